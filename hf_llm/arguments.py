@@ -1,0 +1,280 @@
+"""Command lines of the recipes: argument dataclasses beside `TrainingArguments`, and the one parser of them all."""
+
+import contextlib
+import dataclasses
+import difflib
+import json
+import logging
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+
+@dataclass
+class ModelArguments:
+    """Which model and tokenizer to start from."""
+
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Weights to start from: a folder, a Hub id or a .gguf file. Left out: a new model."},
+    )
+    model_type: str = field(
+        default="llama", metadata={"help": "Architecture of a new model: any AutoConfig type with a causal LM."}
+    )
+    config_overrides: str | None = field(
+        default=None,
+        metadata={"help": "Settings of a new model, e.g. hidden_size=256,num_hidden_layers=6 (AutoConfig names)."},
+    )
+    initializer_range: float | None = field(
+        default=None,
+        metadata={
+            "help": "Standard deviation of a new model's weights (normal, mean 0). Left out: the architecture's own, "
+            "0.02 for GPT-2. Some texts name a variance of 0.1, which is 0.316 here."
+        },
+    )
+    tokenizer_name: str | None = field(
+        default=None,
+        metadata={"help": "Tokenizer folder or Hub id. Left out: the model's own, or a new one trained on the data."},
+    )
+    vocab_size: int = field(default=8192, metadata={"help": "Entries of a newly trained tokenizer."})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "Attention implementation by its transformers name, e.g. sdpa or eager."}
+    )
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that a Hub repository brings along."})
+
+
+@dataclass
+class DataArguments:
+    """Which text to read, and how to lay it out in rows."""
+
+    dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "Hub data set, or the built-in sample python_docs (used when no data is named)."},
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the Hub data set."})
+    train_file: list[str] | None = field(
+        default=None,
+        metadata={"help": "Files or globs: .txt .jsonl .json .csv .parquet, also .gz and .zst."},
+    )
+    validation_file: list[str] | None = field(default=None, metadata={"help": "As --train_file, for evaluation."})
+    dataset_text_field: str = field(default="text", metadata={"help": "Column that holds the text."})
+    validation_fraction: float = field(
+        default=0.05,
+        metadata={"help": "Share of the rows split off, with the seed, where no validation part is given."},
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use this many training documents at most."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Use this many validation documents at most."})
+    max_length: int = field(default=1024, metadata={"help": "Tokens in a row."})
+    packing: bool = field(
+        default=True, metadata={"help": "Fill rows with several documents that do not see each other."}
+    )
+    dataset_num_proc: int | None = field(default=None, metadata={"help": "Processes that read and convert the files."})
+
+
+@dataclass
+class PretrainArguments:
+    """What the pretraining recipe does around the Trainer."""
+
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "Train until converged: stop after this many evaluations without a lower validation loss, and keep "
+            "the best weights. Needs --eval_strategy steps or epoch."
+        },
+    )
+    sample_prompt: str = field(default="", metadata={"help": "Prompt of the text generated at the end."})
+
+
+@dataclass
+class GenerateArguments:
+    """Which prompts to complete, and how; sampling options by their transformers names."""
+
+    model_name_or_path: str = field(metadata={"help": "A folder, a Hub id or a .gguf file."})
+    prompt: list[str] | None = field(default=None, metadata={"help": "One or several prompts."})
+    prompt_file: str | None = field(
+        default=None, metadata={"help": 'File of prompts: .txt, one a line, or .jsonl, {"prompt": ...} a line.'}
+    )
+    output_file: str | None = field(default=None, metadata={"help": "JSON Lines of prompt and completion."})
+    batch_size: int = field(default=8, metadata={"help": "Prompts generated together."})
+    max_new_tokens: int = field(default=128, metadata={"help": "Tokens of a completion at most."})
+    do_sample: bool = field(default=False, metadata={"help": "Draw tokens at random instead of the likeliest."})
+    temperature: float = field(default=1.0, metadata={"help": "Below 1 sharpens, above 1 flattens, with --do_sample."})
+    top_k: int = field(default=50, metadata={"help": "Draw from this many likeliest tokens; 0: from all."})
+    top_p: float = field(default=1.0, metadata={"help": "Draw from the likeliest tokens of this probability together."})
+    repetition_penalty: float = field(default=1.0, metadata={"help": "Above 1 makes tokens already used less likely."})
+    num_beams: int = field(default=1, metadata={"help": "Beams of a beam search."})
+    seed: int = field(default=42, metadata={"help": "Seed of the drawing."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that a Hub repository brings along."})
+
+
+class RecipeParser(HfArgumentParser):
+    """Flags typed by the dataclasses; an error is one line on stderr, exit status 2, and names what is nearest."""
+
+    def __init__(self, dataclass_types: list[type], description: str | None):
+        super().__init__(dataclass_types, description=description, allow_abbrev=False)
+        self.add_argument("--config", help="YAML file: a saved command line. Flags given beside it override it.")
+        self.origin = ""  # where the flags being parsed come from, for the error message
+
+    def error(self, message: str) -> NoReturn:
+        stop(f"{self.origin}{message}", status=2)
+
+    def nearest(self, name: str) -> str:
+        """The known flag that looks most like an unknown one."""
+        known = [action.dest for action in self._actions]
+        near = difflib.get_close_matches(name.lstrip("-").split("=")[0].replace("-", "_"), known, 1, cutoff=0.4)
+        return f"; the nearest is `{near[0]}`" if near else ""
+
+    def config_flags(self, path: str) -> list[str]:
+        """A YAML file as the command line that it stands for, each value checked."""
+        try:
+            settings = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8")) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ValueError(f"`--config` {path} cannot be read: {' '.join(str(error).split())}") from None
+        if not isinstance(settings, dict):
+            raise ValueError(f"`--config` {path}: write lines `key: value`")
+        known = {action.dest for action in self._actions} - {"help", "config"}
+        for key in settings:
+            if key not in known:
+                raise ValueError(f"`{path}`: unknown key `{key}`{self.nearest(str(key))}")
+        flags = [flag for key, value in settings.items() if value is not None for flag in to_flags(key, value)]
+        self.origin = f"`{path}`: "
+        self.parse_known_args([*flags, *self.required_flags(settings)])
+        self.origin = ""
+        return flags
+
+    def required_flags(self, settings: dict[str, Any]) -> list[str]:
+        """Stand-ins for required flags that a file need not hold, while the file alone is checked."""
+        missing = [action.dest for action in self._actions if action.required and action.dest not in settings]
+        return [f"--{name}=x" for name in missing]
+
+
+def to_flags(key: str, value: Any) -> list[str]:
+    """`key: value` of a YAML file as flags; argparse gives the value its type."""
+    if isinstance(value, list):
+        return [f"--{key}", *map(str, value)]
+    if isinstance(value, dict):
+        return [f"--{key}={json.dumps(value)}"]
+    return [f"--{key}={value}"]
+
+
+def parse_args(
+    dataclass_types: list[type],
+    argv: list[str] | None = None,
+    description: str | None = None,
+    default_config: str | None = None,
+) -> tuple:
+    """Parse a recipe's command line into its dataclasses.
+
+    Args:
+        dataclass_types: e.g. `[ModelArguments, DataArguments, TrainingArguments]`; every flag is a field of one.
+        argv: the command line, `sys.argv[1:]` when left out.
+        default_config: file next to the recipe that describes a new model; read when the command line names neither
+            `--config` nor `--model_name_or_path`.
+
+    Returns:
+        One instance of each dataclass. `TrainingArguments` are made last, after DeepSpeed has been prepared.
+
+    Raises:
+        ValueError: unreadable file, unknown key, inconsistent DeepSpeed configuration.
+        SystemExit: an unknown flag or a value of the wrong type, with one line on stderr and status 2.
+    """
+    show_messages()
+    argv = sys.argv[1:] if argv is None else argv
+    parser = RecipeParser(dataclass_types, description)
+    if TrainingArguments in dataclass_types:
+        # None: neither asked for nor refused, so that bfloat16 is used where the hardware has it.
+        parser.set_defaults(bf16=None, logging_nan_inf_filter=False, include_num_input_tokens_seen=True)
+    named, unknown = parser.parse_known_args([*parser.required_flags({}), *argv])
+    config = named.config
+    if config is None and getattr(named, "model_name_or_path", None) is None:
+        config = default_config
+    flags = parser.config_flags(config) if config else []
+    namespace, unknown = parser.parse_known_args(flags + argv)
+    if unknown:
+        parser.error(f"unknown argument `{unknown[0]}`{parser.nearest(unknown[0])}")
+    values = vars(namespace)
+    return tuple(build(dataclass_type, values) for dataclass_type in dataclass_types)
+
+
+def show_messages() -> None:
+    """The package's own messages on stderr, and progress bars: those of rank 0."""
+    import datasets
+    import transformers
+
+    if int(os.environ.get("RANK", 0)) > 0:
+        datasets.disable_progress_bars()
+        transformers.utils.logging.disable_progress_bar()
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    package = logging.getLogger("hf_llm")
+    package.handlers = [handler]
+    package.setLevel(logging.INFO if int(os.environ.get("RANK", 0)) == 0 else logging.ERROR)
+
+
+def build(dataclass_type: type, values: dict[str, Any]) -> Any:
+    """One dataclass from the parsed values."""
+    fields = {f.name: values[f.name] for f in dataclasses.fields(dataclass_type) if f.init}
+    if dataclass_type is TrainingArguments:
+        return build_training_arguments(fields)
+    return dataclass_type(**fields)
+
+
+def build_training_arguments(values: dict[str, Any]) -> TrainingArguments:
+    """`TrainingArguments` with the token kept out, DeepSpeed prepared, and the precision that the hardware has."""
+    import torch
+
+    from hf_llm.distributed import prepare_deepspeed
+
+    if token := values.pop("hub_token"):
+        # huggingface_hub finds it there; in the arguments it would be written to training_args.bin and pushed.
+        os.environ["HF_TOKEN"] = token
+    on_cpu = values["use_cpu"] or not torch.accelerator.is_available()
+    if values["bf16"] is None:
+        values["bf16"] = not values["fp16"] and not (on_cpu and values["deepspeed"]) and has_bfloat16(on_cpu)
+    if on_cpu and not values["deepspeed"]:
+        values["use_cpu"] = True  # or TrainingArguments refuses bf16
+    prepare_deepspeed(values)
+    values["remove_unused_columns"] = False  # the collator reads the lengths that the model does not take
+    values["batch_eval_metrics"] = True  # sums per batch, so that evaluation needs no memory for logits
+    return TrainingArguments(**values)
+
+
+def has_bfloat16(on_cpu: bool) -> bool:
+    """Whether the hardware multiplies bfloat16 matrices itself; emulation is slower than float32."""
+    import torch
+
+    if on_cpu:
+        capabilities = torch.cpu.get_capabilities()
+        return capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def stop(message: object, status: int) -> NoReturn:
+    """One line on stderr, and the exit status."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"error: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    sys.exit(status)
+
+
+@contextlib.contextmanager
+def report_errors():
+    """Around a recipe's main: one line on stderr instead of a traceback, which `HF_LLM_TRACEBACK=1` shows.
+
+    Bad input (`ValueError`) ends the recipe with status 2; a loss that is not finite or a failed push with status 1.
+    """
+    from huggingface_hub.errors import HTTPError
+
+    if os.environ.get("HF_LLM_TRACEBACK"):
+        yield
+        return
+    try:
+        yield
+    except ValueError as error:
+        stop(error, status=2)
+    except (FloatingPointError, ConnectionError, HTTPError) as error:
+        stop(error, status=1)

@@ -1,0 +1,355 @@
+"""Where the text comes from: a Hub data set, local files or the built-in sample; always `train` and `validation`."""
+
+import glob
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet
+from datasets import Dataset, DatasetDict
+from datasets.exceptions import DatasetGenerationError, DatasetsError
+
+from hf_llm.arguments import DataArguments
+from hf_llm.data.python_docs import python_docs
+
+logger = logging.getLogger(__name__)
+
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+CHUNK = 16 << 20  # bytes of JSON Lines parsed at once
+CSV_BLOCK = 64 << 20  # bytes; the longest row of a .csv file
+BOM = b"\xef\xbb\xbf"
+HEADING = 200  # characters of a foreign error message that are shown
+
+
+def load_splits(data_args: DataArguments, seed: int) -> DatasetDict:
+    """Load the text that `data_args` names.
+
+    Rows without text are dropped and counted. Without a validation part, `validation_fraction` of the rows is drawn
+    with `seed`; a single document is cut in two instead, at the end of a paragraph, line or word. The limits keep the
+    first rows, in file order where validation was given and in the drawn order where it was not.
+
+    Returns:
+        `train` and `validation`, each with at least one row and with the single column `text` of strings.
+
+    Raises:
+        ValueError: one line that names the argument or the file (and line), what is wrong and the remedy.
+    """
+    if data_args.train_file and data_args.dataset_name:
+        raise ValueError("`--dataset_name` and `--train_file` are both given: name the data with one of them")
+    if data_args.validation_file and not data_args.train_file:
+        raise ValueError("`--validation_file` is given without `--train_file`: name the training files as well")
+    if not 0 < data_args.validation_fraction < 1:
+        raise ValueError(f"`--validation_fraction` is {data_args.validation_fraction}: give a number between 0 and 1")
+    if data_args.train_file:
+        parts = _local_parts(data_args)
+    elif data_args.dataset_name in (None, "python_docs"):
+        parts = dict(python_docs().select_columns("text"))
+    else:
+        parts = _hub_parts(data_args)
+    parts = {name: _drop_empty(part, name) for name, part in parts.items()}
+    if "validation" not in parts:
+        parts = _split_off(parts["train"], data_args.validation_fraction, seed)
+    limits = {"train": data_args.max_train_samples, "validation": data_args.max_eval_samples}
+    return DatasetDict({name: _first_rows(parts[name], limit) for name, limit in limits.items()})
+
+
+def _hub_parts(data_args: DataArguments) -> dict[str, Dataset]:
+    """The named Hub data set (or folder): `train` and, where there is one, `validation` or else `test`."""
+    name, field = data_args.dataset_name, data_args.dataset_text_field
+    try:
+        parts = datasets.load_dataset(name, data_args.dataset_config_name)
+    except (OSError, ValueError, DatasetsError) as error:  # OSError: no network, no such data set
+        raise ValueError(
+            f"`--dataset_name` {name} cannot be loaded: {_heading(error)}: check the name, the network and "
+            "--dataset_config_name, or give --train_file"
+        ) from None
+    if "train" not in parts:
+        raise ValueError(f"`--dataset_name` {name} has no part `train`, only {', '.join(parts)}: name another data set")
+    chosen = {"train": parts["train"]}
+    if validation := next((part for part in ("validation", "test") if part in parts), None):
+        chosen["validation"] = parts[validation]
+        logger.info(f"{name}: validation is its part `{validation}`")
+    for rows in chosen.values():
+        if field not in rows.column_names:
+            raise ValueError(_no_column(f"`--dataset_name` {name}", field, rows.column_names))
+        if getattr(rows.features[field], "dtype", None) not in ("string", "large_string"):
+            raise ValueError(f"`--dataset_text_field` {field} holds {rows.features[field]}: name a column of strings")
+    return {part: rows.select_columns(field).rename_columns({field: "text"}) for part, rows in chosen.items()}
+
+
+def _local_parts(data_args: DataArguments) -> dict[str, Dataset]:
+    paths = {"train": _find_files("--train_file", data_args.train_file)}
+    if data_args.validation_file:
+        paths["validation"] = _find_files("--validation_file", data_args.validation_file)
+        if both := set(paths["train"]) & set(paths["validation"]):
+            logger.warning(f"validation is not independent: {', '.join(sorted(both))} is in `--train_file` as well")
+    return {part: _read_files(files, data_args) for part, files in paths.items()}
+
+
+def _find_files(argument: str, patterns: list[str]) -> list[str]:
+    """Absolute paths of the files that the paths and globs name: sorted, each once, of known extensions."""
+    paths: set[str] = set()
+    for pattern in patterns:
+        expanded = os.path.abspath(os.path.expanduser(pattern))
+        found = [expanded] if os.path.exists(expanded) else glob.glob(expanded, recursive=True)
+        files = [path for path in found if os.path.isfile(path)]
+        if not files:
+            raise ValueError(f"`{argument}` {pattern} matches no file: give a file or a glob such as 'data/*.jsonl'")
+        paths.update(files)
+    for path in sorted(paths):
+        extension, compression = _format(path)
+        if extension not in READERS or (compression and extension == ".parquet"):
+            known = " ".join(READERS)
+            raise ValueError(
+                f"`{path}` has an unknown extension: known are {known}, all but .parquet also as .gz or .zst"
+            )
+    return sorted(paths)
+
+
+def _format(path: str) -> tuple[str, str | None]:
+    """(".jsonl", "gzip") for "a.jsonl.gz", (".csv", None) for "a.csv"."""
+    stem, last = os.path.splitext(path.lower())
+    return (os.path.splitext(stem)[1], COMPRESSIONS[last]) if last in COMPRESSIONS else (last, None)
+
+
+class _BadFile(DatasetGenerationError):
+    """The message for the user. `datasets` hands on this class as it is, also out of its worker processes."""
+
+
+@dataclass
+class _TextFilesConfig(datasets.BuilderConfig):
+    files: list[tuple] | None = None
+    text_field: str = "text"
+
+
+class _TextFiles(datasets.ArrowBasedBuilder):
+    """Files of several formats as one cached data set of one column.
+
+    The loaders that `datasets` has are not exact here: its JSON loader turns dates into timestamps, guesses at mixed
+    types of columns that nobody asked for and names no broken line; its CSV loader reads the text "NA" as missing.
+    """
+
+    VERSION = datasets.Version("1.0.0")  # to be raised when a reader changes: it is part of the cache's key
+    BUILDER_CONFIG_CLASS = _TextFilesConfig
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(features=datasets.Features({"text": datasets.Value("string")}))
+
+    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
+        return [datasets.SplitGenerator("train", gen_kwargs={"paths": [path for path, *_ in self.config.files]})]
+
+    def _generate_tables(self, paths: list[str]) -> Iterator[tuple[tuple[int, int], pa.Table]]:
+        for number, path in enumerate(paths):
+            rows = 0
+            try:
+                for index, column in enumerate(READERS[_format(path)[0]](path, self.config.text_field)):
+                    rows += len(column)
+                    yield (number, index), pa.table({"text": column.cast(pa.string())})
+            except (OSError, pa.ArrowException) as error:  # unreadable, cut short, or broken for Arrow
+                raise _BadFile(f"`{path}` cannot be read: {_heading(error)}") from None
+            if not rows:
+                raise _BadFile(f"`{path}` is empty: remove it from the list or write it again")
+
+
+def _read_files(paths: list[str], data_args: DataArguments) -> Dataset:
+    """Read `paths` into the cache of `datasets`, or find them there."""
+    stats = [os.stat(path) for path in paths]
+    # The change time, unlike the modification time, is set by whatever touches the file: nothing stale is ever found.
+    files = [(path, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in zip(paths, stats, strict=True)]
+    builder = _TextFiles(dataset_name="hf_llm_text", files=files, text_field=data_args.dataset_text_field)
+    num_proc = min(data_args.dataset_num_proc or 1, len(files))
+    try:
+        builder.download_and_prepare(num_proc=num_proc if num_proc > 1 else None)
+    except _BadFile as error:
+        raise ValueError(str(error)) from None
+    return builder.as_dataset("train")
+
+
+def _chunks(path: str) -> Iterator[bytes]:
+    """The unpacked bytes. Arrow reports a compressed file that is cut short or whose checksum is wrong."""
+    with pa.input_stream(path, compression=_format(path)[1]) as stream:
+        while chunk := stream.read(CHUNK):
+            yield chunk
+
+
+def _read_txt(path: str, field: str) -> Iterator[pa.Array]:
+    """One document, whatever the column is called elsewhere."""
+    content = b"".join(_chunks(path))
+    try:
+        text = content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise _BadFile(f"`{path}` line {line} is not UTF-8 (byte {error.start}): convert it to UTF-8") from None
+    if content:
+        yield pa.array([text])
+
+
+def _read_json(path: str, field: str) -> Iterator[pa.Array]:
+    """JSON Lines at Arrow's speed, or a list of objects."""
+    parsing = pa.json.ParseOptions(pa.schema({field: pa.string()}), unexpected_field_behavior="ignore")
+    line, first, found = 1, b"", False
+    for lines in _whole_lines(path):
+        if not first and lines.lstrip(BOM + b" \t\r\n").startswith(b"["):
+            yield _parse_list(b"".join(_chunks(path)), path, field)
+            return
+        first = first or lines
+        try:
+            reading = pa.json.ReadOptions(block_size=len(lines) + 1)
+            column = pa.json.read_json(pa.BufferReader(lines), reading, parsing)[field].combine_chunks()
+            column.validate(full=True)  # UTF-8
+        except pa.ArrowInvalid:  # broken, or valid for Python alone: a name given twice
+            column = _parse_lines(lines, path, line, field)
+        found = found or column.null_count < len(column)
+        line += lines.count(b"\n")
+        yield column
+    if first.strip() and not found:
+        _check_column(path, field, json.JSONDecoder().raw_decode(first.decode("utf-8-sig", "replace").lstrip())[0])
+
+
+def _whole_lines(path: str) -> Iterator[bytes]:
+    """Chunks that end where a line ends."""
+    rest = b""
+    for chunk in _chunks(path):
+        head, newline, tail = chunk.rpartition(b"\n")
+        if newline:
+            yield rest + head + newline
+            rest = b""
+        rest += tail
+    if rest:
+        yield rest
+
+
+def _parse_lines(lines: bytes, path: str, line: int, field: str) -> pa.Array:
+    """The slow and exact way, to name the first line that is broken. `line` is the number of the first one here."""
+    texts = []
+    for number, content in enumerate(lines.split(b"\n"), line):
+        try:
+            if content.strip():
+                texts.append(_text_of(json.loads(content.decode("utf-8-sig")), field))
+        except ValueError as error:
+            problem = _heading(error).replace("line 1 column", "column")  # the decoder sees nothing but this line
+            raise _BadFile(f"`{path}` line {number}: {problem}: give one JSON object a line") from None
+    return pa.array(texts, pa.string())
+
+
+def _parse_list(content: bytes, path: str, field: str) -> pa.Array:
+    texts, place = [], ""
+    try:
+        rows = json.loads(content.decode("utf-8-sig"))
+        for number, row in enumerate(rows):
+            place = f" item {number}"
+            texts.append(_text_of(row, field))
+    except ValueError as error:
+        raise _BadFile(f"`{path}`{place}: {_heading(error)}: give a list of JSON objects") from None
+    if rows and not any(text is not None for text in texts):
+        _check_column(path, field, rows[0])
+    return pa.array(texts, pa.string())
+
+
+def _text_of(row: object, field: str) -> str | None:
+    if not isinstance(row, dict):
+        raise ValueError(f"found {type(row).__name__}, not an object")
+    text = row.get(field)
+    if not isinstance(text, str | None):
+        raise ValueError(f"`{field}` holds {type(text).__name__}, not a string")
+    return text and text.encode().decode()  # fails on half of a surrogate pair: valid JSON, but not text
+
+
+def _read_csv(path: str, field: str) -> Iterator[pa.Array]:
+    """Every field as it is written: "NA" and "001" are text."""
+    if sum(chunk.count(b'"') for chunk in _chunks(path)) % 2:  # Arrow would read the rest of the file as one field
+        raise _BadFile(f'`{path}` has a quotation mark that is never closed: write " inside a field as ""')
+    reading = pa.csv.ReadOptions(block_size=CSV_BLOCK, use_threads=False)  # one thread: errors with the row's number
+    parsing = pa.csv.ParseOptions(newlines_in_values=True)
+    with pa.input_stream(path, compression=_format(path)[1]) as stream:
+        names = pa.csv.open_csv(stream, reading, parsing).schema.names
+    _check_column(path, field, names)
+    converting = pa.csv.ConvertOptions(include_columns=[field], column_types={field: pa.string()})
+    with pa.input_stream(path, compression=_format(path)[1]) as stream:
+        for batch in pa.csv.open_csv(stream, reading, parsing, converting):
+            yield batch.column(0)
+
+
+def _read_parquet(path: str, field: str) -> Iterator[pa.Array]:
+    with pa.parquet.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        _check_column(path, field, schema.names)
+        kind = schema.field(field).type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise _BadFile(f"`{path}` column `{field}` holds {kind}, not strings: name another --dataset_text_field")
+        for batch in file.iter_batches(1000, columns=[field]):
+            yield batch.column(0)
+
+
+READERS = {".txt": _read_txt, ".jsonl": _read_json, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
+
+
+def _check_column(path: str, field: str, columns: Iterable[str]) -> None:
+    if field not in columns:
+        raise _BadFile(_no_column(f"`{path}`", field, columns))
+
+
+def _no_column(place: str, field: str, columns: Iterable[str]) -> str:
+    return f"{place} has no column `{field}`, only {', '.join(columns)}: choose with --dataset_text_field"
+
+
+def _heading(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:HEADING]
+
+
+def _drop_empty(part: Dataset, name: str) -> Dataset:
+    """Without the rows whose text is null, empty or nothing but white space."""
+    blank = [
+        pc.fill_null(pc.or_(pc.equal(pc.binary_length(chunk), 0), pc.utf8_is_space(chunk)), True).to_numpy(False)
+        for chunk in part.data["text"].chunks
+    ]
+    kept = np.flatnonzero(~np.concatenate(blank)) if blank else []
+    if not len(kept):
+        raise ValueError(f"`{name}` has {len(part)} rows, all of them empty: check --dataset_text_field")
+    if len(kept) == len(part):
+        return part
+    logger.warning(f"{name}: dropped {len(part) - len(kept)} empty rows of {len(part)}")
+    return part.select(kept)
+
+
+def _split_off(documents: Dataset, fraction: float, seed: int) -> dict[str, Dataset]:
+    if len(documents) == 1:
+        return _cut_document(documents, fraction)
+    count = min(max(1, round(len(documents) * fraction)), len(documents) - 1)
+    parts = documents.train_test_split(test_size=count, seed=seed)
+    return {"train": parts["train"], "validation": parts["test"]}
+
+
+def _cut_document(documents: Dataset, fraction: float) -> dict[str, Dataset]:
+    """The end of the only document is for validation: about `fraction` of it, at most twice as much."""
+    text = documents[0]["text"]
+    earliest, latest = int(len(text) * max(0, 1 - 2 * fraction)), int(len(text) * (1 - fraction))
+    for separator in ("\n\n", "\n", " "):
+        cut = text.rfind(separator, earliest, latest) + len(separator)
+        if cut >= len(separator) and text[:cut].strip() and text[cut:].strip():
+            break
+    else:
+        raise ValueError("`--train_file` holds one short document, nothing to split off: give --validation_file")
+    logger.warning(f"one document only: its last {len(text) - cut} of {len(text)} characters are for validation")
+    return {
+        "train": documents.map(_slice, fn_kwargs={"start": 0, "stop": cut}),
+        "validation": documents.map(_slice, fn_kwargs={"start": cut, "stop": None}),
+    }
+
+
+def _slice(row: dict, start: int, stop: int | None) -> dict:
+    return {"text": row["text"][start:stop]}
+
+
+def _first_rows(part: Dataset, limit: int | None) -> Dataset:
+    if limit is not None and limit < 1:
+        raise ValueError(f"`--max_train_samples` and `--max_eval_samples` must be at least 1, not {limit}")
+    return part if limit is None else part.select(range(min(limit, len(part))))

@@ -1,0 +1,113 @@
+"""Completions for a list of prompts."""
+
+import contextlib
+import json
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from hf_llm.arguments import GenerateArguments
+
+
+@contextlib.contextmanager
+def ready_to_generate(model: PreTrainedModel, seed: int):
+    """Evaluation mode, whole weights (ZeRO-3 gathers them once) and a seeded random state; all as before afterwards."""
+    training = model.training
+    weights = contextlib.nullcontext()
+    if is_deepspeed_zero3_enabled():
+        import deepspeed
+
+        weights = deepspeed.zero.GatheredParameters(list(model.parameters()))
+    with weights, torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        model.eval()
+        yield
+        model.train(training)
+
+
+def complete(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str],
+    *,
+    batch_size: int = 8,
+    seed: int = 42,
+    show_progress: bool = True,
+    **options,
+) -> list[str]:
+    """Generate one completion for each prompt.
+
+    Prompts are sorted by length and padded on the left; the results come in the order of the prompts.
+
+    Args:
+        model: on its device; under ZeRO-3 every rank must call.
+        options: what `model.generate` takes, e.g. `max_new_tokens`, `do_sample`, `temperature`, `top_k`, `top_p`.
+
+    Returns:
+        The completions without prompts and special tokens.
+
+    Example:
+        complete(model, tokenizer, ["The capital of France is"], max_new_tokens=5)
+    """
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    completions = [""] * len(prompts)
+    with ready_to_generate(model, seed):
+        for batch in tqdm(batches, desc="Generating", disable=not show_progress):
+            inputs = encode_prompts(tokenizer, [prompts[i] for i in batch]).to(model.device)
+            output = model.generate(**inputs, pad_token_id=tokenizer.pad_token_id, use_cache=True, **options)
+            new_tokens = output[:, inputs["input_ids"].shape[1] :]
+            for i, text in zip(batch, tokenizer.batch_decode(new_tokens, skip_special_tokens=True), strict=True):
+                completions[i] = text
+    return completions
+
+
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str]):
+    """Prompts as `input_ids` and `attention_mask`, (B, T), padded on the left.
+
+    An end-of-sequence token that the tokenizer puts behind every text is taken off. An empty prompt becomes the token
+    that opens a document.
+    """
+    opening = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    rows = [ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids for ids in tokenizer(prompts).input_ids]
+    rows = [{"input_ids": ids or [opening]} for ids in rows]
+    return tokenizer.pad(rows, padding_side="left", return_tensors="pt")
+
+
+def read_prompts(args: GenerateArguments) -> list[str]:
+    """The prompts of `--prompt` or `--prompt_file`.
+
+    Raises:
+        ValueError: neither or both are given, or the file cannot be read (the line is named).
+    """
+    if (args.prompt is None) == (args.prompt_file is None):
+        raise ValueError("give either `--prompt` or `--prompt_file`")
+    if args.prompt is not None:
+        return args.prompt
+    path = Path(args.prompt_file).expanduser()
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"`--prompt_file` {path} cannot be read: {error}") from None
+    if not lines:
+        raise ValueError(f"`--prompt_file` {path} holds no prompt")
+    if path.suffix != ".jsonl":
+        return lines
+    prompts = []
+    for number, line in enumerate(lines, 1):
+        try:
+            prompts.append(json.loads(line)["prompt"])
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f'`{path}` line {number}: write {{"prompt": "..."}}') from None
+    return prompts
+
+
+def sampling_options(args: GenerateArguments) -> dict[str, float]:
+    """What `model.generate` takes; sampling options only where tokens are drawn, since greedy search warns of them."""
+    options = {name: getattr(args, name) for name in ("max_new_tokens", "num_beams", "repetition_penalty", "do_sample")}
+    if args.do_sample:
+        options |= {name: getattr(args, name) for name in ("temperature", "top_k", "top_p")}
+    return options

@@ -1,0 +1,193 @@
+"""The tokenizer and the model that a run starts from: loaded, or new from a config."""
+
+import difflib
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from hf_llm.arguments import ModelArguments, has_bfloat16
+from hf_llm.data.tokenization import train_tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+def source(name: str) -> tuple[str, dict[str, str]]:
+    """What `from_pretrained` takes for a folder, a Hub id or a .gguf file: a name and keyword arguments."""
+    if name.endswith(".gguf"):
+        path = Path(name).expanduser()
+        return str(path.parent), {"gguf_file": path.name}
+    return str(Path(name).expanduser()) if Path(name).expanduser().exists() else name, {}
+
+
+def one_line(error: Exception) -> str:
+    """An error's first sentence, without line breaks."""
+    return " ".join(str(error).split())[:300]
+
+
+def load_tokenizer(
+    model_args: ModelArguments, train_split: Dataset | None = None, checkpoint: str | None = None
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer, or train a byte-level BPE on the train split for a new model.
+
+    Args:
+        train_split: rows `{"text": str}`.
+        checkpoint: folder that the run resumes from; its tokenizer goes on being used.
+
+    Raises:
+        ValueError: the tokenizer cannot be read.
+    """
+    name = checkpoint or model_args.tokenizer_name or model_args.model_name_or_path
+    if name is None:
+        tokenizer = train_tokenizer((row["text"] for row in train_split), model_args.vocab_size)
+        # Ids that differ between ranks would ruin a run in silence: all take the one of rank 0.
+        return broadcast_object_list([tokenizer])[0]
+    try:
+        path, gguf = source(name)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=model_args.trust_remote_code, **gguf)
+    except Exception as error:  # the library raises OSError, ValueError, KeyError, ... for the many ways to be broken
+        raise ValueError(f"cannot load a tokenizer from `{name}`: {one_line(error)}") from error
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    return tokenizer
+
+
+def new_config(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, max_length: int) -> PreTrainedConfig:
+    """The config of a new model, its vocabulary and positions fitted to tokenizer and rows.
+
+    Raises:
+        ValueError: unknown model type or setting, each with the nearest known one.
+    """
+    known = list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    if model_args.model_type not in known:
+        near = difflib.get_close_matches(model_args.model_type, known, 1) or ["llama"]
+        raise ValueError(
+            f"`--model_type` {model_args.model_type} has no causal language model here; the nearest is {near[0]}"
+        )
+    default = AutoConfig.for_model(model_args.model_type)
+    settings = {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": max_length,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    settings |= parse_overrides(model_args.config_overrides or "", default)
+    if model_args.initializer_range is not None:
+        settings["initializer_range"] = model_args.initializer_range
+    for key in ("initializer_range", "max_position_embeddings"):
+        if key in settings and not hasattr(default, key):
+            if key == "initializer_range":
+                raise ValueError(f"`--initializer_range`: {model_args.model_type} has no such setting; leave it out")
+            del settings[key]
+    return AutoConfig.for_model(model_args.model_type, **settings)
+
+
+def parse_overrides(overrides: str, default: PreTrainedConfig) -> dict[str, Any]:
+    """`hidden_size=256,rope_theta=1e4` -> `{"hidden_size": 256, "rope_theta": 10000.0}`, typed by their values."""
+    settings = {}
+    for pair in filter(None, (part.strip() for part in overrides.split(","))):
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"`--config_overrides` has `{pair}`: write key=value pairs, parted by commas")
+        if not hasattr(default, key):
+            near = difflib.get_close_matches(key, list(default.to_dict()) + list(default.attribute_map), 1)
+            hint = f"; the nearest is {near[0]}" if near else ""
+            raise ValueError(f"`--config_overrides` {key}: {default.model_type} has no such setting{hint}")
+        try:
+            settings[key] = float(value) if "e" in value.lower() else yaml.safe_load(value)
+        except ValueError:
+            settings[key] = yaml.safe_load(value)
+    return settings
+
+
+def load_model(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, max_length: int) -> PreTrainedModel:
+    """Load a causal language model in float32, or draw a new one's weights from a normal distribution with mean 0.
+
+    Mixed precision keeps these float32 weights for the optimizer and computes in bfloat16.
+
+    Raises:
+        ValueError: the weights or the config cannot be read, the rows are longer than the model's positions, or the
+            tokenizer has more entries than the model.
+    """
+    try:
+        if model_args.model_name_or_path is None:
+            config = new_config(model_args, tokenizer, max_length)
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32, attn_implementation=model_args.attn_implementation
+            )
+        else:
+            model = load_weights(model_args)
+    except Exception as error:  # from a missing file to a shape that does not fit: the library has no common class
+        if model_args.model_name_or_path is None and not isinstance(error, ValueError):
+            raise ValueError(f"cannot build this {model_args.model_type} model: {one_line(error)}") from error
+        if model_args.model_name_or_path is None:
+            raise
+        raise ValueError(f"cannot load `{model_args.model_name_or_path}`: {one_line(error)}") from error
+    check_fit(model, tokenizer, max_length)
+    return model
+
+
+def load_weights(model_args: ModelArguments) -> PreTrainedModel:
+    """`from_pretrained` in float32, complete or not at all; a model from GGUF saves like any other afterwards."""
+    path, gguf = source(model_args.model_name_or_path)
+    model, loading = AutoModelForCausalLM.from_pretrained(
+        path,
+        dtype=torch.float32,
+        attn_implementation=model_args.attn_implementation,
+        trust_remote_code=model_args.trust_remote_code,
+        output_loading_info=True,
+        **gguf,
+    )
+    if missing := sorted(loading["missing_keys"]):
+        raise ValueError(f"the weights lack {len(missing)} tensors, the first is {missing[0]}")
+    if gguf:  # the weights are plain tensors by now, yet save_pretrained takes the model for a quantized one
+        model.hf_quantizer = None
+        model.is_quantized = False
+        for holder, name in ((model, "quantization_method"), (model.config, "quantization_config")):
+            if hasattr(holder, name):
+                delattr(holder, name)
+    return model
+
+
+def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    """Rows must fit the positions, and the tokenizer the embedding."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and max_length > positions:
+        raise ValueError(f"`--max_length` {max_length} is beyond the model's {positions} positions: take at most those")
+    if len(tokenizer) > model.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} entries, the model {model.config.vocab_size}: give the model's own "
+            "`--tokenizer_name`"
+        )
+
+
+def count_parameters(model: PreTrainedModel) -> int:
+    """Parameters, also where ZeRO-3 has left only a part of each on this rank."""
+    return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
+
+
+def load_for_generation(name: str, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a folder, a Hub id or a .gguf file, on the accelerator where there is one.
+
+    Raises:
+        ValueError: they cannot be read.
+    """
+    model_args = ModelArguments(model_name_or_path=name, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(model_args)
+    model = load_model(model_args, tokenizer, max_length=1)
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    dtype = torch.bfloat16 if has_bfloat16(device.type == "cpu") else torch.float32
+    return model.to(device, dtype).eval(), tokenizer

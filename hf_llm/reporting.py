@@ -1,0 +1,79 @@
+"""What a run says at its end, for a person to read."""
+
+import json
+import os
+import textwrap
+from pathlib import Path
+
+from transformers import Trainer
+
+from hf_llm.generation import complete
+from hf_llm.modeling import count_parameters
+
+
+def format_value(value: float | int | str) -> str:
+    """Thousands parted, floats with as many digits as mean something."""
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def table(rows: dict[str, float | int | str]) -> str:
+    """Names and values in two aligned columns.
+
+    Example:
+        >>> print(table({"perplexity": 12.5, "tokens": 1000}))
+        perplexity   12.5
+        tokens      1,000
+    """
+    values = {name: format_value(value) for name, value in rows.items()}
+    names, width = max(map(len, values)), max(map(len, values.values()))
+    return "\n".join(f"{name:<{names}}  {value:>{width}}" for name, value in values.items())
+
+
+def report_pretraining(trainer: Trainer, figures: dict[str, float], prompt: str) -> None:
+    """The end of a run: a table, a sample of the model's text, the folder. Every rank calls, rank 0 prints."""
+    tokenizer = trainer.processing_class
+    (sample,) = complete(
+        trainer.model,
+        tokenizer,
+        [prompt],
+        show_progress=False,
+        max_new_tokens=128,
+        do_sample=True,
+        temperature=0.8,
+        top_k=40,
+    )
+    if not trainer.args.should_save:
+        return
+    rows = {
+        "parameters": count_parameters(trainer.model),
+        "train tokens": figures["train_tokens_in"],
+        "  packed, dropped": f"{figures['train_tokens_packed']:,}, {figures['train_tokens_dropped']:,}",
+        "  packing efficiency": f"{figures['train_packing_efficiency']:.2%}",
+        "tokens per second": figures["train_tokens_per_second"],
+        "model FLOPs utilisation": f"{figures['train_mfu']:.1%}",
+        "validation loss": figures["eval_loss"],
+        "perplexity": figures["eval_perplexity"],
+        "bits per byte": figures["eval_bits_per_byte"],
+        "  zlib -9, same text": figures["eval_zlib_bits_per_byte"],
+    }
+    print(f"\n{table(rows)}\n\nA sample of its text:\n")
+    print(textwrap.indent("\n".join(textwrap.fill(line, 100) for line in (prompt + sample).splitlines()), "  "))
+    print(f"\nModel and results: {trainer.args.output_dir}", flush=True)
+
+
+def print_completions(rows: list[dict[str, str]]) -> None:
+    """Prompt and completion together, as a text to read."""
+    for row in rows:
+        print(f"{row['prompt']}{row['completion']}\n")
+
+
+def write_json_lines(path: str, rows: list[dict]) -> None:
+    """Write rows to a JSON Lines file that appears complete or not at all."""
+    target = Path(path).expanduser()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.tmp")
+    with open(beside, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    os.replace(beside, target)

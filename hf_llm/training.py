@@ -1,0 +1,242 @@
+"""Train with the stock Trainer, resume, stop on a non-finite loss, save a final folder that is complete."""
+
+import logging
+import math
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from datasets.fingerprint import Hasher
+from safetensors import safe_open
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
+
+from hf_llm.checkpoints import CompleteCheckpoints, check_same_run
+from hf_llm.data.packing import PackingReport, check_isolation
+from hf_llm.distributed import DeepSpeedInForce
+
+logger = logging.getLogger(__name__)
+
+# Dense bfloat16 FLOP/s of the data sheets, by a part of the device's name.
+PEAK_FLOPS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12}
+
+
+class StopOnNonFiniteLoss(TrainerCallback):
+    """Ends the run at the first step whose loss is NaN or infinite, before anything of it is saved.
+
+    All ranks stop together: one that stopped alone would leave the others waiting.
+    """
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+        self.last_checkpoint = "none was saved"
+
+    def on_save(self, args, state, control, **kwargs):
+        self.last_checkpoint = f"{args.output_dir}/checkpoint-{state.global_step}"
+
+    def on_step_end(self, args, state, control, **kwargs):
+        finite = torch.isfinite(self.trainer._tr_loss).all().float().reshape(1)
+        if self.trainer.accelerator.reduce(finite, "sum").item() < args.world_size:
+            raise FloatingPointError(
+                f"the loss of step {state.global_step} is not finite; last good checkpoint: {self.last_checkpoint}. "
+                "Lower `--learning_rate`, or look at the rows of that step"
+            )
+
+
+class CheckIsolation(TrainerCallback):
+    """Proves on the real model, placed and wrapped as it will train, that packed documents do not see each other."""
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        check_isolation(model)
+
+
+class Throughput(TrainerCallback):
+    """Adds `tokens_per_second` and `mfu` to every log: training steps and data loading, without evaluation and saving.
+
+    Model FLOPs utilisation after PaLM (Chowdhery et al., 2022, appendix B): 6 N + 12 L H Q A FLOPs a token, forward
+    and backward, recomputation not counted; N the parameters without the embedding lookup, A the mean length of
+    document that a token attends in, so that what isolation saves is not counted as done. The peak is the data
+    sheet's dense bfloat16 rate, or where the device is not known (a CPU) the rate of a matrix product measured here.
+    """
+
+    def __init__(self, model: PreTrainedModel, attended: float):
+        self.flops_per_token = flops_per_token(model, attended)
+        self.seconds = self.total_seconds = 0.0
+        self.tokens = self.total_tokens = 0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.peak, source = peak_flops(args.device, args.bf16)
+        logger.info(f"MFU counts {self.flops_per_token:.3g} FLOPs a token against {self.peak:.3g} FLOP/s ({source})")
+        self.seen, self.mark = state.num_input_tokens_seen, time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        now = time.perf_counter()
+        self.seconds, self.mark = self.seconds + now - self.mark, now
+        self.tokens, self.seen = self.tokens + state.num_input_tokens_seen - self.seen, state.num_input_tokens_seen
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        self.mark = time.perf_counter()
+
+    on_save = on_evaluate
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" not in logs or not self.tokens:
+            return
+        figures = self.figures(self.tokens, self.seconds, args.world_size)
+        logs.pop("train_tokens_per_second", None)  # the Trainer's own counts evaluation and saving as training time
+        logs.update(figures)
+        state.log_history[-1].update(figures)
+        self.total_tokens, self.total_seconds = self.total_tokens + self.tokens, self.total_seconds + self.seconds
+        self.tokens, self.seconds = 0, 0.0
+
+    def figures(self, tokens: int, seconds: float, world_size: int) -> dict[str, float]:
+        rate = tokens / seconds
+        return {
+            "tokens_per_second": round(rate, 1),
+            "mfu": round(rate * self.flops_per_token / (self.peak * world_size), 4),
+        }
+
+    def metrics(self, world_size: int) -> dict[str, float]:
+        """The figures of the whole run."""
+        tokens, seconds = self.total_tokens + self.tokens, self.total_seconds + self.seconds
+        figures = self.figures(tokens, seconds, world_size) if tokens else {}
+        return {f"train_{key}": value for key, value in figures.items()}
+
+
+def flops_per_token(model: PreTrainedModel, attended: float) -> float:
+    """FLOPs that one token costs in training; `attended` is the mean number of tokens in its document."""
+    config = model.config
+    embedding = model.get_input_embeddings().weight
+    lookup = 0 if config.tie_word_embeddings else getattr(embedding, "ds_numel", embedding.numel())
+    parameters = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters()) - lookup
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 6 * parameters + 12 * config.num_hidden_layers * config.num_attention_heads * head_size * attended
+
+
+def peak_flops(device: torch.device, bf16: bool) -> tuple[float, str]:
+    """FLOP/s that the device can reach, and where the figure is from."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    for part, peak in PEAK_FLOPS.items():
+        if part in name:
+            return peak, f"{name}, data sheet"
+    size, best = 1024, math.inf
+    a = torch.ones(size, size, dtype=torch.bfloat16 if bf16 else torch.float32, device=device)
+    for _ in range(5):
+        start = time.perf_counter()
+        (a @ a)[0, 0].item()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best, f"{name}, {a.dtype} matrix product measured here"
+
+
+def mean_attended(rows: Dataset) -> float:
+    """Mean over tokens of the length of the document piece that the token is in."""
+    lengths = np.concatenate(rows.with_format("numpy")["lengths"][: min(len(rows), 1000)])
+    return float((lengths.astype(float) ** 2).sum() / lengths.sum())
+
+
+def early_stopping(args: TrainingArguments, patience: int | None) -> list[TrainerCallback]:
+    """Callbacks for `--early_stopping_patience`, with the best weights kept and loaded at the end.
+
+    Raises:
+        ValueError: nothing is evaluated while training.
+    """
+    if patience is None:
+        return []
+    if args.eval_strategy == "no":
+        raise ValueError("`--early_stopping_patience` needs an evaluation to look at: add `--eval_strategy epoch`")
+    args.load_best_model_at_end, args.metric_for_best_model, args.greater_is_better = True, "loss", False
+    args.save_strategy, args.save_steps = SaveStrategy(args.eval_strategy.value), args.eval_steps or args.save_steps
+    return [EarlyStoppingCallback(patience)]
+
+
+def run_facts(trainer: Trainer) -> dict[str, Any]:
+    """What must be equal for a resumed run to be the same run."""
+    args, rows = trainer.args, trainer.train_dataset
+    spread = np.unique(np.linspace(0, len(rows) - 1, 1000).astype(int))
+    return {
+        "rows": len(rows),
+        "data": Hasher.hash([ids.tolist() for ids in rows.select(spread)["input_ids"]]),
+        "batch": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        "ranks": args.world_size,
+        "seed": args.seed,
+    }
+
+
+def run_training(
+    trainer: Trainer, checkpoint: str | None, packing: bool, reports: dict[str, PackingReport]
+) -> dict[str, float]:
+    """Train, save the final folder, evaluate; results in the Trainer's own files.
+
+    Args:
+        trainer: stock Trainer over packed rows.
+        checkpoint: folder to resume from.
+        packing: prove at the start that packed documents are isolated.
+        reports: what packing did to `train` and `eval`, for the results files.
+
+    Returns:
+        The metrics of training and evaluation.
+
+    Raises:
+        ValueError: the checkpoint is of another run, or the model lets packed documents see each other.
+        FloatingPointError: a loss is not finite.
+    """
+    args, run = trainer.args, run_facts(trainer)
+    if checkpoint:
+        check_same_run(checkpoint, run)
+    throughput = Throughput(trainer.model, mean_attended(trainer.train_dataset))
+    for callback in [
+        *([DeepSpeedInForce(trainer)] if args.deepspeed else []),
+        *([CheckIsolation()] if packing else []),
+        StopOnNonFiniteLoss(trainer),
+        CompleteCheckpoints(args, run),
+    ]:
+        trainer.add_callback(callback)
+    trainer.callback_handler.callbacks.insert(0, throughput)  # before the trackers, so that they get its figures
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+    save_final_model(trainer)
+    trained = result.metrics | throughput.metrics(args.world_size) | reports["train"].metrics("train")
+    trainer.save_metrics("train", trained)
+    trainer.save_state()
+    evaluated = trainer.evaluate() | reports["eval"].metrics("eval")
+    trainer.save_metrics("eval", evaluated)
+    return trained | evaluated
+
+
+def save_final_model(trainer: Trainer) -> None:
+    """Write model, config, generation config and tokenizer beside the final place, check them, then move them there.
+
+    A reader of the folder sees the old model or the new one. Without `training_args.bin`: a pickle with user paths.
+    """
+    args = trainer.args
+    beside = Path(args.output_dir) / "_saving"
+    trainer.model.config.use_cache = True  # the Trainer switched it off for training; users of the folder generate
+    trainer.save_model(str(beside), _internal_call=True)  # internal: the push has its own time and place
+    trainer.accelerator.wait_for_everyone()
+    if args.should_save:
+        (beside / "training_args.bin").unlink()
+        check_weights(beside, trainer.model)
+        for stale in Path(args.output_dir).glob("model*.safetensors*"):
+            if not (beside / stale.name).exists():
+                stale.unlink()
+        for path in sorted(beside.iterdir(), key=lambda path: path.name == "config.json"):  # config.json last
+            os.replace(path, Path(args.output_dir) / path.name)
+        shutil.rmtree(beside)
+    trainer.accelerator.wait_for_everyone()
+    trainer.model.config.use_cache = args.use_cache
+
+
+def check_weights(folder: Path, model: PreTrainedModel) -> None:
+    """Every parameter of the model is in the folder's safetensors files, with its whole shape (tied ones once)."""
+    shapes = {}
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as tensors:
+            shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 no mapping
+    for name, parameter in model.named_parameters():  # tied parameters appear once
+        shape = tuple(getattr(parameter, "ds_shape", parameter.shape))
+        if shapes.get(name) != shape:
+            raise RuntimeError(f"{folder}: parameter {name} is saved as {shapes.get(name)} instead of {shape}")

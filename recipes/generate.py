@@ -1,0 +1,30 @@
+"""Complete prompts with any checkpoint: a folder, a Hub id or a .gguf file.
+
+    python recipes/generate.py --model_name_or_path outputs/pretrain_tiny --prompt "Return the"
+    python recipes/generate.py --model_name_or_path outputs/pretrain_tiny --prompt_file prompts.txt \
+        --do_sample --temperature 0.8 --top_k 40 --output_file completions.jsonl
+"""
+
+from hf_llm.arguments import GenerateArguments, parse_args, report_errors
+from hf_llm.generation import complete, read_prompts, sampling_options
+from hf_llm.modeling import load_for_generation
+from hf_llm.reporting import print_completions, write_json_lines
+
+
+def main():
+    (args,) = parse_args([GenerateArguments], description=__doc__)
+    prompts = read_prompts(args)
+    model, tokenizer = load_for_generation(args.model_name_or_path, args.trust_remote_code)
+    completions = complete(
+        model, tokenizer, prompts, batch_size=args.batch_size, seed=args.seed, **sampling_options(args)
+    )
+    rows = [{"prompt": p, "completion": c} for p, c in zip(prompts, completions, strict=True)]
+    if args.output_file:
+        write_json_lines(args.output_file, rows)
+    else:
+        print_completions(rows)
+
+
+if __name__ == "__main__":
+    with report_errors():
+        main()

@@ -1,0 +1,61 @@
+"""Pretrain a causal language model from raw text: one command, from documents to a checkpoint with its scores.
+
+accelerate launch recipes/pretrain.py
+accelerate launch recipes/pretrain.py --train_file 'books/*.txt' --output_dir outputs/books
+accelerate launch recipes/pretrain.py --config recipes/configs/pretrain_gpt2_124m.yaml
+accelerate launch --use_deepspeed --num_processes 2 recipes/pretrain.py --deepspeed ds_configs/zero2.json
+"""
+
+from pathlib import Path
+
+from transformers import Trainer, TrainingArguments, set_seed
+
+from hf_llm.arguments import DataArguments, ModelArguments, PretrainArguments, parse_args, report_errors
+from hf_llm.checkpoints import find_checkpoint
+from hf_llm.data.packing import PackingCollator, pack
+from hf_llm.data.sources import load_splits
+from hf_llm.data.tokenization import tokenize
+from hf_llm.distributed import shut_down
+from hf_llm.evaluation import LanguageModelingMetrics, token_losses
+from hf_llm.hub import publish
+from hf_llm.modeling import load_model, load_tokenizer
+from hf_llm.reporting import report_pretraining
+from hf_llm.training import early_stopping, run_training
+
+DATACLASSES = [ModelArguments, DataArguments, PretrainArguments, TrainingArguments]
+DEFAULT_CONFIG = str(Path(__file__).parent / "configs" / "pretrain_tiny.yaml")
+
+
+def main():
+    model_args, data_args, run_args, args = parse_args(DATACLASSES, description=__doc__, default_config=DEFAULT_CONFIG)
+    checkpoint = find_checkpoint(args.resume_from_checkpoint, args.output_dir)
+    set_seed(args.seed)
+
+    with args.main_process_first(desc="reading the data"):
+        splits = load_splits(data_args, args.seed)
+    tokenizer = load_tokenizer(model_args, splits["train"], checkpoint)
+    model = load_model(model_args, tokenizer, data_args.max_length)
+    with args.main_process_first(desc="tokenizing and packing"):
+        train, packed = pack(tokenize(splits["train"], tokenizer), data_args.max_length, data_args.packing)
+        validation, held_out = pack(tokenize(splits["validation"], tokenizer), data_args.max_length, data_args.packing)
+
+    trainer = Trainer(
+        model=model,
+        args=args,
+        data_collator=PackingCollator(tokenizer.pad_token_id, position_ids=data_args.packing),
+        train_dataset=train,
+        eval_dataset=validation,
+        processing_class=tokenizer,
+        compute_metrics=LanguageModelingMetrics(splits["validation"], validation, tokenizer),
+        preprocess_logits_for_metrics=token_losses,
+        callbacks=early_stopping(args, run_args.early_stopping_patience),
+    )
+    figures = run_training(trainer, checkpoint, data_args.packing, {"train": packed, "eval": held_out})
+    report_pretraining(trainer, figures, run_args.sample_prompt)
+    publish(trainer, figures, base_model=model_args.model_name_or_path, dataset=data_args.dataset_name)
+    shut_down()
+
+
+if __name__ == "__main__":
+    with report_errors():
+        main()
