@@ -235,10 +235,12 @@ def build_training_arguments(values: dict[str, Any]) -> TrainingArguments:
         os.environ["HF_TOKEN"] = token
     on_cpu = values["use_cpu"] or not torch.accelerator.is_available()
     if values["bf16"] is None:
-        values["bf16"] = not values["fp16"] and not (on_cpu and values["deepspeed"]) and has_bfloat16(on_cpu)
+        values["bf16"] = not values["fp16"] and has_bfloat16(on_cpu)
     if on_cpu and not values["deepspeed"]:
         values["use_cpu"] = True  # or TrainingArguments refuses bf16
     prepare_deepspeed(values)
+    if values["push_to_hub"] and values["hub_private_repo"] is None:
+        values["hub_private_repo"] = True  # what is published by mistake cannot be taken back
     values["remove_unused_columns"] = False  # the collator reads the lengths that the model does not take
     values["batch_eval_metrics"] = True  # sums per batch, so that evaluation needs no memory for logits
     return TrainingArguments(**values)
@@ -256,6 +258,10 @@ def has_bfloat16(on_cpu: bool) -> bool:
 
 def stop(message: object, status: int) -> NoReturn:
     """One line on stderr, and the exit status."""
+    from tqdm import tqdm
+
+    for bar in list(getattr(tqdm, "_instances", [])):
+        bar.close()  # or the message would stand at the end of its line
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"error: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
     sys.exit(status)

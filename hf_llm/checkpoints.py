@@ -61,9 +61,10 @@ def find_checkpoint(resume_from_checkpoint: str | None, output_dir: str) -> str 
     """The checkpoint folder that `--resume_from_checkpoint` (true, or a folder) means; None starts from step 0.
 
     Raises:
-        ValueError: the named folder is half written, or the output folder holds checkpoints of an earlier run, which
-            would be mixed up with the new ones.
+        ValueError: the named folder is half written; the output folder holds checkpoints of an earlier run, which
+            would be mixed up with the new ones, or cannot be written to.
     """
+    check_writable(output_dir)
     asked = str(resume_from_checkpoint or "false").lower()
     if asked not in ("true", "false"):
         read_manifest(Path(resume_from_checkpoint).expanduser())
@@ -79,6 +80,19 @@ def find_checkpoint(resume_from_checkpoint: str | None, output_dir: str) -> str 
             "`--resume_from_checkpoint true`, or name another folder"
         )
     return None
+
+
+def check_writable(output_dir: str) -> None:
+    """The output folder can be made or written to; told before the work instead of after it.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    place = Path(output_dir)
+    while not place.exists():
+        place = place.parent
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise ValueError(f"`--output_dir` {output_dir}: `{place}` is no folder that can be written to; name another")
 
 
 def check_same_run(checkpoint: str, run: dict[str, object]) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import math
 import os
 import socket
@@ -15,9 +16,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import get_int_from_env, parse_flag_from_env
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.utils import logging
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 LAUNCH = "accelerate launch --use_deepspeed --num_processes {} {} ..."
 
@@ -177,7 +177,9 @@ def set_up_ranks(on_cpu: bool, asked_for_cpu: bool) -> None:
     script = sys.argv[0]
     if asked_for_cpu and not on_cpu:
         command = LAUNCH.format(2, script)
-        raise ValueError(f"`--use_cpu` switches DeepSpeed off: hide the GPUs instead, CUDA_VISIBLE_DEVICES= {command}")
+        raise ValueError(
+            f"`--use_cpu` does not move DeepSpeed off the GPUs: hide them, CUDA_VISIBLE_DEVICES= {command}"
+        )
     if "RANK" in os.environ:
         return
     if on_cpu and "ACCELERATE_MIXED_PRECISION" in os.environ:
@@ -210,7 +212,7 @@ def use_cpu_ranks(config: dict[str, Any], values: dict[str, Any]) -> None:
     PartialState(backend="gloo", timeout=timedelta(seconds=values.get("ddp_timeout", 1800)))
     _, accelerator_config = read_json(values.get("accelerator_config") or {}, "--accelerator_config")
     values["accelerator_config"] = accelerator_config | {"use_configured_state": True}
-    # With the state configured above, use_cpu no longer switches DeepSpeed off; it lets bf16 through and pins nothing.
+    # Beside a configured state use_cpu cannot switch DeepSpeed off; it lets bf16 through and pins no memory.
     values["use_cpu"] = True
     config["zero_optimization"]["overlap_comm"] = False  # needs streams
     # The weights are on the CPU anyway: torch's AdamW needs no compiler, as DeepSpeedCPUAdam does.

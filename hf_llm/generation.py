@@ -7,25 +7,21 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hf_llm.arguments import GenerateArguments
 
 
 @contextlib.contextmanager
 def ready_to_generate(model: PreTrainedModel, seed: int):
-    """Evaluation mode, whole weights (ZeRO-3 gathers them once) and a seeded random state; all as before afterwards."""
+    """Evaluation mode and a seeded random state; all as before afterwards."""
     training = model.training
-    weights = contextlib.nullcontext()
-    if is_deepspeed_zero3_enabled():
-        import deepspeed
-
-        weights = deepspeed.zero.GatheredParameters(list(model.parameters()))
-    with weights, torch.random.fork_rng(), torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         model.eval()
-        yield
-        model.train(training)
+        try:
+            yield
+        finally:
+            model.train(training)
 
 
 def complete(
@@ -43,7 +39,8 @@ def complete(
     Prompts are sorted by length and padded on the left; the results come in the order of the prompts.
 
     Args:
-        model: on its device; under ZeRO-3 every rank must call.
+        model: on its device. Under ZeRO-3 every rank calls with the same prompts, and the weights are gathered layer
+            by layer (`generate` synchronises the ranks by itself).
         options: what `model.generate` takes, e.g. `max_new_tokens`, `do_sample`, `temperature`, `top_k`, `top_p`.
 
     Returns:
@@ -89,19 +86,23 @@ def read_prompts(args: GenerateArguments) -> list[str]:
         return args.prompt
     path = Path(args.prompt_file).expanduser()
     try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"`--prompt_file` {path} cannot be read: {error}") from None
+    # Not splitlines(): it also cuts at U+2028 and the like, which JSON may hold.
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise ValueError(f"`--prompt_file` {path} holds no prompt")
     if path.suffix != ".jsonl":
-        return lines
+        return [line for _, line in lines]
     prompts = []
-    for number, line in enumerate(lines, 1):
+    for number, line in lines:
         try:
             prompts.append(json.loads(line)["prompt"])
         except (ValueError, KeyError, TypeError):
-            raise ValueError(f'`{path}` line {number}: write {{"prompt": "..."}}') from None
+            prompts.append(None)
+        if not isinstance(prompts[-1], str):
+            raise ValueError(f'`{path}` line {number}: write {{"prompt": "..."}}')
     return prompts
 
 

@@ -9,6 +9,7 @@ import re
 import shlex
 import textwrap
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import HfHubHTTPError, HTTPError  # HTTPError: of the HTTP client that the Hub client uses
 from huggingface_hub.utils import filter_repo_objects, validate_repo_id
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ NOT_PUSHED = [
     "*.pth",
     "*.pkl",
     "*.log",
+    "complete.json",
     "trainer_state.json",
     "events.out.*",
 ]
@@ -75,6 +78,44 @@ def publish(trainer: Trainer, results: dict[str, float], *, base_model: str | No
             commit_message="Final model",
         )
         logger.info(f"Pushed and verified: {url}")
+
+
+class PushCheckpoints(TrainerCallback):
+    """`--hub_strategy every_save`: pushes the model of each checkpoint while training goes on, one at a time.
+
+    The Trainer itself would push all of the output folder's root, with `training_args.bin` in it: a pickle with user
+    paths. So its `hub_strategy` is taken over here, to work on checkpoints that are complete. With `checkpoint` and
+    `all_checkpoints` the optimizer state goes along, in a folder of its own. A push that fails costs a line in the
+    log: the final one is still to come.
+
+    Args:
+        trainer: with `push_to_hub`. Add this callback after `CompleteCheckpoints`.
+    """
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+        self.strategy, trainer.args.hub_strategy = trainer.args.hub_strategy, HubStrategy.END
+        self.pool, self.running = ThreadPoolExecutor(1), None
+
+    def on_save(self, args, state, control, **kwargs):
+        busy = self.running is not None and not self.running.done()
+        if args.should_save and self.strategy != HubStrategy.END and (args.hub_always_push or not busy):
+            self.running = self.pool.submit(self.push, args, state.global_step)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.pool.shutdown()
+
+    def push(self, args: TrainingArguments, step: int) -> None:
+        folder, title = Path(args.output_dir) / f"checkpoint-{step}", f"Training in progress, step {step}"
+        repo_id, target = self.trainer.hub_model_id, {"commit_message": title, "revision": args.hub_revision}
+        try:
+            push_folder(folder, repo_id, private=args.hub_private_repo, **target)
+            if self.strategy != HubStrategy.EVERY_SAVE:
+                name = "last-checkpoint" if self.strategy == HubStrategy.CHECKPOINT else folder.name
+                HfApi().upload_folder(repo_id=repo_id, folder_path=folder, path_in_repo=name, **target)
+        except (HTTPError, OSError, RuntimeError, ValueError) as error:
+            reason = textwrap.shorten(str(error.__cause__ or error), 300)
+            logger.warning(f"Step {step} is not on the Hub, training goes on: {reason}")
 
 
 def hyperparameters(args: TrainingArguments) -> dict[str, Any]:

@@ -1,14 +1,17 @@
 """The tokenizer and the model that a run starts from: loaded, or new from a config."""
 
 import difflib
+import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
+from tokenizers import Tokenizer
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -52,16 +55,28 @@ def load_tokenizer(
     """
     name = checkpoint or model_args.tokenizer_name or model_args.model_name_or_path
     if name is None:
-        tokenizer = train_tokenizer((row["text"] for row in train_split), model_args.vocab_size)
+        trained = [None]
+        if PartialState().is_main_process:
+            trained = [train_tokenizer((row["text"] for row in train_split), model_args.vocab_size)]
         # Ids that differ between ranks would ruin a run in silence: all take the one of rank 0.
-        return broadcast_object_list([tokenizer])[0]
+        return broadcast_object_list(trained)[0]
     try:
         path, gguf = source(name)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=model_args.trust_remote_code, **gguf)
     except Exception as error:  # the library raises OSError, ValueError, KeyError, ... for the many ways to be broken
         raise ValueError(f"cannot load a tokenizer from `{name}`: {one_line(error)}") from error
+    if gguf:
+        drop_invented_tokens(tokenizer)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return tokenizer
+
+
+def drop_invented_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Take away what transformers adds to a GGUF vocabulary (GPT-2's `<|endoftext|>`): the model has no row for it."""
+    definition = json.loads(tokenizer.backend_tokenizer.to_str())
+    entries = len(definition["model"]["vocab"])
+    definition["added_tokens"] = [token for token in definition["added_tokens"] if token["id"] < entries]
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(definition))
 
 
 def new_config(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, max_length: int) -> PreTrainedConfig:
@@ -98,12 +113,13 @@ def new_config(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, m
 def parse_overrides(overrides: str, default: PreTrainedConfig) -> dict[str, Any]:
     """`hidden_size=256,rope_theta=1e4` -> `{"hidden_size": 256, "rope_theta": 10000.0}`, typed by their values."""
     settings = {}
+    rotary = getattr(default, "rope_parameters", None) or {}  # rope_theta is taken as a setting and kept in here
     for pair in filter(None, (part.strip() for part in overrides.split(","))):
         key, equals, value = pair.partition("=")
         if not equals:
             raise ValueError(f"`--config_overrides` has `{pair}`: write key=value pairs, parted by commas")
-        if not hasattr(default, key):
-            near = difflib.get_close_matches(key, list(default.to_dict()) + list(default.attribute_map), 1)
+        if not hasattr(default, key) and key not in rotary:
+            near = difflib.get_close_matches(key, [*default.to_dict(), *default.attribute_map, *rotary], 1)
             hint = f"; the nearest is {near[0]}" if near else ""
             raise ValueError(f"`--config_overrides` {key}: {default.model_type} has no such setting{hint}")
         try:

@@ -19,6 +19,7 @@ from transformers.trainer_utils import SaveStrategy
 from hf_llm.checkpoints import CompleteCheckpoints, check_same_run
 from hf_llm.data.packing import PackingReport, check_isolation
 from hf_llm.distributed import DeepSpeedInForce
+from hf_llm.hub import PushCheckpoints
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,8 @@ PEAK_FLOPS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "B200": 2250e
 class StopOnNonFiniteLoss(TrainerCallback):
     """Ends the run at the first step whose loss is NaN or infinite, before anything of it is saved.
 
-    All ranks stop together: one that stopped alone would leave the others waiting.
+    A gradient that overflows ruins the weights one step before the loss shows it: weights that are about to be saved
+    are looked at too. All ranks stop together: one that stopped alone would leave the others waiting.
     """
 
     def __init__(self, trainer: Trainer):
@@ -39,11 +41,17 @@ class StopOnNonFiniteLoss(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         self.last_checkpoint = f"{args.output_dir}/checkpoint-{state.global_step}"
 
-    def on_step_end(self, args, state, control, **kwargs):
-        finite = torch.isfinite(self.trainer._tr_loss).all().float().reshape(1)
-        if self.trainer.accelerator.reduce(finite, "sum").item() < args.world_size:
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        finite = [torch.isfinite(self.trainer._tr_loss).all()]
+        if control.should_save or state.global_step >= state.max_steps:
+            weights = [torch.isfinite(getattr(p, "ds_tensor", p)).all() for p in model.parameters()]
+            finite.append(torch.stack(weights).all())
+        finite = self.trainer.accelerator.reduce(torch.stack(finite).float(), "sum") == args.world_size
+        if not finite.all():
+            what = "weights after" if finite[0] else "loss of"
             raise FloatingPointError(
-                f"the loss of step {state.global_step} is not finite; last good checkpoint: {self.last_checkpoint}. "
+                f"the {what} step {state.global_step} {'are' if finite[0] else 'is'} not finite; "
+                f"last good checkpoint: {self.last_checkpoint}. "
                 "Lower `--learning_rate`, or look at the rows of that step"
             )
 
@@ -194,6 +202,7 @@ def run_training(
         *([CheckIsolation()] if packing else []),
         StopOnNonFiniteLoss(trainer),
         CompleteCheckpoints(args, run),
+        *([PushCheckpoints(trainer)] if args.push_to_hub else []),
     ]:
         trainer.add_callback(callback)
     trainer.callback_handler.callbacks.insert(0, throughput)  # before the trackers, so that they get its figures
@@ -214,6 +223,9 @@ def save_final_model(trainer: Trainer) -> None:
     """
     args = trainer.args
     beside = Path(args.output_dir) / "_saving"
+    if args.should_save:
+        shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed here; its shards may have other names
+    trainer.accelerator.wait_for_everyone()
     trainer.model.config.use_cache = True  # the Trainer switched it off for training; users of the folder generate
     trainer.save_model(str(beside), _internal_call=True)  # internal: the push has its own time and place
     trainer.accelerator.wait_for_everyone()

@@ -12,9 +12,8 @@ from transformers import Trainer, TrainingArguments, set_seed
 
 from hf_llm.arguments import DataArguments, ModelArguments, PretrainArguments, parse_args, report_errors
 from hf_llm.checkpoints import find_checkpoint
-from hf_llm.data.packing import PackingCollator, pack
+from hf_llm.data.packing import PackingCollator, tokenize_and_pack
 from hf_llm.data.sources import load_splits
-from hf_llm.data.tokenization import tokenize
 from hf_llm.distributed import shut_down
 from hf_llm.evaluation import LanguageModelingMetrics, token_losses
 from hf_llm.hub import publish
@@ -36,8 +35,7 @@ def main():
     tokenizer = load_tokenizer(model_args, splits["train"], checkpoint)
     model = load_model(model_args, tokenizer, data_args.max_length)
     with args.main_process_first(desc="tokenizing and packing"):
-        train, packed = pack(tokenize(splits["train"], tokenizer), data_args.max_length, data_args.packing)
-        validation, held_out = pack(tokenize(splits["validation"], tokenizer), data_args.max_length, data_args.packing)
+        train, validation, reports = tokenize_and_pack(splits, tokenizer, data_args.max_length, data_args.packing)
 
     trainer = Trainer(
         model=model,
@@ -50,7 +48,7 @@ def main():
         preprocess_logits_for_metrics=token_losses,
         callbacks=early_stopping(args, run_args.early_stopping_patience),
     )
-    figures = run_training(trainer, checkpoint, data_args.packing, {"train": packed, "eval": held_out})
+    figures = run_training(trainer, checkpoint, data_args.packing, reports)
     report_pretraining(trainer, figures, run_args.sample_prompt)
     publish(trainer, figures, base_model=model_args.model_name_or_path, dataset=data_args.dataset_name)
     shut_down()

@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pyarrow as pa
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from datasets.fingerprint import Hasher
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_llm.data.tokenization import tokenize
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +39,9 @@ class PackingReport:
 def cut(lengths: np.ndarray, max_length: int) -> tuple[np.ndarray, np.ndarray]:
     """Cut documents of `lengths` tokens, laid one after the other, into pieces of at most `max_length`.
 
+    A single token at the end takes one from the piece before it: alone it would predict nothing, and the loss of a
+    batch with nothing else in it would be 0 / 0.
+
     Returns:
         Start (in the concatenated tokens) and length of every piece, (pieces,) int64 both, in document order.
 
@@ -48,7 +53,12 @@ def cut(lengths: np.ndarray, max_length: int) -> tuple[np.ndarray, np.ndarray]:
     document = np.repeat(np.arange(len(lengths)), pieces)
     rank = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
     starts = (np.cumsum(lengths) - lengths)[document] + rank * max_length
-    return starts, np.minimum(lengths[document] - rank * max_length, max_length)
+    sizes = np.minimum(lengths[document] - rank * max_length, max_length)
+    (lone,) = np.nonzero((sizes == 1) & (rank > 0) & (max_length > 2))
+    starts[lone] -= 1
+    sizes[lone] += 1
+    sizes[lone - 1] -= 1
+    return starts, sizes
 
 
 def best_fit(lengths: np.ndarray, max_length: int) -> list[list[int]]:
@@ -146,6 +156,24 @@ def pack(dataset: Dataset, max_length: int, packing: bool = True) -> tuple[Datas
         packing_efficiency=tokens_packed / (len(rows) * max_length),
     )
     return rows.with_format("numpy"), report
+
+
+def tokenize_and_pack(
+    splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int, packing: bool
+) -> tuple[Dataset, Dataset, dict[str, PackingReport]]:
+    """Rows of `train` and `validation`, and what packing did to each, under the prefixes of the results files.
+
+    Raises:
+        ValueError: the text of `train` does not fill one row.
+    """
+    train, packed = pack(tokenize(splits["train"], tokenizer), max_length, packing)
+    if packed.tokens_in < max_length:
+        raise ValueError(
+            f"`train` has {packed.tokens_in} tokens, fewer than one row of `--max_length` {max_length}: give more text "
+            "or a smaller --max_length"
+        )
+    validation, held_out = pack(tokenize(splits["validation"], tokenizer), max_length, packing)
+    return train, validation, {"train": packed, "eval": held_out}
 
 
 @dataclass

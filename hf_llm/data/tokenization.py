@@ -16,7 +16,7 @@ BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 # Documents per batch of the conversion: bounds its memory, and is large enough for the engine's threads.
 DOCUMENTS_PER_BATCH = 10_000
 # An engine is trusted after it gave the tokenizer's own ids on this many of the user's documents.
-PROOF_DOCUMENTS, PROOF_CHARACTERS = 256, 1_000_000
+PROOF_DOCUMENTS, PROOF_CHARACTERS = 256, 500_000
 
 # texts -> (ids of all documents one after the other, (N,) int32; offsets, (documents + 1,) int64)
 Encode = Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
@@ -98,7 +98,7 @@ def select_engine(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> tuple
 
 
 def sample_texts(dataset: Dataset) -> list[str]:
-    """Up to 256 documents, evenly spread, of a million characters together."""
+    """Up to 256 documents, evenly spread, of half a million characters together."""
     indices = np.unique(np.linspace(0, len(dataset) - 1, min(PROOF_DOCUMENTS, len(dataset))).astype(int))
     share = PROOF_CHARACTERS // len(indices)
     return [text[:share] for text in dataset.select(indices)["text"]]
