@@ -90,9 +90,14 @@ class PushCheckpoints(TrainerCallback):
 
     Args:
         trainer: with `push_to_hub`. Add this callback after `CompleteCheckpoints`.
+
+    Raises:
+        ValueError: a private push was asked for, and the repository is public.
     """
 
     def __init__(self, trainer: Trainer):
+        if trainer.args.should_save:
+            _check_private(trainer.hub_model_id, trainer.args.hub_private_repo is not False)
         self.trainer = trainer
         self.strategy, trainer.args.hub_strategy = trainer.args.hub_strategy, HubStrategy.END
         self.pool, self.running = ThreadPoolExecutor(1), None
@@ -229,8 +234,7 @@ def _upload_and_verify(
 ) -> str:
     api = HfApi()
     url = api.create_repo(repo_id, private=private, exist_ok=True)
-    if private and not api.model_info(url.repo_id).private:
-        raise ValueError(f"`{url.repo_id}` is a public repository: pass `private=False` to push there, or name another")
+    _check_private(url.repo_id, private)
     if revision is not None:
         api.create_branch(url.repo_id, branch=revision, exist_ok=True)
     remote = [entry.path for entry in api.list_repo_tree(url.repo_id, revision=revision)]
@@ -246,6 +250,14 @@ def _upload_and_verify(
             f"`{', '.join(wrong)}` on the Hub at commit {commit.oid} is missing or differs from the local file."
         )
     return str(url)
+
+
+def _check_private(repo_id: str, private: bool) -> None:
+    if private and not HfApi().model_info(repo_id).private:
+        raise ValueError(
+            f"`{repo_id}` is a public repository: pass `--hub_private_repo false` (`private=False`) to push there, or "
+            "name another"
+        )
 
 
 def _check_complete(folder: Path, files: Iterable[str]) -> None:

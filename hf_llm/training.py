@@ -42,11 +42,12 @@ class StopOnNonFiniteLoss(TrainerCallback):
         self.last_checkpoint = f"{args.output_dir}/checkpoint-{state.global_step}"
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        finite = [torch.isfinite(self.trainer._tr_loss).all()]
+        loss, parameters = self.trainer._tr_loss, []
         if control.should_save or state.global_step >= state.max_steps:
-            weights = [torch.isfinite(getattr(p, "ds_tensor", p)).all() for p in model.parameters()]
-            finite.append(torch.stack(weights).all())
-        finite = self.trainer.accelerator.reduce(torch.stack(finite).float(), "sum") == args.world_size
+            parameters = [getattr(p, "ds_tensor", p) for p in model.parameters()]  # ZeRO-3: this rank's part
+        checks = [torch.isfinite(tensor).all().to(loss.device) for tensor in (loss, *parameters)]
+        finite = torch.stack([checks[0], torch.stack(checks).all()]).float()
+        finite = self.trainer.accelerator.reduce(finite, "sum") == args.world_size
         if not finite.all():
             what = "weights after" if finite[0] else "loss of"
             raise FloatingPointError(

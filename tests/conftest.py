@@ -1,0 +1,121 @@
+"""Shared fixtures: a small corpus, and processes that run on the CPU, offline, and never outlive the tests."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAUNCHERS = ("ACCELERATE_", "OMPI_", "PMI_", "TORCHELASTIC_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_")
+
+
+@dataclass
+class Finished:
+    """What a process that has ended said."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+class Processes:
+    """Starts processes, two at a time where they are submitted, each with a time limit."""
+
+    def __init__(self, home: Path):
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith((*LAUNCHERS, "HF_"))}
+        path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+        self.environment = inherited | {
+            "PATH": path,
+            "PYTHONPATH": str(ROOT),
+            "HF_HOME": str(home),
+            "HF_HUB_OFFLINE": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": "1",
+        }
+        self.pool = ThreadPoolExecutor(2)
+        self.running: set[subprocess.Popen] = set()
+
+    def start(self, command: list, folder: Path, environment: dict[str, str] | None = None) -> subprocess.Popen:
+        """A process in a group of its own."""
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            cwd=folder,
+            env=self.environment | (environment or {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.running.add(process)
+        return process
+
+    def finish(self, process: subprocess.Popen, timeout: float = 300) -> Finished:
+        try:
+            stdout, stderr = process.communicate(timeout=timeout)
+            return Finished(process.returncode, stdout, stderr)
+        finally:
+            self.kill(process)
+
+    def kill(self, process: subprocess.Popen) -> None:
+        """End the process and its group; launchers end those of their ranks that are in other groups."""
+        for number, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 60)):
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                    os.killpg(process.pid, number)
+                    process.wait(patience)
+        self.running.discard(process)
+
+    def run(self, command: list, folder: Path, environment: dict[str, str] | None = None) -> Finished:
+        """Start a process and wait for its end."""
+        return self.finish(self.start(command, folder, environment))
+
+    def submit(self, function: Callable, *arguments: Any) -> Future:
+        """Call `function` when one of two workers is free."""
+        return self.pool.submit(function, *arguments)
+
+    def close(self) -> None:
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        for process in list(self.running):
+            self.kill(process)
+        self.pool.shutdown()
+
+
+@pytest.fixture(scope="session")
+def processes(tmp_path_factory):
+    """Processes with an empty `HF_HOME` that they share."""
+    processes = Processes(tmp_path_factory.mktemp("hf_home"))
+    yield processes
+    processes.close()
+
+
+WORDS = ["the", "a", "cat", "dog", "sat", "ran", "on", "mat", "and", "then", "it", "was", "very", "big", "small"]
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Path:
+    """A folder with `train.jsonl` (150 documents) and `validation.jsonl` (12), the same in every run.
+
+    Four times out of five a word is followed by the next one of `WORDS`, which a tiny model learns in 60 steps.
+    """
+    folder, draw = tmp_path_factory.mktemp("corpus"), random.Random(0)
+
+    def document() -> str:
+        places = [draw.randrange(len(WORDS))]
+        for _ in range(draw.randint(5, 90)):
+            places.append(places[-1] + 1 if draw.random() < 0.8 else draw.randrange(len(WORDS)))
+        return " ".join(WORDS[place % len(WORDS)] for place in places)
+
+    for name, documents in (("train", 150), ("validation", 12)):
+        lines = [json.dumps({"text": document()}) + "\n" for _ in range(documents)]
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+    return folder

@@ -1,0 +1,173 @@
+"""Text becomes the tokenizer's own ids, whichever engine encodes it; a new tokenizer loses no text."""
+
+import logging
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from hf_llm.data import tokenization
+from hf_llm.data.tokenization import fast_engine, plain_engine, select_engine, tokenize, train_tokenizer
+
+TRICKY = [
+    "plain words, and a number 12345.67",
+    " leading and trailing spaces  \n\n\tand tabs ",
+    "naïve café, Ünïcödé, e\u0301 decomposed",
+    "汉字与日本語と한국어",
+    "🙂👩‍👩‍👧‍👦 🇩🇪 astral \U0001d518",
+    "zero\u200bwidth, right\u200fto left: العربية, nul \x00 and \x7f",
+    "don't we've I'LL",
+    "a" * 300,
+    "x",
+    "\r\n\r\n",
+    "spelled out: <|bos|> <|eos|><|pad|> <|endoftext|>",
+    "",
+]
+CORPUS = [*TRICKY, *(f"the quick brown fox number {i} jumps over the lazy dog" for i in range(50))]
+
+
+def gpt2_like(prefix=None, suffix=None, **special):
+    """A byte-level BPE as GPT-2 has it; with `prefix` or `suffix`, it puts <|endoftext|> there by itself."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(CORPUS, trainer)
+    if prefix or suffix:
+        template = " ".join(filter(None, ["<|endoftext|>" if prefix else "", "$A", "<|endoftext|>" if suffix else ""]))
+        backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=[("<|endoftext|>", 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **({"eos_token": "<|endoftext|>"} | special))
+
+
+def digits_apart():
+    """A newer kind of tokenizer: NFC, digits one by one, ends of text by itself."""
+    tokenizer = gpt2_like(suffix=True)
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    return tokenizer
+
+
+KINDS = {
+    "new": lambda: train_tokenizer(CORPUS, 400),
+    "gpt2": gpt2_like,
+    "begins with eos": lambda: gpt2_like(prefix=True),
+    "ends with eos": lambda: gpt2_like(suffix=True),
+    "digits apart": digits_apart,
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def tokenizer(request):
+    """Each kind of tokenizer that users bring."""
+    return KINDS[request.param]()
+
+
+@pytest.fixture(scope="module")
+def new():
+    return KINDS["new"]()
+
+
+def ids_of(texts, tokenizer):
+    return [
+        ids.tolist()
+        for ids in tokenize(Dataset.from_dict({"text": texts}), tokenizer).with_format("numpy")[:]["input_ids"]
+    ]
+
+
+@pytest.mark.parametrize("text", TRICKY)
+def test_a_new_tokenizer_gives_back_any_text(new, text):
+    """Encoded without an unknown token, decoded to itself; also text that it was not trained on."""
+    for written in (text, text[::-1] + "Ω∑ unseen 龘"):
+        ids = new(written, add_special_tokens=False, split_special_tokens=True).input_ids
+        assert new.decode(ids, clean_up_tokenization_spaces=False) == written
+
+
+def test_a_new_tokenizer_opens_documents_and_has_three_different_special_tokens(new):
+    """The padding hides no end, and the first word is predicted from something."""
+    assert new("word").input_ids[0] == new.bos_token_id
+    assert len({new.bos_token_id, new.eos_token_id, new.pad_token_id}) == 3
+    assert len(new) <= 400
+
+
+def test_a_vocabulary_without_room_for_all_bytes_is_refused():
+    """259 entries are the least: 256 bytes and 3 special tokens."""
+    with pytest.raises(ValueError, match="`--vocab_size` 258 is below 259"):
+        train_tokenizer(CORPUS, 258)
+    assert len(train_tokenizer(CORPUS, 259)) == 259
+
+
+def test_documents_are_the_tokenizers_own_ids_and_end_with_eos(tokenizer):
+    """One end of text, also where the tokenizer puts it there itself; special tokens spelled in a text are text."""
+    own = [tokenizer(text, split_special_tokens=True).input_ids for text in TRICKY]
+    eos = tokenizer.eos_token_id
+    ends_itself = tokenizer("x").input_ids[-1] == eos
+    assert ids_of(TRICKY, tokenizer) == [ids if ends_itself else [*ids, eos] for ids in own]
+
+
+def test_special_tokens_spelled_in_a_document_are_text(new):
+    """They decode to what the document says, and are no command to the model."""
+    (ids,) = ids_of(["say <|eos|> and <|pad|>"], new)
+    assert ids[0] == new.bos_token_id and ids[-1] == new.eos_token_id
+    assert not {new.bos_token_id, new.eos_token_id, new.pad_token_id} & set(ids[1:-1])
+    assert new.decode(ids[1:-1]) == "say <|eos|> and <|pad|>"
+
+
+def test_the_fast_engine_equals_the_tokenizer(tokenizer):
+    """Ids and document borders, on texts that are hard to cut."""
+    pytest.importorskip("fastokens")
+    for fast, plain in zip(fast_engine(tokenizer)(TRICKY), plain_engine(tokenizer)(TRICKY), strict=True):
+        assert np.array_equal(fast, plain)
+
+
+def wrong_ids(tokenizer):
+    encode = plain_engine(tokenizer)
+    return lambda texts: (encode(texts)[0] + 1, encode(texts)[1])
+
+
+def wrong_borders(tokenizer):
+    encode = plain_engine(tokenizer)
+    return lambda texts: (encode(texts)[0], encode(texts)[1] * 0)
+
+
+def fails_to_build(tokenizer):
+    raise ImportError("No module named 'fastokens'")
+
+
+def fails_to_encode(tokenizer):
+    def encode(texts):
+        raise RuntimeError("unknown pre-tokenizer")
+
+    return encode
+
+
+@pytest.mark.parametrize("engine", [wrong_ids, wrong_borders, fails_to_build, fails_to_encode])
+def test_an_engine_that_fails_or_differs_is_not_used(new, engine, monkeypatch, caplog):
+    """The tokenizer itself takes over with its own ids, and the log says so."""
+    expected = ids_of(TRICKY, new)
+    monkeypatch.setattr(tokenization, "fast_engine", engine)
+    with caplog.at_level(logging.INFO, "hf_llm"):
+        name, encode = select_engine(new, TRICKY)
+        assert ids_of(TRICKY, new) == expected
+    assert name == "tokenizers" and np.array_equal(encode(TRICKY)[0], plain_engine(new)(TRICKY)[0])
+    assert "Tokenizer engine: the tokenizer itself" in caplog.text
+
+
+def test_the_log_names_the_fast_engine_where_it_is_used(new, caplog):
+    """And on how many documents it was compared."""
+    pytest.importorskip("fastokens")
+    with caplog.at_level(logging.INFO, "hf_llm"):
+        assert select_engine(new, TRICKY)[0] == "fastokens"
+    assert f"fastokens, whose ids on {len(TRICKY)} documents of this text equal the tokenizer's" in caplog.text
+
+
+def test_a_tokenizer_without_end_of_text_is_refused():
+    """A model that never saw the end of a text never stops writing."""
+    with pytest.raises(ValueError, match="has no eos token: give another `--tokenizer_name`"):
+        ids_of(["text"], gpt2_like(eos_token=None))

@@ -1,0 +1,225 @@
+"""A YAML file is a saved command line; what is wrong in either is said in one line, and no token is kept."""
+
+import io
+import logging
+import os
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from transformers import TrainingArguments
+
+from hf_llm import arguments
+from hf_llm.arguments import (
+    DataArguments,
+    GenerateArguments,
+    ModelArguments,
+    PretrainArguments,
+    parse_args,
+    report_errors,
+)
+
+CONFIGS = Path(__file__).parent.parent / "recipes" / "configs"
+PRETRAIN = [ModelArguments, DataArguments, PretrainArguments, TrainingArguments]
+TOKEN = "hf_notarealtokenbutkeptout"
+
+
+@pytest.fixture(autouse=True)
+def _untouched():
+    """Environment and log handlers as before: parsing sets both for a process of its own."""
+    package = logging.getLogger("hf_llm")
+    handlers, level = package.handlers, package.level
+    with mock.patch.dict(os.environ):
+        os.environ.pop("HF_TOKEN", None)
+        yield
+    package.handlers, package.level = handlers, level
+    package.setLevel(level)
+
+
+@pytest.fixture
+def parse(tmp_path):
+    """Parse a command line with an output folder; a dict stands for the YAML file of `--config`."""
+
+    def parse(*argv, config=None, classes=PRETRAIN, **options):
+        if config is not None:
+            (tmp_path / "run.yaml").write_text(config)
+            argv = ("--config", str(tmp_path / "run.yaml"), *argv)
+        if TrainingArguments in classes:
+            argv = ("--output_dir", str(tmp_path / "out"), *argv)
+        return parse_args(classes, list(argv), **options)
+
+    return parse
+
+
+@pytest.fixture
+def refusal(parse, capsys):
+    """The one line on stderr with which a command line is refused, with exit status 2."""
+
+    def refusal(*argv, **options):
+        with pytest.raises(SystemExit) as stopped, report_errors():
+            parse(*argv, **options)
+        assert stopped.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    return refusal
+
+
+def test_a_yaml_file_is_a_saved_command_line(parse):
+    """Values get the types of their fields: 2e-5, which YAML reads as text, is a number; lists and null work."""
+    config = """
+learning_rate: 2e-5
+max_length: 128
+packing: false
+train_file: [a.txt, 'b *.txt']
+save_strategy: "no"
+validation_file: null
+lr_scheduler_kwargs: {min_lr_rate: 0.1}
+"""
+    _, data, _, args = parse("--lr_scheduler_type", "cosine_with_min_lr", config=config)
+    assert (
+        args.learning_rate == 2e-5 and args.save_strategy == "no" and args.lr_scheduler_kwargs == {"min_lr_rate": 0.1}
+    )
+    assert (data.max_length, data.packing, data.validation_file) == (128, False, None)
+    assert data.train_file == ["a.txt", "b *.txt"]
+
+
+def test_flags_override_the_file(parse):
+    """A list on the command line takes the place of the one in the file, rather than adding to it."""
+    config = "max_length: 128\nlearning_rate: 1e-3\ntrain_file: [a.txt, b.txt]\npacking: false\n"
+    _, data, _, args = parse("--max_length=64", "--train_file", "c.txt", "--packing", config=config)
+    assert (data.max_length, data.train_file, data.packing, args.learning_rate) == (64, ["c.txt"], True, 1e-3)
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["--max_step", "3"], "unknown argument `--max_step`; the nearest is `max_steps`"),
+        (["--max-lenght=3"], "unknown argument `--max-lenght=3`; the nearest is `max_length`"),
+        (["stray"], "unknown argument `stray`"),
+        (["--max_length", "many"], "argument --max_length/--max-length: invalid int value: 'many'"),
+        (["--lr_scheduler_type", "cosin"], "invalid choice: 'cosin'"),
+        (["--packing", "perhaps"], "argument --packing: "),
+    ],
+)
+def test_a_wrong_flag_is_refused_in_one_line(refusal, argv, message):
+    """Abbreviations too: `--max_step` must not set `max_steps` behind the user's back."""
+    assert message in refusal(*argv)
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ("learning_rte: 1", "unknown key `learning_rte`; the nearest is `learning_rate`"),
+        ("config: other.yaml", "unknown key `config`"),
+        ("max_length: many", "argument --max_length/--max-length: invalid int value: 'many'"),
+        ("packing: perhaps", "argument --packing: "),
+        ("save_strategy: sometimes", "argument --save_strategy/--save-strategy: invalid choice: 'sometimes'"),
+        ("- a list", "write lines `key: value`"),
+        ("a: [", "cannot be read"),
+    ],
+)
+def test_a_wrong_file_is_named(refusal, config, message):
+    """With the key and what is wrong about it."""
+    line = refusal(config=config)
+    assert "run.yaml" in line and message in line
+
+
+def test_a_file_that_is_not_there_is_named(refusal):
+    """As every unreadable file."""
+    assert "`--config` nowhere.yaml cannot be read" in refusal("--config", "nowhere.yaml")
+
+
+def test_a_required_flag_may_stand_in_the_file_or_beside_it(parse, refusal):
+    """But somewhere it must."""
+    generate = {"classes": [GenerateArguments]}
+    (args,) = parse("--model_name_or_path", "folder", config="top_k: 3", **generate)
+    assert (args.model_name_or_path, args.top_k) == ("folder", 3)
+    (args,) = parse("--top_k", "4", config="model_name_or_path: folder", **generate)
+    assert (args.model_name_or_path, args.top_k) == ("folder", 4)
+    assert "required: --model_name_or_path" in refusal("--top_k", "4", **generate)
+
+
+def test_the_token_goes_to_the_environment_and_nowhere_else(parse):
+    """`training_args.bin` and every other dump of the arguments is free of it."""
+    *_, args = parse("--hub_token", TOKEN)
+    assert os.environ["HF_TOKEN"] == TOKEN
+    saved = io.BytesIO()
+    torch.save(args, saved)
+    assert TOKEN.encode() not in saved.getvalue()
+    assert TOKEN not in repr(vars(args)) and TOKEN not in args.to_json_string()
+
+
+@pytest.mark.parametrize(
+    "argv, hardware, expected",
+    [([], True, True), ([], False, False), (["--bf16", "false"], True, False), (["--bf16"], False, True)],
+)
+def test_bfloat16_is_used_where_the_hardware_has_it_unless_told_otherwise(parse, monkeypatch, argv, hardware, expected):
+    """The user's word wins either way."""
+    monkeypatch.setattr(arguments, "has_bfloat16", lambda on_cpu: hardware)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    *_, args = parse(*argv)
+    assert args.bf16 is expected
+
+
+@pytest.mark.parametrize(
+    "argv, config, expected",
+    [
+        ([], None, 77),
+        (["--max_length", "5"], None, 5),
+        ([], "vocab_size: 300", DataArguments.max_length),
+        (["--model_name_or_path", "folder"], None, DataArguments.max_length),
+    ],
+    ids=["bare", "flag", "config", "model"],
+)
+def test_the_default_file_describes_a_new_model_only(parse, tmp_path, argv, config, expected):
+    """It is read without `--config` and `--model_name_or_path`, and flags override it too."""
+    (tmp_path / "default.yaml").write_text("max_length: 77\n")
+    _, data, *_ = parse(*argv, config=config, default_config=str(tmp_path / "default.yaml"))
+    assert data.max_length == expected
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("pretrain*.yaml")), ids=lambda path: path.stem)
+def test_shipped_files_parse(path, monkeypatch):
+    """Every key is known and every value has its type; a DeepSpeed JSON that is named is there."""
+
+    def without_launcher(values):
+        assert values["deepspeed"] is None or (CONFIGS.parent.parent / values["deepspeed"]).is_file()
+        values["deepspeed"] = None
+
+    monkeypatch.setattr("hf_llm.distributed.prepare_deepspeed", without_launcher)
+    model, data, _, args = parse_args(PRETRAIN, ["--config", str(path)])
+    assert args.output_dir == f"outputs/{path.stem}"
+    assert (
+        f"max_length: {data.max_length}" in path.read_text() and f"model_type: {model.model_type}" in path.read_text()
+    )
+
+
+@pytest.mark.parametrize("classes", [PRETRAIN, [GenerateArguments]], ids=["pretrain", "generate"])
+def test_help_shows_every_flag(classes, capsys):
+    """With exit status 0."""
+    with pytest.raises(SystemExit) as stopped:
+        parse_args(classes, ["--help"])
+    shown = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert all(f"--{name}" in shown for cls in classes for name in cls.__dataclass_fields__ if name[0] != "_")
+
+
+@pytest.mark.parametrize(
+    "error, status",
+    [
+        (ValueError("bad\n  input"), 2),
+        (FloatingPointError("bad\n  input"), 1),
+        (ConnectionError("bad\n  input"), 1),
+    ],
+)
+def test_bad_input_ends_in_one_line_without_a_traceback(error, status, capsys, monkeypatch):
+    """Status 2 for what the user wrote, 1 for what happened; `HF_LLM_TRACEBACK=1` shows the traceback."""
+    with pytest.raises(SystemExit) as stopped, report_errors():
+        raise error
+    assert stopped.value.code == status
+    assert capsys.readouterr().err == "error: bad input\n"
+    monkeypatch.setenv("HF_LLM_TRACEBACK", "1")
+    with pytest.raises(type(error)), report_errors():
+        raise error

@@ -1,0 +1,136 @@
+"""Completions belong to their prompts, whatever the batch; the model and the random state are as before."""
+
+import json
+
+import pytest
+import torch
+from tiny import TEXTS, new_model, new_tokenizer
+from tokenizers import processors
+from transformers import PreTrainedTokenizerFast
+
+from hf_llm.arguments import GenerateArguments
+from hf_llm.generation import complete, encode_prompts, read_prompts, sampling_options
+
+PROMPTS = ["Document", "Document 3 counts 0 1 2", "", "then it ends. " * 3, "x", "Document 7 counts 0"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return new_tokenizer()
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def model(request):
+    return new_model(request.param)
+
+
+def generate(model, tokenizer, prompts=PROMPTS, **options):
+    return complete(
+        model, tokenizer, prompts, show_progress=False, **{"max_new_tokens": 8, "do_sample": False} | options
+    )
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 6])
+def test_a_batch_gives_what_each_prompt_gives_alone_in_their_order(model, tokenizer, batch_size):
+    """Padding changes nothing, and longer prompts do not come first."""
+    alone = []
+    for prompt in PROMPTS:
+        ids = tokenizer(prompt, return_tensors="pt").input_ids
+        for _ in range(8):
+            with torch.no_grad():
+                ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], 1)
+            if ids[0, -1] == tokenizer.eos_token_id:
+                break
+        alone.append(tokenizer.decode(ids[0, len(tokenizer(prompt).input_ids) :], skip_special_tokens=True))
+    assert len(set(alone)) > 3, "the prompts were to have different completions"
+    assert generate(model, tokenizer, batch_size=batch_size) == alone
+
+
+def test_drawing_follows_the_seed(model, tokenizer):
+    """The same seed gives the same texts, another one others."""
+    first, again, other = (generate(model, tokenizer, do_sample=True, seed=seed) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+def test_model_mode_and_random_state_are_as_before(tokenizer, training, fails, monkeypatch):
+    """So that a sample drawn during training does not change the training; also after an error."""
+    model = new_model().train(training)
+    if fails:
+        monkeypatch.setattr(model, "generate", lambda **_: 1 / 0)
+    before = torch.get_rng_state()
+    try:
+        generate(model, tokenizer, do_sample=True)
+    except ZeroDivisionError:
+        assert fails
+    assert model.training is training and torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_empty_prompt_starts_a_document(tokenizer):
+    """With the token that opens one; without such a token, with the one that ended the document before."""
+    assert encode_prompts(tokenizer, [""]).input_ids.tolist() == [[tokenizer.bos_token_id]]
+    backend = new_tokenizer().backend_tokenizer
+    backend.post_processor = None
+    without = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|eos|>", pad_token="<|pad|>")
+    assert encode_prompts(without, ["", "x"]).input_ids.tolist()[0] == [without.eos_token_id]
+
+
+def test_an_end_that_the_tokenizer_adds_is_taken_off_the_prompt(tokenizer):
+    """Or the model would start another document instead of going on."""
+    ending = new_tokenizer()
+    template = processors.TemplateProcessing(single="$A <|eos|>", special_tokens=[("<|eos|>", ending.eos_token_id)])
+    ending.backend_tokenizer.post_processor = template
+    encoded = encode_prompts(ending, ["then it ends", "x"])
+    assert encoded.input_ids[0].tolist() == tokenizer("then it ends", add_special_tokens=False).input_ids
+    assert encoded.attention_mask.sum(1).tolist() == [encoded.input_ids.shape[1], 1]
+    assert encoded.attention_mask[1, -1] == 1  # padded on the left
+
+
+def test_prompts_come_from_the_command_line_or_a_file(tmp_path):
+    """One a line in .txt, one an object in .jsonl, empty lines left out; any Unicode inside a line is text."""
+    (tmp_path / "a.txt").write_text("one\n\n two \u2028three\n", encoding="utf-8")
+    rows = [{"prompt": "four\u2028five"}, {"prompt": "", "more": 1}]
+    lines = "\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "b.jsonl").write_text(lines, encoding="utf-8")
+    given = [{"prompt": ["six"]}, {"prompt_file": str(tmp_path / "a.txt")}, {"prompt_file": str(tmp_path / "b.jsonl")}]
+    read = [read_prompts(GenerateArguments(model_name_or_path="m", **arguments)) for arguments in given]
+    assert read == [["six"], ["one", " two \u2028three"], ["four\u2028five", ""]]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('{"prompt": "a"}\n\n{"promt": "b"}', 'p.jsonl` line 3: write {"prompt": "..."}'),
+        ('{"prompt": "a"}\nb', 'p.jsonl` line 2: write {"prompt": "..."}'),
+        ('"a"', "p.jsonl` line 1: write"),
+        ('{"prompt": 5}', "p.jsonl` line 1: write"),
+        ("\n", "p.jsonl holds no prompt"),
+        (None, "p.jsonl cannot be read"),
+    ],
+)
+def test_a_wrong_prompt_file_is_named_with_its_line(tmp_path, content, message):
+    """Counted as an editor counts, empty lines included."""
+    if content is not None:
+        (tmp_path / "p.jsonl").write_text(content)
+    with pytest.raises(ValueError) as error:
+        read_prompts(GenerateArguments(model_name_or_path="m", prompt_file=str(tmp_path / "p.jsonl")))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("prompts", [{}, {"prompt": ["a"], "prompt_file": "b.txt"}], ids=["neither", "both"])
+def test_exactly_one_source_of_prompts_is_wanted(prompts):
+    """Neither and both are refused."""
+    with pytest.raises(ValueError, match="give either `--prompt` or `--prompt_file`"):
+        read_prompts(GenerateArguments(model_name_or_path="m", **prompts))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"do_sample": True, "top_k": 5, "temperature": 0.7, "top_p": 0.9}, {"num_beams": 2}], ids=str
+)
+def test_every_way_of_searching_runs_without_a_warning(tokenizer, options):
+    """Greedy search is not given sampling options, of which transformers would warn."""
+    arguments = GenerateArguments(model_name_or_path="m", max_new_tokens=3, repetition_penalty=1.2, **options)
+    completions = complete(new_model(), tokenizer, TEXTS[:2], show_progress=False, **sampling_options(arguments))
+    assert len(completions) == 2
+    assert ("top_k" in sampling_options(arguments)) is arguments.do_sample

@@ -1,0 +1,238 @@
+"""Models and tokenizers are what was asked for, whole, in float32; or one line says what does not fit."""
+
+import json
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from tiny import TEXTS, new_model, new_tokenizer
+from transformers import AutoModelForCausalLM
+
+from hf_llm.arguments import ModelArguments
+from hf_llm.data.tokenization import train_tokenizer
+from hf_llm.modeling import count_parameters, load_model, load_tokenizer, new_config
+
+GROUPED = "hidden_size=64,intermediate_size=128,num_hidden_layers=2,num_attention_heads=4,num_key_value_heads=2"
+CONFIGS = sorted((Path(__file__).parent.parent / "recipes" / "configs").glob("pretrain*.yaml"))
+OVERRIDES = {
+    "llama": GROUPED + ",rope_theta=1e4",
+    "qwen3": GROUPED + ",head_dim=16,tie_word_embeddings=true",
+    "mistral": GROUPED + ",hidden_act=gelu",
+    "gpt2": "n_embd=64, n_layer=2, n_head=4",
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return new_tokenizer()
+
+
+@pytest.fixture
+def folder(tmp_path, tokenizer):
+    """A saved Llama in bfloat16, with its tokenizer."""
+    new_model(vocab_size=len(tokenizer)).to(torch.bfloat16).save_pretrained(tmp_path / "saved")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def build(tokenizer, max_length=32, **arguments):
+    torch.manual_seed(0)
+    return load_model(ModelArguments(**arguments), tokenizer, max_length)
+
+
+def error_of(tokenizer, max_length=32, **arguments):
+    with pytest.raises(ValueError) as info:
+        build(tokenizer, max_length, **arguments)
+    assert "\n" not in str(info.value)
+    return str(info.value)
+
+
+@pytest.mark.parametrize("spread", [None, 0.1], ids=["own", "given"])
+@pytest.mark.parametrize("model_type", OVERRIDES)
+def test_a_new_model_has_the_sizes_asked_for_and_normal_weights(model_type, spread, tokenizer):
+    """Mean 0, standard deviation `initializer_range` (0.02 by default), vocabulary and positions fitted to the data."""
+    settings = OVERRIDES[model_type]
+    model = build(tokenizer, model_type=model_type, config_overrides=settings, initializer_range=spread)
+    config = model.config
+    assert (config.model_type, config.hidden_size, config.num_hidden_layers) == (model_type, 64, 2)
+    assert (config.vocab_size, config.max_position_embeddings) == (len(tokenizer), 32)
+    assert (config.bos_token_id, config.eos_token_id) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    spread = spread or 0.02
+    matrices = {name: p for name, p in model.named_parameters() if p.ndim == 2 and p.numel() >= 4096}
+    assert len(matrices) >= 8
+    for name, p in matrices.items():
+        # GPT-2 divides the projections that end a block by the square root of twice the number of layers.
+        expected = spread / 2 if model_type == "gpt2" and name.endswith("c_proj.weight") else spread
+        assert p.std().item() == pytest.approx(expected, rel=0.04), name
+        assert abs(p.mean().item()) < 5 * expected / p.numel() ** 0.5, name
+
+
+def test_settings_are_typed_by_their_values(tokenizer):
+    """Numbers with an exponent, booleans, names."""
+    settings = GROUPED + ",rms_norm_eps=1e-4,tie_word_embeddings=true,hidden_act=gelu,rope_theta=5e5,"
+    config = build(tokenizer, config_overrides=settings).config
+    assert (config.rms_norm_eps, config.tie_word_embeddings, config.hidden_act) == (1e-4, True, "gelu")
+    assert config.rope_parameters["rope_theta"] == 500_000.0
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_models_of_the_shipped_files_can_be_built(path, tokenizer):
+    """Every setting that they name exists and fits the others."""
+    settings = yaml.safe_load(path.read_text())
+    arguments = ModelArguments(model_type=settings["model_type"], config_overrides=settings["config_overrides"])
+    config = new_config(arguments, tokenizer, settings["max_length"])
+    assert config.model_type == settings["model_type"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"model_type": "lama"}, "`--model_type` lama has no causal language model here; the nearest is llama"),
+        ({"model_type": "t5"}, "`--model_type` t5 has no causal language model here"),
+        ({"config_overrides": "hiden_size=8"}, "`--config_overrides` hiden_size: llama has no such setting; "
+         "the nearest is hidden_size"),
+        ({"model_type": "gpt2", "config_overrides": "hidden_sise=8"}, "the nearest is hidden_size"),
+        ({"config_overrides": "hidden_size"}, "`--config_overrides` has `hidden_size`: write key=value pairs"),
+        ({"config_overrides": "hidden_size=abc"}, "hidden_size"),
+        ({"config_overrides": "hidden_act=["}, "cannot build this llama model"),
+        ({"model_type": "xglm", "initializer_range": 0.1}, "`--initializer_range`: xglm has no such setting"),
+        ({"model_name_or_path": "/no/such/folder"}, "cannot load `/no/such/folder`: "),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_built_is_said_in_one_line(arguments, message, tokenizer):
+    """With the argument and the nearest known name."""
+    assert message in error_of(tokenizer, **arguments)
+
+
+def test_weights_are_loaded_in_float32(folder, tokenizer):
+    """Whatever they were saved in: the optimizer needs them."""
+    model = build(tokenizer, model_name_or_path=str(folder))
+    saved = load_file(folder / "model.safetensors")
+    assert {p.dtype for p in saved.values()} == {torch.bfloat16}
+    assert all(p.dtype == torch.float32 and torch.equal(p, saved[n].float()) for n, p in model.state_dict().items())
+
+
+def test_a_checkpoint_that_lacks_tensors_is_refused(folder, tokenizer):
+    """transformers would draw them at random, with no more than a warning."""
+    tensors = load_file(folder / "model.safetensors")
+    lost = [name for name in tensors if "layers.1.mlp" in name]
+    save_file(
+        {name: t for name, t in tensors.items() if name not in lost}, folder / "model.safetensors", {"format": "pt"}
+    )
+    message = error_of(tokenizer, model_name_or_path=str(folder))
+    assert f"the weights lack 3 tensors, the first is {min(lost)}" in message and str(folder) in message
+
+
+def test_rows_longer_than_the_positions_are_refused(folder, tokenizer):
+    """As many as the positions go in."""
+    build(tokenizer, max_length=64, model_name_or_path=str(folder))
+    message = error_of(tokenizer, max_length=65, model_name_or_path=str(folder))
+    assert "`--max_length` 65 is beyond the model's 64 positions" in message
+    assert "positions" in error_of(tokenizer, config_overrides=GROUPED + ",max_position_embeddings=16", max_length=17)
+
+
+def test_a_tokenizer_too_large_for_the_model_is_refused(folder):
+    """Its last ids would have no embedding."""
+    large = train_tokenizer([" ".join(f"{a}{b}x" for a in "abcdefgh" for b in "ijklmnop")] * 3, 350)
+    assert f"the tokenizer has {len(large)} entries, the model" in error_of(large, model_name_or_path=str(folder))
+
+
+def test_the_tokenizer_comes_from_the_folder_or_is_trained(folder, tokenizer):
+    """In this order: the checkpoint resumed from, the one named, the model's own, a new one."""
+    rows = [{"text": text} for text in TEXTS]
+    assert len(load_tokenizer(ModelArguments(vocab_size=280), rows)) == 280
+    for found in (
+        load_tokenizer(ModelArguments(model_name_or_path=str(folder))),
+        load_tokenizer(ModelArguments(model_name_or_path="/no/such", tokenizer_name=str(folder))),
+        load_tokenizer(ModelArguments(tokenizer_name="/no/such"), rows, checkpoint=str(folder)),
+    ):
+        assert found.get_vocab() == tokenizer.get_vocab()
+    with pytest.raises(ValueError, match="cannot load a tokenizer from `/no/such`"):
+        load_tokenizer(ModelArguments(tokenizer_name="/no/such"))
+
+
+def test_parameters_are_counted_once_where_they_are_tied(tokenizer):
+    """Embedding and output are one matrix here."""
+    untied, tied = (new_model(tie_word_embeddings=tie, vocab_size=100) for tie in (False, True))
+    assert count_parameters(untied) - count_parameters(tied) == 100 * 16
+
+
+GGUF_NAMES = {
+    "model.layers.": "blk.",
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+
+
+def write_gguf(path, model, tokenizer):
+    """A Llama as llama.cpp's converter writes it: its own names, the rotated halves of q and k interleaved."""
+    config, writer = model.config, gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(config.vocab_size)
+    bpe = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(sorted(bpe["vocab"], key=bpe["vocab"].get))
+    writer.add_token_merges([" ".join(pair) for pair in bpe["merges"]])
+    writer.add_token_types([gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * (len(tokenizer) - 3))
+    writer.add_bos_token_id(tokenizer.bos_token_id)
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_pad_token_id(tokenizer.pad_token_id)
+    writer.add_add_bos_token(True)
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    for name, parameter in model.state_dict().items():
+        weight = parameter.numpy()
+        if number := heads.get(name.split(".")[-2]):
+            weight = weight.reshape(number, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
+        for ours, theirs in GGUF_NAMES.items():
+            name = name.replace(ours, theirs)
+        writer.add_tensor(name, np.ascontiguousarray(weight))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_gguf_file_loads_and_saves_like_any_model(tmp_path, tokenizer):
+    """Its logits are those of the model it was made from, and of the folder saved from it; its tokenizer fits it."""
+    original = new_model(vocab_size=len(tokenizer), hidden_size=32)
+    path = tmp_path / "tiny.gguf"
+    write_gguf(path, original, tokenizer)
+
+    arguments = ModelArguments(model_name_or_path=str(path))
+    found = load_tokenizer(arguments)
+    ids = tokenizer(TEXTS[5]).input_ids
+    assert found(TEXTS[5]).input_ids == ids and len(found) == len(tokenizer)
+    assert (found.eos_token, found.pad_token) == (tokenizer.eos_token, tokenizer.pad_token)
+
+    model = load_model(arguments, found, max_length=64).eval()
+    model.save_pretrained(tmp_path / "saved")
+    found.save_pretrained(tmp_path / "saved")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", dtype=torch.float32).eval()
+    with torch.no_grad():
+        wanted, loaded, reloaded = (m(torch.tensor([ids])).logits for m in (original, model, again))
+    assert (loaded - wanted).abs().max() < 1e-5
+    assert torch.equal(loaded, reloaded)
+    assert load_tokenizer(ModelArguments(model_name_or_path=str(tmp_path / "saved")))(TEXTS[5]).input_ids == ids
