@@ -198,6 +198,11 @@ def parse_args(
     if unknown:
         parser.error(f"unknown argument `{unknown[0]}`{parser.nearest(unknown[0])}")
     values = vars(namespace)
+    given = {flag.lstrip("-").split("=")[0].replace("-", "_") for flag in argv if flag.startswith("--")}
+    for event in ("save", "eval"):
+        # `--save_steps 100` would do nothing beside a strategy of "no", which is a default or in the file.
+        if f"{event}_steps" in given and f"{event}_strategy" not in given:
+            values[f"{event}_strategy"] = "steps"
     return tuple(build(dataclass_type, values) for dataclass_type in dataclass_types)
 
 
@@ -228,7 +233,7 @@ def build_training_arguments(values: dict[str, Any]) -> TrainingArguments:
     """`TrainingArguments` with the token kept out, DeepSpeed prepared, and the precision that the hardware has."""
     import torch
 
-    from hf_llm.distributed import prepare_deepspeed
+    from hf_llm.distributed import prepare_deepspeed, share_cores
 
     if token := values.pop("hub_token"):
         # huggingface_hub finds it there; in the arguments it would be written to training_args.bin and pushed.
@@ -238,6 +243,8 @@ def build_training_arguments(values: dict[str, Any]) -> TrainingArguments:
         values["bf16"] = not values["fp16"] and has_bfloat16(on_cpu)
     if on_cpu and not values["deepspeed"]:
         values["use_cpu"] = True  # or TrainingArguments refuses bf16
+    if on_cpu:
+        share_cores()
     prepare_deepspeed(values)
     if values["push_to_hub"] and values["hub_private_repo"] is None:
         values["hub_private_repo"] = True  # what is published by mistake cannot be taken back

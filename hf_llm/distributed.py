@@ -219,6 +219,19 @@ def use_cpu_ranks(config: dict[str, Any], values: dict[str, Any]) -> None:
     config.setdefault("zero_force_ds_cpu_optimizer", False)
 
 
+def share_cores() -> None:
+    """Give each CPU rank its share of the cores.
+
+    `accelerate launch` and torchrun set OMP_NUM_THREADS to 1 where the user said nothing, and a run of one rank would
+    leave all cores but one idle.
+    """
+    launched = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & os.environ.keys()
+    if launched and os.environ.get("OMP_NUM_THREADS") == "1":
+        threads = max(1, len(os.sched_getaffinity(0)) // get_int_from_env(["LOCAL_WORLD_SIZE"], 1))
+        torch.set_num_threads(threads)
+        logger.info(f"CPU: {threads} threads in each rank")
+
+
 class DeepSpeedInForce(TrainerCallback):
     """Stops a run in which the DeepSpeed that was asked for is not the one at work. Without `--deepspeed`: nothing.
 

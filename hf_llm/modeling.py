@@ -138,6 +138,9 @@ def load_model(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, m
         ValueError: the weights or the config cannot be read, the rows are longer than the model's positions, or the
             tokenizer has more entries than the model.
     """
+    for name in ("config_overrides", "initializer_range"):
+        if model_args.model_name_or_path is not None and getattr(model_args, name) is not None:
+            logger.warning(f"Ignored: `--{name}` describes a new model, and this one is loaded")
     try:
         if model_args.model_name_or_path is None:
             config = new_config(model_args, tokenizer, max_length)

@@ -10,6 +10,8 @@ from transformers import Trainer
 from hf_llm.generation import complete
 from hf_llm.modeling import count_parameters
 
+SAMPLE_TOKENS = 128
+
 
 def format_value(value: float | int | str) -> str:
     """Thousands parted, floats with as many digits as mean something."""
@@ -34,12 +36,13 @@ def table(rows: dict[str, float | int | str]) -> str:
 def report_pretraining(trainer: Trainer, figures: dict[str, float], prompt: str) -> None:
     """The end of a run: a table, a sample of the model's text, the folder. Every rank calls, rank 0 prints."""
     tokenizer = trainer.processing_class
+    positions = getattr(trainer.model.config, "max_position_embeddings", SAMPLE_TOKENS + 1)
     (sample,) = complete(
         trainer.model,
         tokenizer,
         [prompt],
         show_progress=False,
-        max_new_tokens=128,
+        max_new_tokens=max(1, min(SAMPLE_TOKENS, positions - len(tokenizer(prompt).input_ids))),
         do_sample=True,
         temperature=0.8,
         top_k=40,

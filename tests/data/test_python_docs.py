@@ -20,10 +20,10 @@ def paragraphs(rows):
 
 
 def test_sample_has_two_parts_of_text_and_module(sample):
-    """The columns are `text` and `module`, and there are 2 to 4 MB of text."""
+    """The columns are `text` and `module`, and there are 1.5 to 4 MB of text."""
     assert set(sample) == {"train", "validation"}
     assert all(part.column_names == ["text", "module"] for part in sample.values())
-    assert 2e6 < sum(len(text) for part in sample.values() for text in part["text"]) < 4e6
+    assert 1.5e6 < sum(len(text) for part in sample.values() for text in part["text"]) < 4e6
 
 
 def test_validation_is_five_percent_of_the_text_and_shares_no_module(sample):
@@ -54,13 +54,12 @@ def test_validation_repeats_almost_nothing_of_train(sample):
     assert sum(paragraph in known for paragraph in held_out) < 0.05 * len(held_out)
 
 
-def test_text_reads_as_a_reference(sample):
-    """A docstring stands under its module or signature, without indentation."""
+def test_text_reads_as_prose(sample):
+    """The docstrings of a module follow one another, without indentation."""
     text = {module: text for part in sample.values() for module, text in zip(part["module"], part["text"], strict=True)}
-    assert text["textwrap"].startswith("module textwrap\n\nText wrapping and filling.\n\n")
-    assert "textwrap.dedent(text)\n\nRemove any common leading whitespace" in text["textwrap"]
-    assert "class textwrap.TextWrapper\n\n" in text["textwrap"]
-    assert "builtins.abs(x, /)\n\nReturn the absolute value of the argument." in text["builtins"]
+    assert text["textwrap"].startswith("Text wrapping and filling.\n\n")
+    assert "\n\nRemove any common leading whitespace" in text["textwrap"]
+    assert "\n\nReturn the absolute value of the argument.\n\n" in text["builtins"]
 
 
 def test_tests_and_installed_packages_are_left_out(sample):
@@ -83,7 +82,7 @@ def test_another_process_gives_the_same_rows(sample):
 def test_a_python_without_pydoc_topics_gives_the_docstrings(monkeypatch):
     """Some distributions leave `pydoc_data` out."""
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
-    monkeypatch.setattr("hf_llm.data.python_docs._source_modules", lambda: [("m", [("module m", "Text.")])])
+    monkeypatch.setattr("hf_llm.data.python_docs._source_modules", lambda: [("m", ["Text."])])
     modules = [module for part in python_docs().values() for module in part["module"]]
     assert "builtins" in modules and "m" in modules
     assert not any(module.startswith("topics.") for module in modules)
