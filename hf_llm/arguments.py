@@ -112,6 +112,15 @@ class GenerateArguments:
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that a Hub repository brings along."})
 
 
+# Settings of the default config that would spoil what these flags ask for: they describe its own small model and run.
+REPLACED_DEFAULTS = {
+    "model_type": ("config_overrides", "initializer_range"),
+    "config_overrides": ("initializer_range",),
+    "num_train_epochs": ("max_steps",),
+    "early_stopping_patience": ("max_steps",),
+}
+
+
 class RecipeParser(HfArgumentParser):
     """Flags typed by the dataclasses; an error is one line on stderr, exit status 2, and names what is nearest."""
 
@@ -129,8 +138,8 @@ class RecipeParser(HfArgumentParser):
         near = difflib.get_close_matches(name.lstrip("-").split("=")[0].replace("-", "_"), known, 1, cutoff=0.4)
         return f"; the nearest is `{near[0]}`" if near else ""
 
-    def config_flags(self, path: str) -> list[str]:
-        """A YAML file as the command line that it stands for, each value checked."""
+    def config_flags(self, path: str, replaced: set[str]) -> list[str]:
+        """A YAML file, without the keys in `replaced`, as the command line that it stands for, each value checked."""
         try:
             settings = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8")) or {}
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -141,7 +150,8 @@ class RecipeParser(HfArgumentParser):
         for key in settings:
             if key not in known:
                 raise ValueError(f"`{path}`: unknown key `{key}`{self.nearest(str(key))}")
-        flags = [flag for key, value in settings.items() if value is not None for flag in to_flags(key, value)]
+        settings = {key: value for key, value in settings.items() if value is not None and key not in replaced}
+        flags = [flag for key, value in settings.items() for flag in to_flags(key, value)]
         self.origin = f"`{path}`: "
         self.parse_known_args([*flags, *self.required_flags(settings)])
         self.origin = ""
@@ -190,20 +200,27 @@ def parse_args(
         # None: neither asked for nor refused, so that bfloat16 is used where the hardware has it.
         parser.set_defaults(bf16=None, logging_nan_inf_filter=False, include_num_input_tokens_seen=True)
     named, unknown = parser.parse_known_args([*parser.required_flags({}), *argv])
-    config = named.config
+    given, config, replaced = names_of(argv), named.config, set()
     if config is None and getattr(named, "model_name_or_path", None) is None:
         config = default_config
-    flags = parser.config_flags(config) if config else []
+        replaced = {setting for name in given for setting in REPLACED_DEFAULTS.get(name, ())}
+    flags = parser.config_flags(config, replaced) if config else []
     namespace, unknown = parser.parse_known_args(flags + argv)
     if unknown:
         parser.error(f"unknown argument `{unknown[0]}`{parser.nearest(unknown[0])}")
     values = vars(namespace)
-    given = {flag.lstrip("-").split("=")[0].replace("-", "_") for flag in argv if flag.startswith("--")}
+    in_file = names_of(flags) - given
     for event in ("save", "eval"):
         # `--save_steps 100` would do nothing beside a strategy of "no", which is a default or in the file.
-        if f"{event}_steps" in given and f"{event}_strategy" not in given:
-            values[f"{event}_strategy"] = "steps"
+        for names, stronger in ((given, set()), (in_file, given)):
+            if f"{event}_steps" in names and f"{event}_strategy" not in names | stronger:
+                values[f"{event}_strategy"] = "steps"
     return tuple(build(dataclass_type, values) for dataclass_type in dataclass_types)
+
+
+def names_of(flags: list[str]) -> set[str]:
+    """The arguments that a command line names."""
+    return {flag.lstrip("-").split("=")[0].replace("-", "_") for flag in flags if flag.startswith("--")}
 
 
 def show_messages() -> None:
@@ -269,7 +286,7 @@ def stop(message: object, status: int) -> NoReturn:
 
     for bar in list(getattr(tqdm, "_instances", [])):
         bar.close()  # or the message would stand at the end of its line
-    if int(os.environ.get("RANK", 0)) == 0:
+    if "0" in (os.environ.get("RANK", "0"), os.environ.get("LOCAL_RANK")):  # one line from each machine
         print(f"error: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
     sys.exit(status)
 

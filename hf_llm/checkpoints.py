@@ -34,7 +34,7 @@ def read_manifest(checkpoint: Path) -> dict:
     """
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (OSError, ValueError):
         raise ValueError(
             f"checkpoint `{checkpoint}` has no {MANIFEST}: it is half written or not one of ours"
         ) from None
@@ -120,6 +120,12 @@ class CompleteCheckpoints(TrainerCallback):
     def __init__(self, args, run: dict[str, object]):
         self.run = run
         self.save_total_limit, args.save_total_limit = args.save_total_limit, None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        # Resumed from an earlier one: later checkpoints are written anew, and must not count as complete meanwhile.
+        for name in sort_checkpoints(args.output_dir) if args.should_save else []:
+            if int(name.rpartition("-")[2]) > state.global_step:
+                (Path(name) / MANIFEST).unlink(missing_ok=True)
 
     def on_save(self, args, state, control, **kwargs):
         args.distributed_state.wait_for_everyone()

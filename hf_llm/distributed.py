@@ -86,6 +86,9 @@ def check_consistency(config: dict[str, Any], values: dict[str, Any], world_size
         if found not in (None, "auto", expected):
             conflicts.append(f'`{key}` is {json.dumps(found)}, but {flags}: write "auto"')
     stage = get(config, "zero_optimization.stage")
+    gather = "zero_optimization.stage3_gather_16bit_weights_on_model_save"
+    if stage == 3 and get(config, gather) is False:
+        conflicts.append(f"`{gather}` is false: no weights would be saved at the end, write true")
     if type(stage) is not int or not 0 <= stage <= 3:  # nor "auto": accelerate would take 2 by itself
         conflicts.append(f"`zero_optimization.stage` is {json.dumps(stage)}: write 0, 1, 2 or 3")
         stage = 3

@@ -183,12 +183,14 @@ def load_weights(model_args: ModelArguments) -> PreTrainedModel:
 
 def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
     """Rows must fit the positions, and the tokenizer the embedding."""
-    positions = getattr(model.config, "max_position_embeddings", None)
+    config = model.config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and max_length > positions:
         raise ValueError(f"`--max_length` {max_length} is beyond the model's {positions} positions: take at most those")
-    if len(tokenizer) > model.config.vocab_size:
+    vocab_size = config.vocab_size
+    if len(tokenizer) > vocab_size:
         raise ValueError(
-            f"the tokenizer has {len(tokenizer)} entries, the model {model.config.vocab_size}: give the model's own "
+            f"the tokenizer has {len(tokenizer)} entries, the model {vocab_size}: give the model's own "
             "`--tokenizer_name`"
         )
 

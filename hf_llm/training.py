@@ -17,9 +17,10 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, Traine
 from transformers.trainer_utils import SaveStrategy
 
 from hf_llm.checkpoints import CompleteCheckpoints, check_same_run
-from hf_llm.data.packing import PackingReport, check_isolation
+from hf_llm.data.packing import PackingReport, check_isolation, column
 from hf_llm.distributed import DeepSpeedInForce
 from hf_llm.hub import PushCheckpoints
+from hf_llm.modeling import count_parameters
 
 logger = logging.getLogger(__name__)
 
@@ -34,16 +35,22 @@ class StopOnNonFiniteLoss(TrainerCallback):
     are looked at too. All ranks stop together: one that stopped alone would leave the others waiting.
     """
 
-    def __init__(self, trainer: Trainer):
+    def __init__(self, trainer: Trainer, checkpoint: str | None = None):
         self.trainer = trainer
-        self.last_checkpoint = "none was saved"
+        self.last_checkpoint = checkpoint or "none was saved"
 
-    def on_save(self, args, state, control, **kwargs):
+    def on_save(self, args, state, control, model=None, **kwargs):
+        self.check(args, state, model)  # saved at the end of an epoch; it has no manifest yet
         self.last_checkpoint = f"{args.output_dir}/checkpoint-{state.global_step}"
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
+        saving = control.should_save or state.global_step >= state.max_steps
+        self.check(args, state, model if saving else None)
+
+    def check(self, args, state, model: PreTrainedModel | None) -> None:
+        """Look at the loss, and at the weights of `model`, on all ranks."""
         loss, parameters = self.trainer._tr_loss, []
-        if control.should_save or state.global_step >= state.max_steps:
+        if model is not None:
             parameters = [getattr(p, "ds_tensor", p) for p in model.parameters()]  # ZeRO-3: this rank's part
         checks = [torch.isfinite(tensor).all().to(loss.device) for tensor in (loss, *parameters)]
         finite = torch.stack([checks[0], torch.stack(checks).all()]).float()
@@ -119,12 +126,12 @@ class Throughput(TrainerCallback):
 
 def flops_per_token(model: PreTrainedModel, attended: float) -> float:
     """FLOPs that one token costs in training; `attended` is the mean number of tokens in its document."""
-    config = model.config
+    config = model.config.get_text_config()
     embedding = model.get_input_embeddings().weight
     lookup = 0 if config.tie_word_embeddings else getattr(embedding, "ds_numel", embedding.numel())
-    parameters = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters()) - lookup
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 6 * parameters + 12 * config.num_hidden_layers * config.num_attention_heads * head_size * attended
+    heads = getattr(config, "num_attention_heads", 0)  # none in a state-space model
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)
+    return 6 * (count_parameters(model) - lookup) + 12 * config.num_hidden_layers * heads * head_size * attended
 
 
 def peak_flops(device: torch.device, bf16: bool) -> tuple[float, str]:
@@ -144,8 +151,8 @@ def peak_flops(device: torch.device, bf16: bool) -> tuple[float, str]:
 
 def mean_attended(rows: Dataset) -> float:
     """Mean over tokens of the length of the document piece that the token is in."""
-    lengths = np.concatenate(rows.with_format("numpy")["lengths"][: min(len(rows), 1000)])
-    return float((lengths.astype(float) ** 2).sum() / lengths.sum())
+    lengths = np.concatenate([chunk.flatten().to_numpy() for chunk in column(rows, "lengths").chunks]).astype(float)
+    return float((lengths**2).sum() / lengths.sum())
 
 
 def early_stopping(args: TrainingArguments, patience: int | None) -> list[TrainerCallback]:
@@ -201,7 +208,7 @@ def run_training(
     for callback in [
         *([DeepSpeedInForce(trainer)] if args.deepspeed else []),
         *([CheckIsolation()] if packing else []),
-        StopOnNonFiniteLoss(trainer),
+        StopOnNonFiniteLoss(trainer, checkpoint),
         CompleteCheckpoints(args, run),
         *([PushCheckpoints(trainer)] if args.push_to_hub else []),
     ]:
@@ -244,12 +251,14 @@ def save_final_model(trainer: Trainer) -> None:
 
 
 def check_weights(folder: Path, model: PreTrainedModel) -> None:
-    """Every parameter of the model is in the folder's safetensors files, with its whole shape (tied ones once)."""
-    shapes = {}
+    """The folder's safetensors files hold as many elements as the model has parameters (tied ones counted once).
+
+    Names are not compared: transformers saves some models under other names, or with their experts apart.
+    """
+    saved = 0
     for path in folder.glob("*.safetensors"):
         with safe_open(path, "pt") as tensors:
-            shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 no mapping
-    for name, parameter in model.named_parameters():  # tied parameters appear once
-        shape = tuple(getattr(parameter, "ds_shape", parameter.shape))
-        if shapes.get(name) != shape:
-            raise RuntimeError(f"{folder}: parameter {name} is saved as {shapes.get(name)} instead of {shape}")
+            shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118 no mapping
+        saved += sum(math.prod(shape) for shape in shapes)
+    if saved < count_parameters(model):
+        raise RuntimeError(f"{folder}: {saved} elements are saved of {count_parameters(model)} parameters")

@@ -223,3 +223,15 @@ def test_bad_input_ends_in_one_line_without_a_traceback(error, status, capsys, m
     monkeypatch.setenv("HF_LLM_TRACEBACK", "1")
     with pytest.raises(type(error)), report_errors():
         raise error
+
+
+def test_flags_that_describe_another_model_replace_the_one_of_the_default_config(tmp_path, monkeypatch):
+    """`--num_train_epochs` lifts the default's `max_steps`; `--model_type` its model; `--eval_steps` is not in vain."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "default.yaml").write_text(
+        "config_overrides: hidden_size=8\nmax_steps: 3\ninitializer_range: 0.5\neval_steps: 7\nsave_strategy: 'no'\n"
+    )
+    flags = ["--model_type", "gpt2", "--num_train_epochs", "2", "--save_steps", "5", "--output_dir", "out"]
+    model_args, args = parse_args([ModelArguments, TrainingArguments], flags, default_config="default.yaml")
+    assert (model_args.config_overrides, model_args.initializer_range, args.max_steps) == (None, None, -1)
+    assert (args.save_strategy, args.save_steps, args.eval_strategy, args.eval_steps) == ("steps", 5, "steps", 7)

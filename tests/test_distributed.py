@@ -107,7 +107,7 @@ def test_a_bad_file_is_named(tmp_path, rank, text, complaint):
     path = tmp_path / "zero.json"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(ValueError, match="zero.json") as error:
+    with pytest.raises(ValueError, match=r"zero\.json") as error:
         prepare_deepspeed({"deepspeed": str(path)})
     assert complaint in str(error.value)
 
@@ -136,7 +136,7 @@ def test_several_gpus_without_a_launcher_get_the_command(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
     monkeypatch.setattr(sys, "argv", ["train.py"])
-    with pytest.raises(ValueError, match="accelerate launch --use_deepspeed --num_processes 4 train.py"):
+    with pytest.raises(ValueError, match=r"accelerate launch --use_deepspeed --num_processes 4 train.py"):
         prepare_deepspeed({"deepspeed": ZERO2})
 
 
@@ -177,7 +177,7 @@ def test_a_bare_model_is_not_taken_for_deepspeed():
     trainer = SimpleNamespace(model_wrapped=torch.nn.Linear(1, 1))
     asked = SimpleNamespace(get_value=lambda key, default=None: default or 2)
     args = SimpleNamespace(deepspeed=ZERO2, hf_deepspeed_config=asked)
-    with pytest.raises(RuntimeError, match="asked for DeepSpeed .*'stage': 2.* the model is a Linear"):
+    with pytest.raises(RuntimeError, match=r"asked for DeepSpeed .*'stage': 2.* the model is a Linear"):
         DeepSpeedInForce(trainer).on_train_begin(args, SimpleNamespace(is_world_process_zero=True), None)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -13,8 +14,8 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 logger = logging.getLogger(__name__)
 
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
-# Documents per batch of the conversion: bounds its memory, and is large enough for the engine's threads.
-DOCUMENTS_PER_BATCH = 10_000
+# Text per batch of the conversion: bounds its memory, and is enough for the engine's threads.
+BYTES_PER_BATCH = 64_000_000
 # An engine is trusted after it gave the tokenizer's own ids on this many of the user's documents.
 PROOF_DOCUMENTS, PROOF_CHARACTERS = 256, 500_000
 
@@ -130,6 +131,7 @@ def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     if tokenizer.eos_token_id is None:
         raise ValueError(f"tokenizer `{tokenizer.name_or_path}` has no eos token: give another `--tokenizer_name`")
     name, encode = select_engine(tokenizer, sample_texts(dataset))
+    mean_bytes = pc.mean(pc.binary_length(dataset.with_format("arrow")[:]["text"])).as_py()
     ends_itself = tokenizer("a").input_ids[-1] == tokenizer.eos_token_id
 
     def tokenize_batch(table: pa.Table) -> pa.Table:
@@ -143,7 +145,7 @@ def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     return dataset.with_format("arrow").map(
         tokenize_batch,
         batched=True,
-        batch_size=DOCUMENTS_PER_BATCH,
+        batch_size=max(1, int(BYTES_PER_BATCH / mean_bytes)),
         new_fingerprint=fingerprint,
         desc=f"Tokenizing ({name})",
     )
