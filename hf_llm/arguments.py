@@ -198,7 +198,8 @@ def parse_args(
     parser = RecipeParser(dataclass_types, description)
     if TrainingArguments in dataclass_types:
         # None: neither asked for nor refused, so that bfloat16 is used where the hardware has it.
-        parser.set_defaults(bf16=None, logging_nan_inf_filter=False, include_num_input_tokens_seen=True)
+        parser.set_defaults(bf16=None, logging_nan_inf_filter=False, include_num_input_tokens_seen="non_padding")
+        parser.set_defaults(restore_callback_states_from_checkpoint=True)  # or patience would begin anew on resuming
     named, unknown = parser.parse_known_args([*parser.required_flags({}), *argv])
     given, config, replaced = names_of(argv), named.config, set()
     if config is None and getattr(named, "model_name_or_path", None) is None:

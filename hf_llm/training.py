@@ -14,6 +14,8 @@ from datasets import Dataset
 from datasets.fingerprint import Hasher
 from safetensors import safe_open
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import SaveStrategy
 
 from hf_llm.checkpoints import CompleteCheckpoints, check_same_run
@@ -96,9 +98,12 @@ class Throughput(TrainerCallback):
         self.tokens, self.seen = self.tokens + state.num_input_tokens_seen - self.seen, state.num_input_tokens_seen
 
     def on_evaluate(self, args, state, control, **kwargs):
-        self.mark = time.perf_counter()
+        self.mark = None  # other callbacks have work of their own now
 
     on_save = on_evaluate
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.mark = self.mark or time.perf_counter()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" not in logs or not self.tokens:
@@ -183,6 +188,33 @@ def run_facts(trainer: Trainer) -> dict[str, Any]:
     }
 
 
+def train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
+    """`trainer.train()` and its metrics; of a checkpoint that leaves nothing to train, the state alone and no metrics.
+
+    The Trainer would train one step more there: it looks for the end of a run after a step, not before.
+    """
+    reached = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME)) if checkpoint else None
+    if reached is None or not is_finished(trainer, reached):
+        return trainer.train(resume_from_checkpoint=checkpoint).metrics
+    logger.warning(f"{checkpoint} is the end of the run: no step is left to train")
+    args = trainer.args
+    planned = args.num_train_epochs, args.max_steps
+    args.num_train_epochs, args.max_steps = 0, -1
+    trainer.train(resume_from_checkpoint=checkpoint)
+    args.num_train_epochs, args.max_steps = planned
+    state = trainer.state
+    state.num_train_epochs, state.max_steps = reached.num_train_epochs, reached.max_steps
+    state.log_history.pop()  # a training loss of 0, over no step
+    return {}
+
+
+def is_finished(trainer: Trainer, reached: TrainerState) -> bool:
+    """Whether a checkpoint's state is that of the run's last step, or the one in which it stopped early."""
+    *_, max_steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
+    stopped = reached.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]
+    return reached.global_step >= max_steps or (stopped and reached.global_step < reached.max_steps)
+
+
 def run_training(
     trainer: Trainer, checkpoint: str | None, packing: bool, reports: dict[str, PackingReport]
 ) -> dict[str, float]:
@@ -214,9 +246,9 @@ def run_training(
     ]:
         trainer.add_callback(callback)
     trainer.callback_handler.callbacks.insert(0, throughput)  # before the trackers, so that they get its figures
-    result = trainer.train(resume_from_checkpoint=checkpoint)
+    trained = train(trainer, checkpoint)
     save_final_model(trainer)
-    trained = result.metrics | throughput.metrics(args.world_size) | reports["train"].metrics("train")
+    trained |= throughput.metrics(args.world_size) | reports["train"].metrics("train")
     trainer.save_metrics("train", trained)
     trainer.save_state()
     evaluated = trainer.evaluate() | reports["eval"].metrics("eval")

@@ -128,6 +128,50 @@ def test_a_resumed_run_ends_with_the_same_bits(finished, tmp_path):
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
 
 
+@pytest.mark.parametrize("save_strategy", ["steps", "epoch"])
+def test_a_run_killed_after_its_last_checkpoint_is_not_trained_further(tmp_path, save_strategy):
+    """In the middle of an epoch and at its end: the same bits, the same scores, no step and no training loss of 0.
+
+    The schedule is constant, so that one step more would move the weights.
+    """
+    steps = 4 if save_strategy == "steps" else -1
+    settings = {"save_strategy": save_strategy, "save_steps": 4, "max_steps": steps, "num_train_epochs": 1}
+    settings |= {"lr_scheduler_type": "constant"}
+    before = run(new_trainer(tmp_path, TOKENIZER, **settings))
+    whole = load_file(tmp_path / "model.safetensors")
+    (checkpoint,) = tmp_path.glob("checkpoint-*")
+    again = new_trainer(tmp_path, TOKENIZER, **settings)
+    after = run(again, str(checkpoint))
+    resumed = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    assert after["eval_loss"] == before["eval_loss"] and "train_loss" not in after
+    assert f"checkpoint-{again.state.global_step}" == checkpoint.name and again.state.max_steps > 0
+
+
+def test_more_steps_than_the_checkpoint_had_are_trained(finished, tmp_path):
+    """A finished run goes on where `--max_steps` is raised."""
+    shutil.copytree(finished[2] / "checkpoint-4", tmp_path / "checkpoint-4")
+    trainer = new_trainer(tmp_path, TOKENIZER, max_steps=6)
+    run(trainer, str(tmp_path / "checkpoint-4"))
+    assert trainer.state.global_step == 6
+
+
+def test_early_stopping_is_resumed_with_the_patience_that_was_left(tmp_path):
+    """Killed between two evaluations, or after the one that stopped it: it stops at the same step, with the best."""
+    settings = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 20, "learning_rate": 3.0}
+
+    def start(folder, checkpoint=None):
+        args = new_trainer(folder, TOKENIZER, **settings).args
+        trainer = new_trainer(folder, TOKENIZER, args=args, callbacks=early_stopping(args, 2))
+        return run(trainer, checkpoint)["eval_loss"], trainer.state.global_step
+
+    loss, last = start(tmp_path / "whole")
+    for killed in (last - 1, last):
+        folder = tmp_path / str(killed)
+        shutil.copytree(tmp_path / "whole", folder)
+        assert start(folder, str(folder / f"checkpoint-{killed}")) == (loss, last)
+
+
 @pytest.mark.parametrize(
     "settings, difference",
     [({"seed": 7}, "seed was 42 and is 7"), ({"per_device_train_batch_size": 1}, "batch was 2 and is 1")],

@@ -66,7 +66,8 @@ def new_trainer(output_dir: Path, tokenizer: PreTrainedTokenizerBase, model=None
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "batch_eval_metrics": True,
-        "include_num_input_tokens_seen": True,
+        "include_num_input_tokens_seen": "non_padding",
+        "restore_callback_states_from_checkpoint": True,
         "logging_nan_inf_filter": False,
     } | settings
     _, rows, _ = packed(TEXTS, tokenizer)
