@@ -198,7 +198,7 @@ def parse_args(
     parser = RecipeParser(dataclass_types, description)
     if TrainingArguments in dataclass_types:
         # None: neither asked for nor refused, so that bfloat16 is used where the hardware has it.
-        parser.set_defaults(bf16=None, logging_nan_inf_filter=False, include_num_input_tokens_seen="non_padding")
+        parser.set_defaults(bf16=None, logging_nan_inf_filter=False)
         parser.set_defaults(restore_callback_states_from_checkpoint=True)  # or patience would begin anew on resuming
     named, unknown = parser.parse_known_args([*parser.required_flags({}), *argv])
     given, config, replaced = names_of(argv), named.config, set()
@@ -264,11 +264,30 @@ def build_training_arguments(values: dict[str, Any]) -> TrainingArguments:
     if on_cpu:
         share_cores()
     prepare_deepspeed(values)
-    if values["push_to_hub"] and values["hub_private_repo"] is None:
-        values["hub_private_repo"] = True  # what is published by mistake cannot be taken back
+    if values["push_to_hub"]:
+        check_push(values)
+        # What is published by mistake cannot be taken back.
+        values["hub_private_repo"] = values["hub_private_repo"] is not False
     values["remove_unused_columns"] = False  # the collator reads the lengths that the model does not take
+    values["include_num_input_tokens_seen"] = "non_padding"  # what throughput is counted in
     values["batch_eval_metrics"] = True  # sums per batch, so that evaluation needs no memory for logits
     return TrainingArguments(**values)
+
+
+def check_push(values: dict[str, Any]) -> None:
+    """Refuse at the start what could only fail, or publish too much, hours later."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    named = values["hub_model_id"] or Path(values["output_dir"] or "trainer_output").resolve().name
+    try:
+        validate_repo_id(named)
+    except HFValidationError as error:
+        raise ValueError(f"`--hub_model_id` {named} cannot be a repository: {error}") from None
+    if values["hub_strategy"] in ("checkpoint", "all_checkpoints"):
+        raise ValueError(
+            f"`--hub_strategy` {values['hub_strategy']} would publish optimizer states, which are pickles, and local "
+            "paths: take every_save or end"
+        )
 
 
 def has_bfloat16(on_cpu: bool) -> bool:
@@ -307,5 +326,7 @@ def report_errors():
         yield
     except ValueError as error:
         stop(error, status=2)
-    except (FloatingPointError, ConnectionError, HTTPError) as error:
+    except HTTPError as error:
+        stop(f"the Hub: {error}. Run without `--push_to_hub`, or with another `--hub_model_id` or HF_TOKEN", status=1)
+    except (FloatingPointError, ConnectionError) as error:
         stop(error, status=1)

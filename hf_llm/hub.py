@@ -84,9 +84,8 @@ class PushCheckpoints(TrainerCallback):
     """`--hub_strategy every_save`: pushes the model of each checkpoint while training goes on, one at a time.
 
     The Trainer itself would push all of the output folder's root, with `training_args.bin` in it: a pickle with user
-    paths. So its `hub_strategy` is taken over here, to work on checkpoints that are complete. With `checkpoint` and
-    `all_checkpoints` the optimizer state goes along, in a folder of its own. A push that fails costs a line in the
-    log: the final one is still to come.
+    paths. So its `hub_strategy` is taken over here, to work on checkpoints that are complete. A push that fails costs
+    a line in the log: the final one is still to come.
 
     Args:
         trainer: with `push_to_hub`. Add this callback after `CompleteCheckpoints`.
@@ -112,13 +111,10 @@ class PushCheckpoints(TrainerCallback):
 
     def push(self, args: TrainingArguments, step: int) -> None:
         folder, title = Path(args.output_dir) / f"checkpoint-{step}", f"Training in progress, step {step}"
-        repo_id, target = self.trainer.hub_model_id, {"commit_message": title, "revision": args.hub_revision}
+        target = {"private": args.hub_private_repo, "revision": args.hub_revision}
         try:
-            push_folder(folder, repo_id, private=args.hub_private_repo, **target)
-            if self.strategy != HubStrategy.EVERY_SAVE:
-                name = "last-checkpoint" if self.strategy == HubStrategy.CHECKPOINT else folder.name
-                HfApi().upload_folder(repo_id=repo_id, folder_path=folder, path_in_repo=name, **target)
-        except (HTTPError, OSError, RuntimeError, ValueError) as error:
+            push_folder(folder, self.trainer.hub_model_id, commit_message=title, **target)
+        except (ConnectionError, OSError, ValueError) as error:
             reason = textwrap.shorten(str(error.__cause__ or error), 300)
             logger.warning(f"Step {step} is not on the Hub, training goes on: {reason}")
 

@@ -138,25 +138,31 @@ def load_model(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, m
         ValueError: the weights or the config cannot be read, the rows are longer than the model's positions, or the
             tokenizer has more entries than the model.
     """
+    if model_args.model_name_or_path is None:
+        return build_model(model_args, tokenizer, max_length)
     for name in ("config_overrides", "initializer_range"):
-        if model_args.model_name_or_path is not None and getattr(model_args, name) is not None:
+        if getattr(model_args, name) is not None:
             logger.warning(f"Ignored: `--{name}` describes a new model, and this one is loaded")
     try:
-        if model_args.model_name_or_path is None:
-            config = new_config(model_args, tokenizer, max_length)
-            model = AutoModelForCausalLM.from_config(
-                config, dtype=torch.float32, attn_implementation=model_args.attn_implementation
-            )
-        else:
-            model = load_weights(model_args)
+        model = load_weights(model_args)
     except Exception as error:  # from a missing file to a shape that does not fit: the library has no common class
-        if model_args.model_name_or_path is None and not isinstance(error, ValueError):
-            raise ValueError(f"cannot build this {model_args.model_type} model: {one_line(error)}") from error
-        if model_args.model_name_or_path is None:
-            raise
         raise ValueError(f"cannot load `{model_args.model_name_or_path}`: {one_line(error)}") from error
-    check_fit(model, tokenizer, max_length)
+    check_fit(model.config, tokenizer, max_length)
     return model
+
+
+def build_model(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, max_length: int) -> PreTrainedModel:
+    """A new model in float32; what does not fit is told before the weights are drawn."""
+    try:
+        config = new_config(model_args, tokenizer, max_length)
+        check_fit(config, tokenizer, max_length)
+        return AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation=model_args.attn_implementation
+        )
+    except ValueError:
+        raise
+    except Exception as error:  # a setting that the architecture cannot be built with ends in any class of error
+        raise ValueError(f"cannot build this {model_args.model_type} model: {one_line(error)}") from error
 
 
 def load_weights(model_args: ModelArguments) -> PreTrainedModel:
@@ -181,9 +187,9 @@ def load_weights(model_args: ModelArguments) -> PreTrainedModel:
     return model
 
 
-def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+def check_fit(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
     """Rows must fit the positions, and the tokenizer the embedding."""
-    config = model.config.get_text_config()
+    config = config.get_text_config()
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and max_length > positions:
         raise ValueError(f"`--max_length` {max_length} is beyond the model's {positions} positions: take at most those")

@@ -72,6 +72,20 @@ def print_completions(rows: list[dict[str, str]]) -> None:
         print(f"{row['prompt']}{row['completion']}\n")
 
 
+def check_output_file(path: str | None) -> None:
+    """A results file can be written; told before the work instead of after it.
+
+    Raises:
+        ValueError: it is a folder, or its folder cannot be made or written to.
+    """
+    if path is None:
+        return
+    target = Path(path).expanduser()
+    place = next(folder for folder in target.absolute().parents if folder.exists())
+    if target.is_dir() or not place.is_dir() or not os.access(place, os.W_OK):
+        raise ValueError(f"`--output_file` {path} cannot be written: name a file in a folder that can be written to")
+
+
 def write_json_lines(path: str, rows: list[dict]) -> None:
     """Write rows to a JSON Lines file that appears complete or not at all."""
     target = Path(path).expanduser()

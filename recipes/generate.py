@@ -8,11 +8,12 @@
 from hf_llm.arguments import GenerateArguments, parse_args, report_errors
 from hf_llm.generation import complete, read_prompts, sampling_options
 from hf_llm.modeling import load_for_generation
-from hf_llm.reporting import print_completions, write_json_lines
+from hf_llm.reporting import check_output_file, print_completions, write_json_lines
 
 
 def main():
     (args,) = parse_args([GenerateArguments], description=__doc__)
+    check_output_file(args.output_file)
     prompts = read_prompts(args)
     model, tokenizer = load_for_generation(args.model_name_or_path, args.trust_remote_code)
     completions = complete(

@@ -352,6 +352,12 @@ BAD_INPUTS = {
         ["`zero.json`", "`optimizer` block", "`train_batch_size` is 7", "`zero_optimization.stage` is 9"],
     ),
     "early_stopping_without_evaluation": Bad({"early_stopping_patience": 2}, ["`--early_stopping_patience` needs"]),
+    "repository_that_cannot_be": Bad(
+        {"push_to_hub": True, "hub_model_id": "user/a model"}, ["`--hub_model_id` user/a model cannot be a repository"]
+    ),
+    "push_of_pickles": Bad(
+        {"push_to_hub": True, "hub_strategy": "all_checkpoints"}, ["`--hub_strategy` all_checkpoints would publish"]
+    ),
     "loss_not_finite": Bad(
         {"learning_rate": 1e30}, ["the loss of step ", " is not finite; last good checkpoint: none was saved"], status=1
     ),
@@ -363,6 +369,9 @@ BAD_PROMPTS = {
     "missing_model": Bad({"model_name_or_path": "nowhere", "prompt": "a"}, ["cannot load a tokenizer from `nowhere`"]),
     "missing_prompt_file": Bad({"prompt_file": "nowhere.txt"}, ["`--prompt_file` nowhere.txt cannot be read"]),
     "empty_prompt_file": Bad({"prompt_file": "empty.txt"}, ["`--prompt_file` empty.txt holds no prompt"]),
+    "output_file_in_a_file": Bad(
+        {"prompt": "a", "output_file": "prompts.txt/out.jsonl"}, ["`--output_file` prompts.txt/out.jsonl cannot be"]
+    ),
     "broken_prompt_line": Bad({"prompt_file": "broken_prompts.jsonl"}, ["`broken_prompts.jsonl` line 3: write"]),
 }
 
@@ -421,7 +430,7 @@ def forked(processes, corpus, work, inputs, trained):
                 shutil.copytree(model, inputs / folder)
             jobs[name] = pretrain(corpus, folder, **bad.flags)
         for name, bad in BAD_PROMPTS.items():
-            jobs[name] = generate(f"{name}.jsonl", **bad.flags)
+            jobs[name] = generate(**{"output_file": f"{name}.jsonl"} | bad.flags)
             (inputs / f"{name}.jsonl").write_text("an earlier result")
         for recipe in RECIPES:
             jobs[f"help_{recipe.stem}"] = [recipe, "--help"]
