@@ -186,7 +186,7 @@ def test_shipped_files_parse(path, monkeypatch):
 
     def without_launcher(values):
         assert values["deepspeed"] is None or (CONFIGS.parent.parent / values["deepspeed"]).is_file()
-        values["deepspeed"] = None
+        values |= {"deepspeed": None, "use_cpu": True}
 
     monkeypatch.setattr("hf_llm.distributed.prepare_deepspeed", without_launcher)
     model, data, _, args = parse_args(PRETRAIN, ["--config", str(path)])
