@@ -50,30 +50,76 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """Which text to read, and how to lay it out in rows."""
+    """Which data to read, and how to lay it out in rows."""
 
     dataset_name: str | None = field(
         default=None,
-        metadata={"help": "Hub data set, or the built-in sample python_docs (used when no data is named)."},
+        metadata={"help": "Hub data set. Without it and without files: the sample that is built in."},
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the Hub data set."})
     train_file: list[str] | None = field(
         default=None,
-        metadata={"help": "Files or globs: .txt .jsonl .json .csv .parquet, also .gz and .zst."},
+        metadata={"help": "Files or globs: .jsonl .json .csv .parquet, text also .txt; also .gz and .zst."},
     )
     validation_file: list[str] | None = field(default=None, metadata={"help": "As --train_file, for evaluation."})
-    dataset_text_field: str = field(default="text", metadata={"help": "Column that holds the text."})
     validation_fraction: float = field(
         default=0.05,
         metadata={"help": "Share of the rows split off, with the seed, where no validation part is given."},
     )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Use this many training documents at most."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Use this many validation documents at most."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use this many training rows at most."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Use this many validation rows at most."})
     max_length: int = field(default=1024, metadata={"help": "Tokens in a row."})
     packing: bool = field(
-        default=True, metadata={"help": "Fill rows with several documents that do not see each other."}
+        default=True, metadata={"help": "Fill rows with several documents or examples that do not see each other."}
     )
     dataset_num_proc: int | None = field(default=None, metadata={"help": "Processes that read and convert the files."})
+
+
+@dataclass
+class TextArguments(DataArguments):
+    """Which text to read, and how to lay it out in rows."""
+
+    dataset_text_field: str = field(default="text", metadata={"help": "Column that holds the text."})
+
+
+@dataclass
+class TaskArguments:
+    """Which application, and how its rows become prompts."""
+
+    task: str = field(metadata={"help": "A file of hf_llm/tasks/, e.g. summarization or translation."})
+    task_options: str | None = field(
+        default=None, metadata={"help": "Options of the task, e.g. source=en,target=zh,max_new_tokens=64."}
+    )
+    column_mapping: str | None = field(
+        default=None, metadata={"help": "Columns of the data under the task's names, e.g. body=document,tldr=summary."}
+    )
+    prompt_style: str | None = field(
+        default=None,
+        metadata={
+            "help": "plain (for base models) or chat (the tokenizer's chat template). Left out: chat where there is a "
+            "template.",
+            "choices": ["plain", "chat"],
+        },
+    )
+    num_fewshot: int = field(
+        default=0, metadata={"help": "Solved examples put before each prompt, drawn from train with the seed."}
+    )
+
+
+@dataclass
+class AdapterArguments:
+    """Low-rank adapters instead of full fine-tuning."""
+
+    lora_r: int | None = field(default=None, metadata={"help": "Rank of LoRA adapters. Left out: all weights train."})
+    lora_alpha: int | None = field(default=None, metadata={"help": "Scale of the adapters. Left out: 2 x lora_r."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the adapters."})
+    lora_target_modules: list[str] | None = field(
+        default=None, metadata={"help": "Modules that get an adapter. Left out: all linear layers but the output."}
+    )
+    use_dora: bool = field(default=False, metadata={"help": "Weight-decomposed adapters (DoRA)."})
+    load_in_4bit: bool = field(
+        default=False, metadata={"help": "Keep the frozen weights in 4 bits (QLoRA); needs bitsandbytes and a GPU."}
+    )
 
 
 @dataclass
@@ -88,6 +134,42 @@ class PretrainArguments:
         },
     )
     sample_prompt: str = field(default="", metadata={"help": "Prompt of the text generated at the end."})
+
+
+@dataclass
+class FinetuneArguments:
+    """What the fine-tuning recipe does around the Trainer."""
+
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "Stop after this many evaluations without a better `--metric_for_best_model` (the loss, if none is "
+            "given), and keep the best weights. Needs --eval_strategy steps or epoch."
+        },
+    )
+
+
+@dataclass
+class EvalArguments:
+    """Which model to score, against which other one."""
+
+    model_name_or_path: str = field(
+        metadata={"help": "A folder, a Hub id, a .gguf file or the folder of a PEFT adapter."}
+    )
+    baseline: str | None = field(
+        default=None, metadata={"help": "A second model, scored on the same rows; the difference gets a p-value."}
+    )
+    output_dir: str = field(default="outputs/eval", metadata={"help": "Folder of the results."})
+    batch_size: int = field(default=8, metadata={"help": "Prompts answered together on each rank."})
+    dtype: str | None = field(
+        default=None,
+        metadata={
+            "help": "Precision. Left out: bfloat16 where the hardware has it.",
+            "choices": ["float32", "bfloat16", "float16"],
+        },
+    )
+    seed: int = field(default=42, metadata={"help": "Seed of the solved examples and of a split."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that a Hub repository brings along."})
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """One DeepSpeed JSON, consistent with `TrainingArguments` and really in force, on GPUs and on several CPU ranks."""
 
+import contextlib
 import copy
 import json
 import logging
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import get_int_from_env, parse_flag_from_env
+from accelerate.utils import gather_object, get_int_from_env, parse_flag_from_env
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -345,3 +346,43 @@ def shut_down() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def gathered_weights(model: torch.nn.Module):
+    """Under ZeRO-3 all weights on every rank, if they fit, so that a forward pass is that of the plain model.
+
+    Without ZeRO-3, nothing happens. The engine's hooks are off meanwhile: they would part the weights again.
+
+    Yields:
+        The plain model; and whether its weights are still parted, so that all ranks must call it in step.
+    """
+    from deepspeed import DeepSpeedEngine, zero
+
+    plain = getattr(model, "module", model)
+    if not isinstance(model, DeepSpeedEngine) or model.zero_optimization_stage() != 3:
+        yield plain, False
+        return
+    if not fits(plain):
+        logger.info("Weights are gathered layer by layer: all of them together do not fit in the memory that is free")
+        yield plain, True
+        return
+    offload = model.optimizer.parameter_offload
+    offload.partition_all_parameters()
+    offload._remove_module_hooks()
+    offload.forward_hooks.clear()
+    offload.backward_hooks.clear()
+    with zero.GatheredParameters(list(plain.parameters())):
+        yield plain, False
+    offload.setup_zero_stage3_hooks()
+
+
+def fits(model: torch.nn.Module) -> bool:
+    """Whether all weights of a ZeRO-3 model fit into half of the memory that is free, on the rank with the least."""
+    needed = sum(parameter.ds_numel * parameter.element_size() for parameter in model.parameters())
+    state = PartialState()
+    if state.device.type == "cuda":
+        free = torch.cuda.mem_get_info(state.device)[0]
+    else:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // state.num_processes
+    return all(gather_object([needed < free / 2]))

@@ -1,46 +1,84 @@
-"""Completions for a list of prompts."""
+"""Completions for a list of prompts, and the likelihood of given ones: on one rank or many, under any ZeRO stage."""
 
 import contextlib
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from hf_llm.arguments import GenerateArguments
+from hf_llm.data.prompting import without_end
+from hf_llm.distributed import gathered_weights
 
 
 @contextlib.contextmanager
-def ready_to_generate(model: PreTrainedModel, seed: int):
-    """Evaluation mode and a seeded random state; all as before afterwards."""
+def ready_to_generate(model: torch.nn.Module):
+    """The plain model with all its weights, in evaluation mode; mode and random state are as before afterwards.
+
+    Args:
+        model: a model, or the DeepSpeedEngine around it.
+
+    Yields:
+        The model, and whether all ranks must call it the same number of times (ZeRO-3, weights gathered by layer).
+    """
     training = model.training
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
-        model.eval()
+    with torch.random.fork_rng(), torch.no_grad(), gathered_weights(model) as (plain, in_step):
+        plain.eval()
         try:
-            yield
+            yield plain, in_step
         finally:
-            model.train(training)
+            plain.train(training)
+
+
+def batches_of(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Indices in batches of similar length, the longest first: memory that does not suffice is noticed at once.
+
+    The batches do not depend on the number of ranks, and so neither do the results, to the last bit.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def share_of_rank(batches: list[list[int]], in_step: bool, label: str | None) -> Iterator[tuple[int, list[int]]]:
+    """This rank's batches with their numbers, under a progress bar.
+
+    Args:
+        in_step: give every rank as many, the last of some for the second time.
+        label: of the progress bar; None shows none.
+    """
+    state = PartialState()
+    mine = list(enumerate(batches))[state.process_index :: state.num_processes]
+    if in_step and len(mine) < -(-len(batches) // state.num_processes):
+        mine.append((0, batches[0]))
+    yield from tqdm(mine, desc=label, disable=label is None or not state.is_main_process)
 
 
 def complete(
-    model: PreTrainedModel,
+    model: torch.nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: list[str],
+    prompts: Sequence[str] | Sequence[list[int]],
     *,
     batch_size: int = 8,
     seed: int = 42,
     show_progress: bool = True,
+    stop_strings: Sequence[str] = (),
     **options,
 ) -> list[str]:
     """Generate one completion for each prompt.
 
-    Prompts are sorted by length and padded on the left; the results come in the order of the prompts.
+    Prompts are sorted by length and padded on the left; the ranks share the batches, and every rank gets all results,
+    in the order of the prompts. A batch draws with a seed of its own, so that what is drawn does not depend on the
+    number of ranks either.
 
     Args:
-        model: on its device. Under ZeRO-3 every rank calls with the same prompts, and the weights are gathered layer
-            by layer (`generate` synchronises the ranks by itself).
+        model: on its device; or the DeepSpeedEngine around it. Every rank calls with the same prompts.
+        prompts: texts, or token ids.
+        stop_strings: end a completion, and are not part of it.
         options: what `model.generate` takes, e.g. `max_new_tokens`, `do_sample`, `temperature`, `top_k`, `top_p`.
 
     Returns:
@@ -49,29 +87,73 @@ def complete(
     Example:
         complete(model, tokenizer, ["The capital of France is"], max_new_tokens=5)
     """
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    completions = [""] * len(prompts)
-    with ready_to_generate(model, seed):
-        for batch in tqdm(batches, desc="Generating", disable=not show_progress):
-            inputs = encode_prompts(tokenizer, [prompts[i] for i in batch]).to(model.device)
-            output = model.generate(**inputs, pad_token_id=tokenizer.pad_token_id, use_cache=True, **options)
+    stopping = {"stop_strings": list(stop_strings), "tokenizer": tokenizer} if stop_strings else {}
+    texts = {}
+    with ready_to_generate(model) as (plain, in_step):
+        batches = batches_of([len(prompt) for prompt in prompts], batch_size)
+        for number, batch in share_of_rank(batches, in_step, "Generating" if show_progress else None):
+            torch.manual_seed(seed + number)
+            inputs = encode_prompts(tokenizer, [prompts[i] for i in batch]).to(plain.device)
+            output = plain.generate(
+                **inputs, pad_token_id=tokenizer.pad_token_id, use_cache=True, **stopping, **options
+            )
             new_tokens = output[:, inputs["input_ids"].shape[1] :]
             for i, text in zip(batch, tokenizer.batch_decode(new_tokens, skip_special_tokens=True), strict=True):
-                completions[i] = text
-    return completions
+                texts[i] = cut_at(text, stop_strings)
+    texts = dict(gather_object(list(texts.items())))
+    return [texts[i] for i in range(len(prompts))]
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str]):
+def cut_at(text: str, stop_strings: Sequence[str]) -> str:
+    """The text before the first of the stop strings; white space that the text begins with does not stop it."""
+    start = len(text) - len(text.lstrip())
+    ends = [end for stop in stop_strings if (end := text.find(stop, start)) >= 0]
+    return text[: min(ends, default=len(text))]
+
+
+def log_likelihoods(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[tuple[list[int], list[int]]],
+    *,
+    batch_size: int = 8,
+    show_progress: bool = True,
+) -> list[float]:
+    """ln p(completion | prompt) of every pair of token ids, in nats, summed over the completion's tokens.
+
+    Args:
+        model: as for `complete`.
+        pairs: prompt (at least one token) and completion.
+    """
+    found = {}
+    with ready_to_generate(model) as (plain, in_step):
+        batches = batches_of([len(prompt) + len(completion) for prompt, completion in pairs], batch_size)
+        for _, batch in share_of_rank(batches, in_step, "Ranking" if show_progress else None):
+            rows = [{"input_ids": pairs[i][0] + pairs[i][1]} for i in batch]
+            # On the right: positions count from 0 in every row, and no token sees the padding.
+            inputs = tokenizer.pad(rows, padding_side="right", return_tensors="pt").to(plain.device)
+            width, first = inputs["input_ids"].shape[1], min(len(pairs[i][0]) for i in batch) - 1
+            logits = plain(**inputs, use_cache=False, logits_to_keep=width - first).logits
+            for row, i in enumerate(batch):
+                start, end = len(pairs[i][0]), len(pairs[i][0]) + len(pairs[i][1])
+                losses = torch.nn.functional.cross_entropy(
+                    logits[row, start - 1 - first : end - 1 - first].float(),
+                    inputs["input_ids"][row, start:end],
+                    reduction="none",
+                )
+                found[i] = -losses.double().sum().item()
+    found = dict(gather_object(list(found.items())))
+    return [found[i] for i in range(len(pairs))]
+
+
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str] | Sequence[list[int]]):
     """Prompts as `input_ids` and `attention_mask`, (B, T), padded on the left.
 
-    An end-of-sequence token that the tokenizer puts behind every text is taken off. An empty prompt becomes the token
-    that opens a document.
+    An empty prompt becomes the token that opens a document.
     """
-    opening = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    rows = [ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids for ids in tokenizer(prompts).input_ids]
-    rows = [{"input_ids": ids or [opening]} for ids in rows]
-    return tokenizer.pad(rows, padding_side="left", return_tensors="pt")
+    if isinstance(prompts[0], str):
+        prompts = [without_end(ids, tokenizer) for ids in tokenizer(list(prompts)).input_ids]
+    return tokenizer.pad([{"input_ids": ids} for ids in prompts], padding_side="left", return_tensors="pt")
 
 
 def read_prompts(args: GenerateArguments) -> list[str]:

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import peft
 import torch
 import yaml
 from accelerate import PartialState
@@ -22,7 +23,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from hf_llm.arguments import ModelArguments, has_bfloat16
+from hf_llm.arguments import AdapterArguments, ModelArguments, has_bfloat16
 from hf_llm.data.tokenization import train_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -129,10 +130,15 @@ def parse_overrides(overrides: str, default: PreTrainedConfig) -> dict[str, Any]
     return settings
 
 
-def load_model(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, max_length: int) -> PreTrainedModel:
+def load_model(
+    model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, max_length: int, **options
+) -> PreTrainedModel:
     """Load a causal language model in float32, or draw a new one's weights from a normal distribution with mean 0.
 
     Mixed precision keeps these float32 weights for the optimizer and computes in bfloat16.
+
+    Args:
+        options: further ones of `from_pretrained`, e.g. `quantization_config`.
 
     Raises:
         ValueError: the weights or the config cannot be read, the rows are longer than the model's positions, or the
@@ -144,7 +150,7 @@ def load_model(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, m
         if getattr(model_args, name) is not None:
             logger.warning(f"Ignored: `--{name}` describes a new model, and this one is loaded")
     try:
-        model = load_weights(model_args)
+        model = load_weights(model_args, **options)
     except Exception as error:  # from a missing file to a shape that does not fit: the library has no common class
         raise ValueError(f"cannot load `{model_args.model_name_or_path}`: {one_line(error)}") from error
     check_fit(model.config, tokenizer, max_length)
@@ -165,7 +171,7 @@ def build_model(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, 
         raise ValueError(f"cannot build this {model_args.model_type} model: {one_line(error)}") from error
 
 
-def load_weights(model_args: ModelArguments) -> PreTrainedModel:
+def load_weights(model_args: ModelArguments, **options) -> PreTrainedModel:
     """`from_pretrained` in float32, complete or not at all; a model from GGUF saves like any other afterwards."""
     path, gguf = source(model_args.model_name_or_path)
     model, loading = AutoModelForCausalLM.from_pretrained(
@@ -175,6 +181,7 @@ def load_weights(model_args: ModelArguments) -> PreTrainedModel:
         trust_remote_code=model_args.trust_remote_code,
         output_loading_info=True,
         **gguf,
+        **options,
     )
     if missing := sorted(loading["missing_keys"]):
         raise ValueError(f"the weights lack {len(missing)} tensors, the first is {missing[0]}")
@@ -184,7 +191,53 @@ def load_weights(model_args: ModelArguments) -> PreTrainedModel:
         for holder, name in ((model, "quantization_method"), (model.config, "quantization_config")):
             if hasattr(holder, name):
                 delattr(holder, name)
+        model.name_or_path = str(Path(path) / gguf["gguf_file"])  # an adapter's config names it as its base
     return model
+
+
+def add_adapter(model: PreTrainedModel, adapter_args: AdapterArguments) -> PreTrainedModel:
+    """The model with trainable low-rank adapters on frozen weights; as it is without `--lora_r`.
+
+    Raises:
+        ValueError: an option of adapters without a rank, or no module of the given names.
+    """
+    if adapter_args.lora_r is None:
+        if adapter_args.use_dora or adapter_args.load_in_4bit:
+            raise ValueError("`--use_dora` and `--load_in_4bit` belong to adapters: give `--lora_r` too, e.g. 16")
+        return model
+    if adapter_args.load_in_4bit:
+        model = peft.prepare_model_for_kbit_training(model)
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=adapter_args.lora_r,
+        lora_alpha=adapter_args.lora_alpha or 2 * adapter_args.lora_r,
+        lora_dropout=adapter_args.lora_dropout,
+        target_modules=adapter_args.lora_target_modules or "all-linear",
+        use_dora=adapter_args.use_dora,
+    )
+    try:
+        model = peft.get_peft_model(model, config)
+    except ValueError as error:
+        raise ValueError(f"`--lora_r` {adapter_args.lora_r}: {one_line(error)}") from error
+    trained = count_parameters(model, trained=True)
+    logger.info(f"Adapters: {trained:,} of {count_parameters(model):,} parameters are trained")
+    return model
+
+
+def quantization(adapter_args: AdapterArguments) -> dict[str, Any]:
+    """What `from_pretrained` takes for `--load_in_4bit`."""
+    if not adapter_args.load_in_4bit:
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    return {
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    }
 
 
 def check_fit(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
@@ -201,20 +254,41 @@ def check_fit(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, max_
         )
 
 
-def count_parameters(model: PreTrainedModel) -> int:
-    """Parameters, also where ZeRO-3 has left only a part of each on this rank."""
-    return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
+def count_parameters(model: PreTrainedModel, trained: bool = False) -> int:
+    """Parameters, or those that are trained, also where ZeRO-3 has left only a part of each on this rank."""
+    parameters = [p for p in model.parameters() if p.requires_grad or not trained]
+    return sum(getattr(p, "ds_numel", p.numel()) for p in parameters)
 
 
-def load_for_generation(name: str, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of a folder, a Hub id or a .gguf file, on the accelerator where there is one.
+def load_for_generation(
+    name: str, trust_remote_code: bool = False, dtype: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a folder, a Hub id, a .gguf file or a PEFT adapter, on the accelerator where there is one.
+
+    Args:
+        dtype: e.g. `float32`. Left out: bfloat16 where the hardware has it.
 
     Raises:
-        ValueError: they cannot be read.
+        ValueError: they cannot be read, or the adapter does not fit its base.
     """
     model_args = ModelArguments(model_name_or_path=name, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(model_args)
+    adapter = Path(name).expanduser() / "adapter_config.json"
+    if adapter.is_file():
+        model_args.model_name_or_path = json.loads(adapter.read_text())["base_model_name_or_path"]
     model = load_model(model_args, tokenizer, max_length=1)
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    dtype = torch.bfloat16 if has_bfloat16(device.type == "cpu") else torch.float32
-    return model.to(device, dtype).eval(), tokenizer
+    if adapter.is_file():
+        model = load_adapter(model, adapter.parent)
+    device = PartialState().device
+    if dtype is None:
+        dtype = "bfloat16" if has_bfloat16(device.type == "cpu") else "float32"
+    return model.to(device, getattr(torch, dtype)).eval(), tokenizer
+
+
+def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """The base with an adapter's weights added into its own, so that it is as fast as the base alone."""
+    try:
+        return peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    except Exception as error:  # a shape or a module that does not fit, a file that is missing or broken
+        base = model.name_or_path
+        raise ValueError(f"adapter `{folder}` does not fit its base `{base}`: {one_line(error)}") from error

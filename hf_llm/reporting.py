@@ -5,8 +5,12 @@ import os
 import textwrap
 from pathlib import Path
 
+from accelerate import PartialState
 from transformers import Trainer
 
+from hf_llm.arguments import EvalArguments
+from hf_llm.checkpoints import write_text
+from hf_llm.evaluation import TaskResult
 from hf_llm.generation import complete
 from hf_llm.modeling import count_parameters
 
@@ -64,6 +68,67 @@ def report_pretraining(trainer: Trainer, figures: dict[str, float], prompt: str)
     print(f"\n{table(rows)}\n\nA sample of its text:\n")
     print(textwrap.indent("\n".join(textwrap.fill(line, 100) for line in (prompt + sample).splitlines()), "  "))
     print(f"\nModel and results: {trainer.args.output_dir}", flush=True)
+
+
+def report_finetuning(trainer: Trainer, figures: dict[str, float], result: TaskResult) -> None:
+    """The end of a fine-tuning run: predictions on the disk, a table, three answers, the folder. Rank 0 alone."""
+    if not trainer.args.should_save:
+        return
+    write_json_lines(f"{trainer.args.output_dir}/predictions.jsonl", result.predictions)
+    rows = {
+        "parameters": count_parameters(trainer.model),
+        "  trained": count_parameters(trainer.model, trained=True),
+        "train examples": figures["train_examples"],
+        "  dropped, shortened": f"{figures['train_examples_dropped']:,}, {figures['train_examples_shortened']:,}",
+        "  packing efficiency": f"{figures['train_packing_efficiency']:.2%}",
+        "tokens per second": figures.get("train_tokens_per_second", "no step left"),
+        "validation loss": figures["eval_loss"],
+    }
+    print(f"\n{table(rows)}\n\n{scores_table(result.scores)}\n")
+    print_predictions(result.predictions[:3])
+    print(f"Model and results: {trainer.args.output_dir}", flush=True)
+
+
+def report_evaluation(args: EvalArguments, results: list[TaskResult], differences: dict[str, float]) -> None:
+    """Predictions and results on the disk, tables on the screen. Rank 0 alone.
+
+    Args:
+        results: of the model, and of the baseline where there is one.
+        differences: of `compare`.
+    """
+    if not PartialState().is_main_process:
+        return
+    folder, (result, *baseline) = Path(args.output_dir), results
+    for name, of_model in zip(("predictions", "baseline_predictions"), results, strict=False):
+        write_json_lines(f"{folder}/{name}.jsonl", of_model.predictions)
+    figures = result.scores | {f"baseline_{name}": value for of in baseline for name, value in of.scores.items()}
+    figures |= result.report.metrics("eval") | differences
+    write_text(folder / "eval_results.json", json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
+    print(f"\n{args.model_name_or_path}\n{scores_table(result.scores)}\n")
+    for of_baseline in baseline:
+        print(f"{args.baseline}\n{scores_table(of_baseline.scores)}\n\nDifference\n{scores_table(differences)}\n")
+    print_predictions(result.predictions[:3])
+    print(f"Results: {folder}", flush=True)
+
+
+def scores_table(scores: dict[str, float | str]) -> str:
+    """Each score with its 95 % interval."""
+    rows = {}
+    for name, value in scores.items():
+        if f"{name}_ci95_low" in scores:
+            low, high = scores[f"{name}_ci95_low"], scores[f"{name}_ci95_high"]
+            rows[name] = f"{format_value(value)}  [{format_value(low)}, {format_value(high)}]"
+        elif "_ci95_" not in name:
+            rows[name] = value
+    return table(rows)
+
+
+def print_predictions(predictions: list[dict]) -> None:
+    """Prompts, answers and gold answers, to be read."""
+    for row in predictions:
+        print(textwrap.indent(textwrap.shorten(row["prompt"], 300), "  "))
+        print(f"    model: {textwrap.shorten(row['prediction'], 200)}")
+        print(f"    gold:  {textwrap.shorten(' | '.join(row['references']) or '(none)', 200)}\n")
 
 
 def print_completions(rows: list[dict[str, str]]) -> None:

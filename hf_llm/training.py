@@ -19,7 +19,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import SaveStrategy
 
 from hf_llm.checkpoints import CompleteCheckpoints, check_same_run
-from hf_llm.data.packing import PackingReport, check_isolation, column
+from hf_llm.data.packing import check_isolation, column
 from hf_llm.distributed import DeepSpeedInForce
 from hf_llm.hub import PushCheckpoints
 from hf_llm.modeling import count_parameters
@@ -77,9 +77,10 @@ class Throughput(TrainerCallback):
     """Adds `tokens_per_second` and `mfu` to every log: training steps and data loading, without evaluation and saving.
 
     Model FLOPs utilisation after PaLM (Chowdhery et al., 2022, appendix B): 6 N + 12 L H Q A FLOPs a token, forward
-    and backward, recomputation not counted; N the parameters without the embedding lookup, A the mean length of
-    document that a token attends in, so that what isolation saves is not counted as done. The peak is the data
-    sheet's dense bfloat16 rate, or where the device is not known (a CPU) the rate of a matrix product measured here.
+    and backward, recomputation not counted; N the parameters without the embedding lookup (frozen ones cost 4), A the
+    mean length of document that a token attends in, so that what isolation saves is not counted as done. The peak is
+    the data sheet's dense bfloat16 rate, or where the device is not known (a CPU) the rate of a matrix product measured
+    here.
     """
 
     def __init__(self, model: PreTrainedModel, attended: float):
@@ -136,7 +137,10 @@ def flops_per_token(model: PreTrainedModel, attended: float) -> float:
     lookup = 0 if config.tie_word_embeddings else getattr(embedding, "ds_numel", embedding.numel())
     heads = getattr(config, "num_attention_heads", 0)  # none in a state-space model
     head_size = getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)
-    return 6 * (count_parameters(model) - lookup) + 12 * config.num_hidden_layers * heads * head_size * attended
+    trained = count_parameters(model, trained=True)
+    frozen = count_parameters(model) - trained
+    lookup_cost = lookup * (6 if embedding.requires_grad else 4)
+    return 6 * trained + 4 * frozen - lookup_cost + 12 * config.num_hidden_layers * heads * head_size * attended
 
 
 def peak_flops(device: torch.device, bf16: bool) -> tuple[float, str]:
@@ -170,7 +174,9 @@ def early_stopping(args: TrainingArguments, patience: int | None) -> list[Traine
         return []
     if args.eval_strategy == "no":
         raise ValueError("`--early_stopping_patience` needs an evaluation to look at: add `--eval_strategy epoch`")
-    args.load_best_model_at_end, args.metric_for_best_model, args.greater_is_better = True, "loss", False
+    args.load_best_model_at_end = True
+    if args.metric_for_best_model in (None, "loss"):
+        args.metric_for_best_model, args.greater_is_better = "loss", False
     args.save_strategy, args.save_steps = SaveStrategy(args.eval_strategy.value), args.eval_steps or args.save_steps
     return [EarlyStoppingCallback(patience)]
 
@@ -215,16 +221,14 @@ def is_finished(trainer: Trainer, reached: TrainerState) -> bool:
     return reached.global_step >= max_steps or (stopped and reached.global_step < reached.max_steps)
 
 
-def run_training(
-    trainer: Trainer, checkpoint: str | None, packing: bool, reports: dict[str, PackingReport]
-) -> dict[str, float]:
+def run_training(trainer: Trainer, checkpoint: str | None, packing: bool, reports: dict[str, list]) -> dict[str, float]:
     """Train, save the final folder, evaluate; results in the Trainer's own files.
 
     Args:
         trainer: stock Trainer over packed rows.
         checkpoint: folder to resume from.
         packing: prove at the start that packed documents are isolated.
-        reports: what packing did to `train` and `eval`, for the results files.
+        reports: what encoding and packing did to `train` and `eval`, for the results files.
 
     Returns:
         The metrics of training and evaluation.
@@ -248,10 +252,14 @@ def run_training(
     trainer.callback_handler.callbacks.insert(0, throughput)  # before the trackers, so that they get its figures
     trained = train(trainer, checkpoint)
     save_final_model(trainer)
-    trained |= throughput.metrics(args.world_size) | reports["train"].metrics("train")
+    trained |= throughput.metrics(args.world_size)
+    for report in reports["train"]:
+        trained |= report.metrics("train")
     trainer.save_metrics("train", trained)
     trainer.save_state()
-    evaluated = trainer.evaluate() | reports["eval"].metrics("eval")
+    evaluated = trainer.evaluate()
+    for report in reports["eval"]:
+        evaluated |= report.metrics("eval")
     trainer.save_metrics("eval", evaluated)
     return trained | evaluated
 
@@ -272,9 +280,10 @@ def save_final_model(trainer: Trainer) -> None:
     if args.should_save:
         (beside / "training_args.bin").unlink()
         check_weights(beside, trainer.model)
-        for stale in Path(args.output_dir).glob("model*.safetensors*"):
-            if not (beside / stale.name).exists():
-                stale.unlink()
+        for pattern in ("model*.safetensors*", "adapter_*", "config.json"):  # a whole model, or an adapter
+            for stale in Path(args.output_dir).glob(pattern):
+                if not (beside / stale.name).exists():
+                    stale.unlink()
         for path in sorted(beside.iterdir(), key=lambda path: path.name == "config.json"):  # config.json last
             os.replace(path, Path(args.output_dir) / path.name)
         shutil.rmtree(beside)
@@ -283,7 +292,9 @@ def save_final_model(trainer: Trainer) -> None:
 
 
 def check_weights(folder: Path, model: PreTrainedModel) -> None:
-    """The folder's safetensors files hold as many elements as the model has parameters (tied ones counted once).
+    """The folder's safetensors files hold as many elements as the model, or its adapter, has parameters.
+
+    Tied ones are counted once.
 
     Names are not compared: transformers saves some models under other names, or with their experts apart.
     """
@@ -292,5 +303,6 @@ def check_weights(folder: Path, model: PreTrainedModel) -> None:
         with safe_open(path, "pt") as tensors:
             shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118 no mapping
         saved += sum(math.prod(shape) for shape in shapes)
-    if saved < count_parameters(model):
-        raise RuntimeError(f"{folder}: {saved} elements are saved of {count_parameters(model)} parameters")
+    expected = count_parameters(model, trained=hasattr(model, "get_base_model"))
+    if saved < expected:
+        raise RuntimeError(f"{folder}: {saved} elements are saved of {expected} parameters")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from transformers import Trainer, TrainingArguments, set_seed
 
-from hf_llm.arguments import DataArguments, ModelArguments, PretrainArguments, parse_args, report_errors
+from hf_llm.arguments import ModelArguments, PretrainArguments, TextArguments, parse_args, report_errors
 from hf_llm.checkpoints import find_checkpoint
 from hf_llm.data.packing import PackingCollator, tokenize_and_pack
 from hf_llm.data.sources import load_splits
@@ -21,7 +21,7 @@ from hf_llm.modeling import load_model, load_tokenizer
 from hf_llm.reporting import report_pretraining
 from hf_llm.training import early_stopping, run_training
 
-DATACLASSES = [ModelArguments, DataArguments, PretrainArguments, TrainingArguments]
+DATACLASSES = [ModelArguments, TextArguments, PretrainArguments, TrainingArguments]
 DEFAULT_CONFIG = str(Path(__file__).parent / "configs" / "pretrain_tiny.yaml")
 
 

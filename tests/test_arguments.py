@@ -12,16 +12,16 @@ from transformers import TrainingArguments
 
 from hf_llm import arguments
 from hf_llm.arguments import (
-    DataArguments,
     GenerateArguments,
     ModelArguments,
     PretrainArguments,
+    TextArguments,
     parse_args,
     report_errors,
 )
 
 CONFIGS = Path(__file__).parent.parent / "recipes" / "configs"
-PRETRAIN = [ModelArguments, DataArguments, PretrainArguments, TrainingArguments]
+PRETRAIN = [ModelArguments, TextArguments, PretrainArguments, TrainingArguments]
 TOKEN = "hf_notarealtokenbutkeptout"
 
 
@@ -168,8 +168,8 @@ def test_bfloat16_is_used_where_the_hardware_has_it_unless_told_otherwise(parse,
     [
         ([], None, 77),
         (["--max_length", "5"], None, 5),
-        ([], "vocab_size: 300", DataArguments.max_length),
-        (["--model_name_or_path", "folder"], None, DataArguments.max_length),
+        ([], "vocab_size: 300", TextArguments.max_length),
+        (["--model_name_or_path", "folder"], None, TextArguments.max_length),
     ],
     ids=["bare", "flag", "config", "model"],
 )

@@ -23,7 +23,7 @@ from hf_llm.training import (
 )
 
 TOKENIZER = new_tokenizer()
-REPORTS = {"train": packed(TEXTS, TOKENIZER)[2], "eval": packed(TEXTS[:7], TOKENIZER)[2]}
+REPORTS = {"train": [packed(TEXTS, TOKENIZER)[2]], "eval": [packed(TEXTS[:7], TOKENIZER)[2]]}
 EVERY_STEP = {"save_strategy": "steps", "save_steps": 1}
 
 

@@ -11,6 +11,7 @@ from datasets import Dataset, DatasetDict
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_llm.data.prompting import ExamplesReport, Prompter, encode_examples, show_example
 from hf_llm.data.tokenization import tokenize
 
 logger = logging.getLogger(__name__)
@@ -95,23 +96,26 @@ def best_fit(lengths: np.ndarray, max_length: int) -> list[list[int]]:
     return rows
 
 
-def pack_batch(documents: pa.ListArray, max_length: int, packing: bool) -> pa.Table:
-    """Lay documents out in rows: `{"input_ids": list[int32], "lengths": list[int32]}`, lengths of the row's pieces."""
-    tokens = documents.flatten().to_numpy()
-    starts, lengths = cut(documents.value_lengths().to_numpy(), max_length)
+def pack_batch(documents: pa.Table, max_length: int, packing: bool) -> pa.Table:
+    """Lay documents out in rows: `{"input_ids": list[int32], "lengths": list[int32]}`, lengths of the row's pieces.
+
+    `labels`, where the documents have some, are laid out as the tokens are.
+    """
+    columns = {name: documents[name].combine_chunks() for name in documents.column_names}
+    starts, lengths = cut(columns["input_ids"].value_lengths().to_numpy(), max_length)
     rows = best_fit(lengths, max_length) if packing else [[piece] for piece in range(len(lengths))]
     order = np.fromiter((piece for row in rows for piece in row), np.int64, count=len(lengths))
     row_ends = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
     lengths = lengths[order]
     piece_ends = np.concatenate([[0], np.cumsum(lengths)])
     index = np.arange(piece_ends[-1]) + np.repeat(starts[order] - piece_ends[:-1], lengths)
+    offsets = pa.array(piece_ends[row_ends], pa.int32())
+    rows = {
+        name: pa.ListArray.from_arrays(offsets, pa.array(values.flatten().to_numpy()[index], pa.int32()))
+        for name, values in columns.items()
+    }
     return pa.table(
-        {
-            "input_ids": pa.ListArray.from_arrays(
-                pa.array(piece_ends[row_ends], pa.int32()), pa.array(tokens[index], pa.int32())
-            ),
-            "lengths": pa.ListArray.from_arrays(pa.array(row_ends, pa.int32()), pa.array(lengths, pa.int32())),
-        }
+        rows | {"lengths": pa.ListArray.from_arrays(pa.array(row_ends, pa.int32()), pa.array(lengths, pa.int32()))}
     )
 
 
@@ -129,16 +133,17 @@ def pack(dataset: Dataset, max_length: int, packing: bool = True) -> tuple[Datas
     """Fill rows of `max_length` with documents by best fit; long documents are cut into pieces, no token is lost.
 
     Args:
-        dataset: rows `{"input_ids": list[int]}`, one a document.
+        dataset: rows `{"input_ids": list[int]}`, one a document; with `labels`, of the same length, where not all
+            tokens are trained on. Such examples must fit in a row.
         packing: False gives each piece a row of its own.
 
     Returns:
-        Rows `{"input_ids": list[int32], "lengths": list[int32]}` for `PackingCollator`, and the counts.
+        Rows `{"input_ids": list[int32], "lengths": list[int32]}` (and `labels`) for `PackingCollator`, and the counts.
     """
     tokens_in = count_tokens(dataset)
     mean = max(1, tokens_in // len(dataset))
     rows = dataset.with_format("arrow").map(
-        lambda table: pack_batch(table["input_ids"].combine_chunks(), max_length, packing),
+        lambda table: pack_batch(table, max_length, packing),
         batched=True,
         batch_size=max(1, TOKENS_PER_BATCH // mean),
         new_fingerprint=Hasher.hash((dataset._fingerprint, max_length, packing, "best-fit")),
@@ -160,7 +165,7 @@ def pack(dataset: Dataset, max_length: int, packing: bool = True) -> tuple[Datas
 
 def tokenize_and_pack(
     splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int, packing: bool
-) -> tuple[Dataset, Dataset, dict[str, PackingReport]]:
+) -> tuple[Dataset, Dataset, dict[str, list[PackingReport]]]:
     """Rows of `train` and `validation`, and what packing did to each, under the prefixes of the results files.
 
     Raises:
@@ -173,7 +178,21 @@ def tokenize_and_pack(
             "or a smaller --max_length"
         )
     validation, held_out = pack(tokenize(splits["validation"], tokenizer), max_length, packing)
-    return train, validation, {"train": packed, "eval": held_out}
+    return train, validation, {"train": [packed], "eval": [held_out]}
+
+
+def encode_and_pack(
+    rows: DatasetDict, prompter: Prompter, packing: bool
+) -> tuple[Dataset, Dataset, dict[str, list[PackingReport | ExamplesReport]]]:
+    """As `tokenize_and_pack`, for the rows of a task."""
+    packed, reports = {}, {}
+    for part, prefix in (("train", "train"), ("validation", "eval")):
+        features, encoded = encode_examples(rows[part], prompter, part)
+        if part == "train":
+            show_example(features, prompter.tokenizer)
+        packed[part], report = pack(features, prompter.max_length, packing)
+        reports[prefix] = [encoded, report]
+    return packed["train"], packed["validation"], reports
 
 
 @dataclass
@@ -193,7 +212,10 @@ class PackingCollator:
     position_ids: bool = True
 
     def __call__(self, rows: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
-        """Rows `{"input_ids": (t,), "lengths": (pieces,)}` -> `input_ids`, `labels`, `position_ids`, all (B, T)."""
+        """Rows `{"input_ids": (t,), "lengths": (pieces,)}` -> `input_ids`, `labels`, `position_ids`, all (B, T).
+
+        Rows with `labels`, (t,), keep those.
+        """
         width = max(len(row["input_ids"]) for row in rows)
         input_ids = np.full((len(rows), width), self.pad_token_id, np.int64)
         labels = np.full((len(rows), width), -100, np.int64)
@@ -201,7 +223,8 @@ class PackingCollator:
         for i, row in enumerate(rows):
             tokens, lengths = np.asarray(row["input_ids"]), np.asarray(row["lengths"])
             starts = np.cumsum(lengths) - lengths
-            input_ids[i, : len(tokens)] = labels[i, : len(tokens)] = tokens
+            input_ids[i, : len(tokens)] = tokens
+            labels[i, : len(tokens)] = row.get("labels", tokens)
             labels[i, starts] = -100
             borders = np.append(starts, len(tokens))
             position_ids[i] -= np.repeat(borders, np.append(lengths, width - len(tokens)))
@@ -246,11 +269,12 @@ def check_isolation(model: PreTrainedModel) -> None:
     Raises:
         ValueError: it leaks, or takes no positions.
     """
-    takes_positions = "position_ids" in inspect.signature(type(model).forward).parameters
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model  # within PEFT's adapters
+    takes_positions = "position_ids" in inspect.signature(type(plain).forward).parameters
     leak = isolation_leak(model) if takes_positions else 1.0
     if not leak <= 1e-3:  # also where it is no number
         raise ValueError(
-            f"packed documents see each other in {type(model).__name__} with {model.config._attn_implementation} "
+            f"packed documents see each other in {type(plain).__name__} with {model.config._attn_implementation} "
             f"attention (leak {leak:.2g}): train it with `--packing false`"
         )
     logger.info(f"Packing: documents in one row do not see each other (leak {leak:.1g})")

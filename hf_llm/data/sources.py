@@ -17,7 +17,7 @@ import pyarrow.parquet
 from datasets import Dataset, DatasetDict
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 
-from hf_llm.arguments import DataArguments
+from hf_llm.arguments import DataArguments, TextArguments
 from hf_llm.data.python_docs import python_docs
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ BOM = b"\xef\xbb\xbf"
 HEADING = 200  # characters of a foreign error message that are shown
 
 
-def load_splits(data_args: DataArguments, seed: int) -> DatasetDict:
+def load_splits(data_args: TextArguments, seed: int) -> DatasetDict:
     """Load the text that `data_args` names.
 
     Rows without text are dropped and counted. Without a validation part, `validation_fraction` of the rows is drawn
@@ -53,22 +53,22 @@ def load_splits(data_args: DataArguments, seed: int) -> DatasetDict:
     elif data_args.dataset_name in (None, "python_docs"):
         parts = dict(python_docs().select_columns("text"))
     else:
-        parts = _hub_parts(data_args)
+        parts = _hub_texts(data_args)
     parts = {name: _drop_empty(part, name) for name, part in parts.items()}
     if "validation" not in parts:
-        parts = _split_off(parts["train"], data_args.validation_fraction, seed)
+        parts = split_off(parts["train"], data_args.validation_fraction, seed)
     limits = {"train": data_args.max_train_samples, "validation": data_args.max_eval_samples}
-    return DatasetDict({name: _first_rows(parts[name], limit) for name, limit in limits.items()})
+    return DatasetDict({name: first_rows(parts[name], limit) for name, limit in limits.items()})
 
 
-def _hub_parts(data_args: DataArguments) -> dict[str, Dataset]:
+def hub_parts(data_args: DataArguments) -> dict[str, Dataset]:
     """The named Hub data set (or folder): `train` and, where there is one, `validation` or else `test`."""
-    name, field = data_args.dataset_name, data_args.dataset_text_field
+    name = data_args.dataset_name
     try:
         parts = datasets.load_dataset(name, data_args.dataset_config_name)
     except (OSError, ValueError, DatasetsError) as error:  # OSError: no network, no such data set
         raise ValueError(
-            f"`--dataset_name` {name} cannot be loaded: {_heading(error)}: check the name, the network and "
+            f"`--dataset_name` {name} cannot be loaded: {heading(error)}: check the name, the network and "
             "--dataset_config_name, or give --train_file"
         ) from None
     if "train" not in parts:
@@ -77,24 +77,29 @@ def _hub_parts(data_args: DataArguments) -> dict[str, Dataset]:
     if validation := next((part for part in ("validation", "test") if part in parts), None):
         chosen["validation"] = parts[validation]
         logger.info(f"{name}: validation is its part `{validation}`")
-    for rows in chosen.values():
+    return chosen
+
+
+def _hub_texts(data_args: TextArguments) -> dict[str, Dataset]:
+    parts, name, field = hub_parts(data_args), data_args.dataset_name, data_args.dataset_text_field
+    for rows in parts.values():
         if field not in rows.column_names:
             raise ValueError(_no_column(f"`--dataset_name` {name}", field, rows.column_names))
         if getattr(rows.features[field], "dtype", None) not in ("string", "large_string"):
             raise ValueError(f"`--dataset_text_field` {field} holds {rows.features[field]}: name a column of strings")
-    return {part: rows.select_columns(field).rename_columns({field: "text"}) for part, rows in chosen.items()}
+    return {part: rows.select_columns(field).rename_columns({field: "text"}) for part, rows in parts.items()}
 
 
-def _local_parts(data_args: DataArguments) -> dict[str, Dataset]:
-    paths = {"train": _find_files("--train_file", data_args.train_file)}
+def _local_parts(data_args: TextArguments) -> dict[str, Dataset]:
+    paths = {"train": find_files("--train_file", data_args.train_file)}
     if data_args.validation_file:
-        paths["validation"] = _find_files("--validation_file", data_args.validation_file)
+        paths["validation"] = find_files("--validation_file", data_args.validation_file)
         if both := set(paths["train"]) & set(paths["validation"]):
             logger.warning(f"validation is not independent: {', '.join(sorted(both))} is in `--train_file` as well")
     return {part: _read_files(files, data_args) for part, files in paths.items()}
 
 
-def _find_files(argument: str, patterns: list[str]) -> list[str]:
+def find_files(argument: str, patterns: list[str]) -> list[str]:
     """Absolute paths of the files that the paths and globs name: sorted, each once, of known extensions."""
     paths: set[str] = set()
     for pattern in patterns:
@@ -105,7 +110,7 @@ def _find_files(argument: str, patterns: list[str]) -> list[str]:
             raise ValueError(f"`{argument}` {pattern} matches no file: give a file or a glob such as 'data/*.jsonl'")
         paths.update(files)
     for path in sorted(paths):
-        extension, compression = _format(path)
+        extension, compression = file_format(path)
         if extension not in READERS or (compression and extension == ".parquet"):
             known = " ".join(READERS)
             raise ValueError(
@@ -114,7 +119,7 @@ def _find_files(argument: str, patterns: list[str]) -> list[str]:
     return sorted(paths)
 
 
-def _format(path: str) -> tuple[str, str | None]:
+def file_format(path: str) -> tuple[str, str | None]:
     """(".jsonl", "gzip") for "a.jsonl.gz", (".csv", None) for "a.csv"."""
     stem, last = os.path.splitext(path.lower())
     return (os.path.splitext(stem)[1], COMPRESSIONS[last]) if last in COMPRESSIONS else (last, None)
@@ -150,16 +155,16 @@ class _TextFiles(datasets.ArrowBasedBuilder):
         for number, path in enumerate(paths):
             rows = 0
             try:
-                for index, column in enumerate(READERS[_format(path)[0]](path, self.config.text_field)):
+                for index, column in enumerate(READERS[file_format(path)[0]](path, self.config.text_field)):
                     rows += len(column)
                     yield (number, index), pa.table({"text": column.cast(pa.string())})
             except (OSError, pa.ArrowException) as error:  # unreadable, cut short, or broken for Arrow
-                raise _BadFile(f"`{path}` cannot be read: {_heading(error)}") from None
+                raise _BadFile(f"`{path}` cannot be read: {heading(error)}") from None
             if not rows:
                 raise _BadFile(f"`{path}` is empty: remove it from the list or write it again")
 
 
-def _read_files(paths: list[str], data_args: DataArguments) -> Dataset:
+def _read_files(paths: list[str], data_args: TextArguments) -> Dataset:
     """Read `paths` into the cache of `datasets`, or find them there."""
     stats = [os.stat(path) for path in paths]
     # The change time, unlike the modification time, is set by whatever touches the file: nothing stale is ever found.
@@ -173,16 +178,16 @@ def _read_files(paths: list[str], data_args: DataArguments) -> Dataset:
     return builder.as_dataset("train")
 
 
-def _chunks(path: str) -> Iterator[bytes]:
+def read_chunks(path: str) -> Iterator[bytes]:
     """The unpacked bytes. Arrow reports a compressed file that is cut short or whose checksum is wrong."""
-    with pa.input_stream(path, compression=_format(path)[1]) as stream:
+    with pa.input_stream(path, compression=file_format(path)[1]) as stream:
         while chunk := stream.read(CHUNK):
             yield chunk
 
 
 def _read_txt(path: str, field: str) -> Iterator[pa.Array]:
     """One document, whatever the column is called elsewhere."""
-    content = b"".join(_chunks(path))
+    content = b"".join(read_chunks(path))
     try:
         text = content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
@@ -198,7 +203,7 @@ def _read_json(path: str, field: str) -> Iterator[pa.Array]:
     line, first, found = 1, b"", False
     for lines in _whole_lines(path):
         if not first and lines.lstrip(BOM + b" \t\r\n").startswith(b"["):
-            yield _parse_list(b"".join(_chunks(path)), path, field)
+            yield _parse_list(b"".join(read_chunks(path)), path, field)
             return
         first = first or lines
         try:
@@ -217,7 +222,7 @@ def _read_json(path: str, field: str) -> Iterator[pa.Array]:
 def _whole_lines(path: str) -> Iterator[bytes]:
     """Chunks that end where a line ends."""
     rest = b""
-    for chunk in _chunks(path):
+    for chunk in read_chunks(path):
         head, newline, tail = chunk.rpartition(b"\n")
         if newline:
             yield rest + head + newline
@@ -235,7 +240,7 @@ def _parse_lines(lines: bytes, path: str, line: int, field: str) -> pa.Array:
             if content.strip():
                 texts.append(_text_of(json.loads(content.decode("utf-8-sig")), field))
         except ValueError as error:
-            problem = _heading(error).replace("line 1 column", "column")  # the decoder sees nothing but this line
+            problem = heading(error).replace("line 1 column", "column")  # the decoder sees nothing but this line
             raise _BadFile(f"`{path}` line {number}: {problem}: give one JSON object a line") from None
     return pa.array(texts, pa.string())
 
@@ -248,7 +253,7 @@ def _parse_list(content: bytes, path: str, field: str) -> pa.Array:
             place = f" item {number}"
             texts.append(_text_of(row, field))
     except ValueError as error:
-        raise _BadFile(f"`{path}`{place}: {_heading(error)}: give a list of JSON objects") from None
+        raise _BadFile(f"`{path}`{place}: {heading(error)}: give a list of JSON objects") from None
     if rows and not any(text is not None for text in texts):
         _check_column(path, field, rows[0])
     return pa.array(texts, pa.string())
@@ -265,15 +270,15 @@ def _text_of(row: object, field: str) -> str | None:
 
 def _read_csv(path: str, field: str) -> Iterator[pa.Array]:
     """Every field as it is written: "NA" and "001" are text."""
-    if sum(chunk.count(b'"') for chunk in _chunks(path)) % 2:  # Arrow would read the rest of the file as one field
+    if sum(chunk.count(b'"') for chunk in read_chunks(path)) % 2:  # Arrow would read the rest of the file as one field
         raise _BadFile(f'`{path}` has a quotation mark that is never closed: write " inside a field as ""')
     reading = pa.csv.ReadOptions(block_size=CSV_BLOCK, use_threads=False)  # one thread: errors with the row's number
     parsing = pa.csv.ParseOptions(newlines_in_values=True)
-    with pa.input_stream(path, compression=_format(path)[1]) as stream:
+    with pa.input_stream(path, compression=file_format(path)[1]) as stream:
         names = pa.csv.open_csv(stream, reading, parsing).schema.names
     _check_column(path, field, names)
     converting = pa.csv.ConvertOptions(include_columns=[field], column_types={field: pa.string()})
-    with pa.input_stream(path, compression=_format(path)[1]) as stream:
+    with pa.input_stream(path, compression=file_format(path)[1]) as stream:
         for batch in pa.csv.open_csv(stream, reading, parsing, converting):
             yield batch.column(0)
 
@@ -301,7 +306,7 @@ def _no_column(place: str, field: str, columns: Iterable[str]) -> str:
     return f"{place} has no column `{field}`, only {', '.join(columns)}: choose with --dataset_text_field"
 
 
-def _heading(error: Exception) -> str:
+def heading(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:HEADING]
 
 
@@ -320,7 +325,7 @@ def _drop_empty(part: Dataset, name: str) -> Dataset:
     return part.select(kept)
 
 
-def _split_off(documents: Dataset, fraction: float, seed: int) -> dict[str, Dataset]:
+def split_off(documents: Dataset, fraction: float, seed: int) -> dict[str, Dataset]:
     if len(documents) == 1:
         return _cut_document(documents, fraction)
     count = min(max(1, round(len(documents) * fraction)), len(documents) - 1)
@@ -349,7 +354,7 @@ def _slice(row: dict, start: int, stop: int | None) -> dict:
     return {"text": row["text"][start:stop]}
 
 
-def _first_rows(part: Dataset, limit: int | None) -> Dataset:
+def first_rows(part: Dataset, limit: int | None) -> Dataset:
     if limit is not None and limit < 1:
         raise ValueError(f"`--max_train_samples` and `--max_eval_samples` must be at least 1, not {limit}")
     return part if limit is None else part.select(range(min(limit, len(part))))

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from hf_llm.arguments import DataArguments
+from hf_llm.arguments import TextArguments
 from hf_llm.data import sources
 from hf_llm.data.sources import load_splits
 
@@ -22,7 +22,7 @@ def _own_cache(tmp_path_factory, monkeypatch):
 
 
 def load(seed=0, **arguments):
-    return load_splits(DataArguments(**arguments), seed)
+    return load_splits(TextArguments(**arguments), seed)
 
 
 def texts(tmp_path, **arguments):

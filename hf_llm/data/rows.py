@@ -1,0 +1,127 @@
+"""Rows of a task: read from files or the Hub as they are, and brought under the column names that the task uses."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+from datasets import ClassLabel, Dataset, DatasetDict
+
+from hf_llm.arguments import DataArguments, TaskArguments
+from hf_llm.data.sources import file_format, find_files, first_rows, heading, hub_parts, read_chunks, split_off
+from hf_llm.tasks import Task
+
+
+def load_rows(data_args: DataArguments, task_args: TaskArguments, task: Task, seed: int) -> DatasetDict:
+    """The rows that `data_args` names, under the task's column names; without data, the task's own sample.
+
+    Returns:
+        `train` and `validation`, or `validation` alone: of a task that only evaluates, or where only a
+        `--validation_file` is given.
+
+    Raises:
+        ValueError: one line that names the argument or the file (and line), what is wrong and the remedy.
+    """
+    if data_args.dataset_name and (data_args.train_file or data_args.validation_file):
+        raise ValueError("`--dataset_name` and files are both given: name the data with one of them")
+    if data_args.train_file or data_args.validation_file:
+        files = {"train": data_args.train_file, "validation": data_args.validation_file}
+        parts = {part: read_files(f"--{part}_file", patterns) for part, patterns in files.items() if patterns}
+    elif data_args.dataset_name:
+        parts = hub_parts(data_args)
+    else:
+        parts = task.sample()
+    mapping = parse_mapping(task_args.column_mapping or "")
+    parts = {name: fit_columns(rows, name, task, mapping) for name, rows in parts.items()}
+    if task.trainable and "validation" not in parts:
+        parts = split_off(parts["train"], data_args.validation_fraction, seed)
+    limits = {"train": data_args.max_train_samples, "validation": data_args.max_eval_samples}
+    rows = DatasetDict({name: first_rows(part, limits[name]) for name, part in parts.items()})
+    task.prepare(rows)
+    return rows
+
+
+def read_files(argument: str, patterns: list[str]) -> Dataset:
+    """All rows of the files, with every column that one of them has."""
+    rows = [row for path in find_files(argument, patterns) for row in read_file(path)]
+    if not rows:
+        raise ValueError(f"`{argument}` {' '.join(patterns)} holds no row: name other files")
+    try:
+        return Dataset.from_list(rows)
+    except pa.ArrowException as error:
+        raise ValueError(
+            f"`{argument}` {' '.join(patterns)}: a column holds values of several types: {error}"
+        ) from None
+
+
+def read_file(path: str) -> Iterator[dict[str, Any]]:
+    """The rows of one file, in Python's types: dates stay the text that they are."""
+    kind = file_format(path)[0]
+    if kind == ".txt":
+        raise ValueError(f"`{path}` has no columns: give .jsonl, .json, .csv or .parquet")
+    if kind == ".parquet":
+        yield from pa.parquet.read_table(path).to_pylist()
+        return
+    try:
+        text = b"".join(read_chunks(path)).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        raise ValueError(f"`{path}` cannot be read: {heading(error)}") from None
+    yield from csv.DictReader(io.StringIO(text, newline="")) if kind == ".csv" else parse_json(text, path)
+
+
+def parse_json(text: str, path: str) -> Iterator[dict[str, Any]]:
+    """JSON Lines, or one list of objects."""
+    listed = text.lstrip().startswith("[")
+    lines = [(0, text)] if listed else [line for line in enumerate(text.split("\n"), 1) if line[1].strip()]
+    for number, line in lines:
+        try:
+            rows = json.loads(line) if listed else [json.loads(line)]
+            if not all(isinstance(row, dict) for row in rows):
+                raise ValueError("not an object")
+        except ValueError as error:
+            place = f"`{path}`" if listed else f"`{path}` line {number}"
+            problem = heading(error).replace("line 1 column", "column")
+            raise ValueError(f"{place}: {problem}: give one JSON object a line, or a list of them") from None
+        yield from rows
+
+
+def parse_mapping(mapping: str) -> dict[str, str]:
+    """`body=document,tldr=summary`, or the same as a JSON object -> `{"body": "document", "tldr": "summary"}`."""
+    if mapping.lstrip().startswith("{"):
+        return json.loads(mapping)
+    pairs = [part.partition("=") for part in mapping.split(",") if part.strip()]
+    if wrong := [name for name, equals, ours in pairs if not (equals and ours.strip())]:
+        raise ValueError(f"`--column_mapping` has `{wrong[0]}`: write column=name pairs, parted by commas")
+    return {name.strip(): ours.strip() for name, _, ours in pairs}
+
+
+def fit_columns(rows: Dataset, part: str, task: Task, mapping: dict[str, str]) -> Dataset:
+    """The task's columns alone, under its names; numbered labels become their names.
+
+    Raises:
+        ValueError: a column is missing.
+    """
+    there = rows.column_names
+    for name, ours in mapping.items():
+        if name not in there:
+            raise ValueError(f"`--column_mapping` {name}={ours}: `{part}` has no such column, only {', '.join(there)}")
+        if ours not in task.columns:
+            known = ", ".join(task.columns)
+            raise ValueError(f"`--column_mapping` {name}={ours}: the task has no column {ours}, only {known}")
+    chosen = {ours: name for name, ours in mapping.items()}
+    for ours, others in task.columns.items():
+        free = [name for name in (ours, *others) if name in there and name not in chosen.values()]
+        if ours not in chosen and free:
+            chosen[ours] = free[0]
+        if ours not in chosen and ours not in task.optional:
+            raise ValueError(
+                f"`{part}` has no column `{ours}`, only {', '.join(there)}: choose with `--column_mapping NAME={ours}`"
+            )
+    rows = rows.select_columns(list(chosen.values())).rename_columns({name: ours for ours, name in chosen.items()})
+    for name, feature in rows.features.items():
+        if isinstance(feature, ClassLabel):
+            names = [feature.names[number] if number >= 0 else None for number in rows[name]]  # -1: hidden labels
+            rows = rows.remove_columns(name).add_column(name, names)
+    return rows

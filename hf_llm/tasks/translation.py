@@ -1,0 +1,89 @@
+"""Translate between any two languages: rows as WMT and OPUS have them, `{"translation": {"en": ..., "de": ...}}`."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from datasets import Dataset, DatasetDict
+from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+from hf_llm.metrics.translation import Translation as TranslationMetric
+from hf_llm.tasks import Task
+
+# Numbers in words, for the sample.
+NUMBERS = {
+    "en": {
+        "units": "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+        "sixteen seventeen eighteen nineteen",
+        "tens": "twenty thirty forty fifty sixty seventy eighty ninety",
+        "large": ((1000, "{} thousand"), (100, "{} hundred")),
+        "joined": "{ten}-{unit}",
+    },
+    "de": {
+        "units": "null ein zwei drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn vierzehn fünfzehn "
+        "sechzehn siebzehn achtzehn neunzehn",
+        "tens": "zwanzig dreißig vierzig fünfzig sechzig siebzig achtzig neunzig",
+        "large": ((1000, "{}tausend"), (100, "{}hundert")),
+        "joined": "{unit}und{ten}",
+    },
+}
+
+
+@dataclass
+class Translation(Task):
+    """BLEU, chrF and TER. The direction is `source` to `target`, by the keys of the column `translation`."""
+
+    source: str = "en"
+    target: str = "de"
+    max_new_tokens: int = 128
+
+    columns: ClassVar = {"translation": ()}
+
+    def to_example(self, row):
+        texts = row["translation"]
+        for language in (self.source, self.target):
+            if not texts.get(language):
+                there = ", ".join(key for key, text in texts.items() if text) or "nothing"
+                raise ValueError(f"no `{language}` in `translation`, only {there}: choose with `--task_options`")
+        source, target = (LANGUAGES.get(code, code).capitalize() for code in (self.source, self.target))
+        return {
+            "prompt": f"Translate from {source} to {target}.\n\n{source}: {one_line(texts[self.source])}\n{target}:",
+            "completion": one_line(texts[self.target]),
+        }
+
+    def references(self, row):
+        return [row["translation"][self.target]]
+
+    def metric(self):
+        return TranslationMetric(target_language=self.target)
+
+    def sample(self):
+        """Numbers in words, English and German."""
+        numbers = [n * 7919 % 9999 + 1 for n in range(600)]
+        rows = [{"translation": {code: words(number, code) for code in NUMBERS}} for number in numbers]
+        return DatasetDict({"train": Dataset.from_list(rows[:500]), "validation": Dataset.from_list(rows[500:])})
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def words(number: int, language: str) -> str:
+    """A number from 1 to 9,999 as one says it.
+
+    Example:
+        >>> words(4321, "de")
+        'viertausend dreihundert einundzwanzig'
+    """
+    said, parts = NUMBERS[language], []
+    units, tens = said["units"].split(), said["tens"].split()
+    for size, name in said["large"]:
+        if number >= size:
+            parts.append(name.format(units[number // size]))
+            number %= size
+    if number < 20:
+        parts += [units[number]] if number else []
+    elif number % 10:
+        parts.append(said["joined"].format(ten=tens[number // 10 - 2], unit=units[number % 10]))
+    else:
+        parts.append(tens[number // 10 - 2])
+    return " ".join(parts)

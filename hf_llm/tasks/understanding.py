@@ -1,0 +1,92 @@
+"""Choose the label of a text, or of a pair of texts: classification and inference, rows as GLUE has them."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import ClassVar
+
+from datasets import Dataset, DatasetDict
+
+from hf_llm.data.python_docs import python_docs
+from hf_llm.metrics.classification import Classification
+from hf_llm.tasks import Task
+
+
+@dataclass
+class Understanding(Task):
+    """Accuracy, macro-F1 and Matthews correlation.
+
+    Args:
+        labels: the labels, parted by `|`, in the order of their numbers; left out: those of the data.
+        scoring: `likelihood` ranks the labels as completions, `normalized` per token, `generated` lets the model write
+            one and takes the label that it begins with.
+        show_labels: put the labels into the prompt. Left out: where there are at most 20.
+    """
+
+    labels: str = ""
+    scoring: str = "likelihood"
+    show_labels: bool | None = None
+    max_new_tokens: int = 16
+
+    columns: ClassVar = {
+        "text": ("sentence", "premise", "sentence1", "question1", "question"),
+        "text2": ("hypothesis", "sentence2", "question2"),
+        "label": ("labels", "intent", "category"),
+    }
+    optional = ("text2",)
+    document = "text"
+
+    def __post_init__(self):
+        if self.scoring not in ("likelihood", "normalized", "generated"):
+            raise ValueError(f"`--task_options` scoring={self.scoring}: choose likelihood, normalized or generated")
+        self.names = [name.strip() for name in self.labels.split("|") if name.strip()]
+
+    def prepare(self, rows):
+        if not self.names:
+            self.names = sorted({str(label) for part in rows.values() for label in part.unique("label")})
+        self.listed = len(self.names) <= 20 if self.show_labels is None else self.show_labels
+
+    def to_example(self, row):
+        texts = f"Text: {row['text'].strip()}\n"
+        if row.get("text2") is not None:
+            texts += f"Second text: {row['text2'].strip()}\n"
+        among = f" Choose from: {', '.join(self.names)}." if self.listed else ""
+        return {"prompt": f"Label the text.{among}\n\n{texts}Label:", "completion": self.references(row)[0]}
+
+    def references(self, row):
+        label = row["label"]
+        if isinstance(label, int) and self.labels and 0 <= label < len(self.names):
+            label = self.names[label]
+        if str(label) not in self.names:
+            raise ValueError(f"label `{label}` is not among the choices {', '.join(self.names[:20])}: see `labels`")
+        return [str(label)]
+
+    def choices(self, row):
+        return None if self.scoring == "generated" else self.names
+
+    def normalizes_length(self):
+        return self.scoring == "normalized"
+
+    def answer(self, text, row):
+        text = text.strip()
+        begun = [name for name in self.names if text.lower().startswith(name.lower())]
+        return max(begun, key=len, default=text)
+
+    def metric(self):
+        return Classification()
+
+    def sample(self):
+        """Paragraphs of Python's documentation, and the package that each is from: the four largest ones."""
+        parts = {part: list(paragraphs(rows)) for part, rows in python_docs().items()}
+        held_out = {row["text"] for row in parts["validation"]}
+        parts["train"] = [row for row in parts["train"] if row["text"] not in held_out]
+        packages = [name for name, _ in Counter(row["label"] for row in parts["validation"]).most_common(4)]
+        return DatasetDict(
+            {part: Dataset.from_list([row for row in rows if row["label"] in packages]) for part, rows in parts.items()}
+        )
+
+
+def paragraphs(rows: Dataset):
+    for row in rows:
+        for text in row["text"].split("\n\n"):
+            if 40 < len(text) < 400:
+                yield {"text": " ".join(text.split()), "label": row["module"].split(".")[0]}

@@ -1,0 +1,64 @@
+"""Fine-tune a causal language model for an application, scored by the application's own metric while it trains.
+
+accelerate launch recipes/finetune.py --config recipes/configs/summarization.yaml
+accelerate launch recipes/finetune.py --config recipes/configs/translation.yaml --model_name_or_path FOLDER --lora_r 16
+"""
+
+from transformers import Trainer, TrainingArguments, set_seed
+
+from hf_llm.arguments import (
+    AdapterArguments,
+    DataArguments,
+    FinetuneArguments,
+    ModelArguments,
+    TaskArguments,
+    parse_args,
+    report_errors,
+)
+from hf_llm.checkpoints import find_checkpoint
+from hf_llm.data.packing import PackingCollator, encode_and_pack
+from hf_llm.data.prompting import new_prompter
+from hf_llm.data.rows import load_rows
+from hf_llm.distributed import shut_down
+from hf_llm.evaluation import TaskEvaluation, TokenMetrics, token_losses
+from hf_llm.hub import publish
+from hf_llm.modeling import add_adapter, load_model, load_tokenizer, quantization
+from hf_llm.reporting import report_finetuning
+from hf_llm.tasks import load_task
+from hf_llm.training import early_stopping, run_training
+
+DATACLASSES = [ModelArguments, AdapterArguments, TaskArguments, DataArguments, FinetuneArguments, TrainingArguments]
+
+
+def main():
+    model_args, adapter_args, task_args, data_args, run_args, args = parse_args(DATACLASSES, description=__doc__)
+    checkpoint = find_checkpoint(args.resume_from_checkpoint, args.output_dir)
+    set_seed(args.seed)
+    task = load_task(task_args.task, task_args.task_options)
+    rows = load_rows(data_args, task_args, task, args.seed)
+    tokenizer = load_tokenizer(model_args)
+    prompter, rows = new_prompter(tokenizer, task, rows, task_args, data_args.max_length, args.seed)
+    train, validation, reports = encode_and_pack(rows, prompter, data_args.packing)
+    model = load_model(model_args, tokenizer, data_args.max_length, **quantization(adapter_args))
+    trainer = Trainer(
+        model=add_adapter(model, adapter_args),
+        args=args,
+        data_collator=PackingCollator(tokenizer.pad_token_id, position_ids=data_args.packing),
+        train_dataset=train,
+        eval_dataset=validation,
+        processing_class=tokenizer,
+        compute_metrics=TokenMetrics(),
+        preprocess_logits_for_metrics=token_losses,
+    )
+    evaluation = TaskEvaluation(trainer, task, rows["validation"], prompter)
+    for callback in [evaluation, *early_stopping(args, run_args.early_stopping_patience)]:
+        trainer.add_callback(callback)
+    figures = run_training(trainer, checkpoint, data_args.packing, reports)
+    report_finetuning(trainer, figures, evaluation.result)
+    publish(trainer, figures, base_model=model_args.model_name_or_path, dataset=data_args.dataset_name)
+    shut_down()
+
+
+if __name__ == "__main__":
+    with report_errors():
+        main()

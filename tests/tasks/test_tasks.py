@@ -1,0 +1,149 @@
+"""What every application promises: found by its file, complete, offline, its gold answers scored as right."""
+
+import json
+from dataclasses import fields
+
+import pytest
+from datasets import Dataset, DatasetDict
+
+from hf_llm.tasks import Task, load_task, task_names
+
+SHARED = {field.name for field in fields(Task)}
+
+
+@pytest.fixture(scope="module", params=task_names())
+def name(request):
+    """Every file in hf_llm/tasks, one after the other."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def task(name):
+    return load_task(name)
+
+
+@pytest.fixture(scope="module")
+def sample(task):
+    """The task's own data, looked at."""
+    rows = task.sample()
+    task.prepare(rows)
+    return rows
+
+
+def test_a_sample_needs_no_download_and_is_the_same_every_time(task, sample):
+    """With the columns that the task asks for, and a train part where it can be learned."""
+    assert set(sample) == ({"train", "validation"} if task.trainable else {"validation"})
+    again = task.sample()
+    for part, rows in sample.items():
+        assert set(task.columns) - set(task.optional) <= set(rows.column_names)
+        assert len(rows) >= 8 and rows.to_list() == again[part].to_list()
+
+
+def test_no_evaluated_row_is_in_train(task, sample):
+    """Or the score would be of memory."""
+    if task.trainable:
+        trained = {json.dumps(row, sort_keys=True) for row in sample["train"]}
+        assert not trained & {json.dumps(row, sort_keys=True) for row in sample["validation"]}
+
+
+def test_examples_are_prompt_and_completion_without_white_space_around(task, sample):
+    """The space between them is the prompter's; a completion ends before the first stop string."""
+    for row in sample["validation"]:
+        example = task.to_example(row)
+        assert set(example) == {"prompt", "completion"} and example["completion"]
+        assert all(text == text.strip() for text in example.values())
+        assert not any(stop in example["completion"] for stop in task.stop_strings)
+
+
+def test_the_gold_completion_gets_the_best_score(task, sample):
+    """What the model is taught is what the metric asks for."""
+    rows = sample["validation"].select(range(8))
+    answers = [task.answer(task.to_example(row)["completion"], row) for row in rows]
+    references = [task.references(row) for row in rows]
+    scores = task.metric().row_scores(answers, references)
+    best = task.metric().row_scores([gold[0] if gold else "" for gold in references], references)
+    assert scores == best
+
+
+def test_the_document_is_what_shortening_may_take_away(task, sample):
+    """Without it the prompt is still there."""
+    if task.document:
+        row = dict(sample["validation"][0])
+        with_document, without = (task.to_example(row | {task.document: text})["prompt"] for text in ("some text", ""))
+        assert "some text" in with_document and without
+
+
+def test_choices_hold_the_gold_answer(task, sample):
+    """And what is likeliest is an answer as the metric takes it."""
+    for row in sample["validation"].select(range(8)):
+        if choices := task.choices(row):
+            answers = [task.answer(choice, row) for choice in choices]
+            assert len(set(answers)) == len(choices) and task.references(row)[0] in answers
+
+
+def test_options_are_set_by_name_and_from_json():
+    """A command line and a YAML file say the same."""
+    by_flag = load_task("translation", "source=de,target=zh,max_new_tokens=7")
+    assert by_flag == load_task("translation", '{"source": "de", "target": "zh", "max_new_tokens": 7}')
+    assert (by_flag.source, by_flag.target, by_flag.max_new_tokens) == ("de", "zh", 7)
+
+
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("summarisation", "", "`--task` summarisation is not known: there are bias, generation"),
+        ("translation", "tarket=de", "translation has no such option; the nearest is target"),
+        ("translation", "max_new_tokens=many", "`--task_options` max_new_tokens=many: give a value of type int"),
+        ("understanding", "scoring=guess", "scoring=guess: choose likelihood, normalized or generated"),
+    ],
+)
+def test_what_is_not_known_is_said_with_the_nearest(name, options, message):
+    """One line each."""
+    with pytest.raises(ValueError, match=message):
+        load_task(name, options)
+
+
+def test_a_question_may_have_no_answer():
+    """It is learned as a word, and scored as SQuAD 2.0 does."""
+    task = load_task("question_answering")
+    row = {"context": "It rained.", "question": "Who sang?", "answers": {"text": []}}
+    task.prepare(DatasetDict(validation=Dataset.from_list([row])))
+    assert task.to_example(row)["completion"] == "unanswerable" and task.answer(" Unanswerable.", row) == ""
+    assert task.metric().compute(predictions=[""], references=[[]])["NoAns_exact"] == 100
+
+
+def test_a_question_without_a_context_is_answered_from_memory():
+    """The context of the row stays out if it is not wanted."""
+    row = {"question": "Who sang?", "answers": ["Maria", "She"]}
+    assert "Context" not in load_task("question_answering").to_example(row)["prompt"]
+    row["context"] = "Maria sang."
+    assert "Maria" in load_task("question_answering").to_example(row)["prompt"]
+    assert "Maria" not in load_task("question_answering", "with_context=false").to_example(row)["prompt"]
+
+
+def test_a_language_that_the_row_lacks_is_named():
+    """With those that it has."""
+    task = load_task("translation", "source=en,target=fr")
+    with pytest.raises(ValueError, match="no `fr` in `translation`, only en, de"):
+        task.to_example({"translation": {"en": "one", "de": "eins"}})
+
+
+def test_numbered_labels_have_the_names_that_are_given():
+    """In the order of their numbers; a number beyond them is refused."""
+    task = load_task("understanding", "labels=negative|positive")
+    task.prepare(DatasetDict())
+    assert task.references({"text": "Fine.", "label": 1}) == ["positive"]
+    with pytest.raises(ValueError, match="label `2` is not among the choices negative, positive"):
+        task.references({"text": "Fine.", "label": 2})
+
+
+def test_a_generated_label_is_the_longest_that_the_answer_begins_with():
+    """Whatever follows it."""
+    task = load_task("understanding", "labels=card|card lost,scoring=generated")
+    task.prepare(DatasetDict())
+    assert task.choices({"text": "Hm."}) is None
+    assert [task.answer(text, {}) for text in (" Card lost, it seems", "card?", "a card")] == [
+        "card lost",
+        "card",
+        "a card",
+    ]
