@@ -49,29 +49,46 @@ def complete(
     Example:
         complete(model, tokenizer, ["The capital of France is"], max_new_tokens=5)
     """
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    encoded = encode_prompts(tokenizer, prompts)
+    check_positions(model, max(map(len, encoded)), options.get("max_new_tokens", 0))
+    order = sorted(range(len(prompts)), key=lambda i: -len(encoded[i]))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     completions = [""] * len(prompts)
     with ready_to_generate(model, seed):
         for batch in tqdm(batches, desc="Generating", disable=not show_progress):
-            inputs = encode_prompts(tokenizer, [prompts[i] for i in batch]).to(model.device)
+            rows = [{"input_ids": encoded[i]} for i in batch]
+            inputs = tokenizer.pad(rows, padding_side="left", return_tensors="pt").to(model.device)
             output = model.generate(**inputs, pad_token_id=tokenizer.pad_token_id, use_cache=True, **options)
-            new_tokens = output[:, inputs["input_ids"].shape[1] :]
-            for i, text in zip(batch, tokenizer.batch_decode(new_tokens, skip_special_tokens=True), strict=True):
-                completions[i] = text
+            for i, ids in zip(batch, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
+                completions[i] = decode_completion(tokenizer, encoded[i], ids)
     return completions
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str]):
-    """Prompts as `input_ids` and `attention_mask`, (B, T), padded on the left.
+def check_positions(model: PreTrainedModel, prompt: int, new_tokens: int) -> None:
+    """Refuse to write beyond the positions that the model has: what comes there is noise."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and prompt + new_tokens > positions:
+        raise ValueError(
+            f"`--max_new_tokens` {new_tokens} after a prompt of {prompt} tokens is beyond the model's {positions} "
+            "positions: take fewer, or shorter prompts"
+        )
+
+
+def decode_completion(tokenizer: PreTrainedTokenizerBase, prompt: list[int], completion: list[int]) -> str:
+    """The text that a completion adds to its prompt: some tokenizers take a first word's space away."""
+    before, whole = (tokenizer.decode(ids, skip_special_tokens=True) for ids in (prompt, prompt + completion))
+    return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(completion, skip_special_tokens=True)
+
+
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[list[int]]:
+    """Token ids of each prompt.
 
     An end-of-sequence token that the tokenizer puts behind every text is taken off. An empty prompt becomes the token
     that opens a document.
     """
     opening = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     rows = [ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids for ids in tokenizer(prompts).input_ids]
-    rows = [{"input_ids": ids or [opening]} for ids in rows]
-    return tokenizer.pad(rows, padding_side="left", return_tensors="pt")
+    return [ids or [opening] for ids in rows]
 
 
 def read_prompts(args: GenerateArguments) -> list[str]:
