@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import difflib
+import importlib.util
 import json
 import logging
 import os
@@ -194,13 +195,25 @@ class GenerateArguments:
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that a Hub repository brings along."})
 
 
-# Settings of the default config that would spoil what these flags ask for: they describe its own small model and run.
-REPLACED_DEFAULTS = {
+# Settings of a file that would overrule what these flags ask for.
+REPLACED = {"num_train_epochs": ("max_steps",)}
+# The same for the default config, which describes its own small model and run.
+REPLACED_DEFAULTS = REPLACED | {
     "model_type": ("config_overrides", "initializer_range"),
     "config_overrides": ("initializer_range",),
-    "num_train_epochs": ("max_steps",),
     "early_stopping_patience": ("max_steps",),
 }
+
+# What transformers takes without a word, or refuses hours later without the flag's name.
+AT_LEAST = {
+    "max_length": 2,
+    "learning_rate": 0,
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
+    **dict.fromkeys(("early_stopping_patience", "dataset_num_proc", "batch_size", "max_new_tokens", "num_beams"), 1),
+}
+# Trackers whose package has their name.
+TRACKERS = ("tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "swanlab", "trackio", "dvclive", "codecarbon")
+ABOVE_ZERO = ("num_train_epochs", "save_steps", "eval_steps", "logging_steps", "temperature")
 
 
 class RecipeParser(HfArgumentParser):
@@ -223,13 +236,19 @@ class RecipeParser(HfArgumentParser):
     def config_flags(self, path: str, replaced: set[str]) -> list[str]:
         """A YAML file, without the keys in `replaced`, as the command line that it stands for, each value checked."""
         try:
-            settings = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8")) or {}
+            text = Path(path).expanduser().read_text(encoding="utf-8")
+            settings = yaml.safe_load(text) or {}
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ValueError(f"`--config` {path} cannot be read: {' '.join(str(error).split())}") from None
         if not isinstance(settings, dict):
             raise ValueError(f"`--config` {path}: write lines `key: value`")
-        known = {action.dest for action in self._actions} - {"help", "config"}
-        for key in settings:
+        keys = [key.value for key, _ in yaml.compose(text).value] if settings else []
+        if twice := [key for key in settings if keys.count(key) > 1]:
+            raise ValueError(f"`{path}`: `{twice[0]}` appears twice: keep one")
+        known = {action.dest: action for action in self._actions if action.dest not in ("help", "config")}
+        for key, value in settings.items():
+            if key in known and value is False and "no" in (known[key].choices or ()):
+                settings[key] = "no"  # what YAML makes of it
             if key not in known:
                 raise ValueError(f"`{path}`: unknown key `{key}`{self.nearest(str(key))}")
         settings = {key: value for key, value in settings.items() if value is not None and key not in replaced}
@@ -283,15 +302,20 @@ def parse_args(
         parser.set_defaults(bf16=None, logging_nan_inf_filter=False)
         parser.set_defaults(restore_callback_states_from_checkpoint=True)  # or patience would begin anew on resuming
     named, unknown = parser.parse_known_args([*parser.required_flags({}), *argv])
-    given, config, replaced = names_of(argv), named.config, set()
+    given, config = names_of(argv), named.config
+    replacing = REPLACED
     if config is None and getattr(named, "model_name_or_path", None) is None:
-        config = default_config
-        replaced = {setting for name in given for setting in REPLACED_DEFAULTS.get(name, ())}
+        config, replacing = default_config, REPLACED_DEFAULTS
+    replaced = {setting for name in given for setting in replacing.get(name, ())}
     flags = parser.config_flags(config, replaced) if config else []
     namespace, unknown = parser.parse_known_args(flags + argv)
     if unknown:
         parser.error(f"unknown argument `{unknown[0]}`{parser.nearest(unknown[0])}")
+    for action in parser._actions:
+        if action.nargs == "+" and sum(name in action.option_strings for name in map(flag_name, argv)) > 1:
+            parser.error(f"`--{action.dest}` is given twice: put all its values behind one")
     values = vars(namespace)
+    check_bounds(values)
     in_file = names_of(flags) - given
     for event in ("save", "eval"):
         # `--save_steps 100` would do nothing beside a strategy of "no", which is a default or in the file.
@@ -301,9 +325,26 @@ def parse_args(
     return tuple(build(dataclass_type, values) for dataclass_type in dataclass_types)
 
 
+def flag_name(flag: str) -> str:
+    """`--max_length=5` -> `--max_length`."""
+    return flag.split("=")[0]
+
+
 def names_of(flags: list[str]) -> set[str]:
     """The arguments that a command line names."""
-    return {flag.lstrip("-").split("=")[0].replace("-", "_") for flag in flags if flag.startswith("--")}
+    return {flag_name(flag).lstrip("-").replace("-", "_") for flag in flags if flag.startswith("--")}
+
+
+def check_bounds(values: dict[str, Any]) -> None:
+    """Refuse numbers that make no sense, before any work."""
+    for name, lowest in AT_LEAST.items():
+        if values.get(name) is not None and not values[name] >= lowest:  # also where it is no number
+            raise ValueError(f"`--{name}` is {values[name]}: give at least {lowest}")
+    for name in ABOVE_ZERO:
+        if values.get(name) is not None and not values[name] > 0:
+            raise ValueError(f"`--{name}` is {values[name]}: give a number above 0")
+    if values.get("max_steps", 1) < 1 and values["max_steps"] != -1:
+        raise ValueError(f"`--max_steps` is {values['max_steps']}: give at least 1, or -1 for `--num_train_epochs`")
 
 
 def show_messages() -> None:
@@ -338,6 +379,7 @@ def build_training_arguments(values: dict[str, Any]) -> TrainingArguments:
     if token := values.pop("hub_token"):
         # huggingface_hub finds it there; in the arguments it would be written to training_args.bin and pushed.
         os.environ["HF_TOKEN"] = token
+    check_trackers(values["report_to"])
     on_cpu = values["use_cpu"] or not torch.accelerator.is_available()
     if values["bf16"] is None:
         values["bf16"] = not values["fp16"] and has_bfloat16(on_cpu)
@@ -354,6 +396,14 @@ def build_training_arguments(values: dict[str, Any]) -> TrainingArguments:
     values["include_num_input_tokens_seen"] = "non_padding"  # what throughput is counted in
     values["batch_eval_metrics"] = True  # sums per batch, so that evaluation needs no memory for logits
     return TrainingArguments(**values)
+
+
+def check_trackers(names: str | list[str] | None) -> None:
+    """Refuse at the start a tracker whose package is missing."""
+    for name in [names] if isinstance(names, str) else names or []:
+        packages = ("tensorboard", "tensorboardX") if name == "tensorboard" else (name,)
+        if name in TRACKERS and not any(map(importlib.util.find_spec, packages)):
+            raise ValueError(f"`--report_to` {name} is not installed: `pip install {name}`, or `--report_to none`")
 
 
 def check_push(values: dict[str, Any]) -> None:
@@ -397,7 +447,8 @@ def stop(message: object, status: int) -> NoReturn:
 def report_errors():
     """Around a recipe's main: one line on stderr instead of a traceback, which `HF_LLM_TRACEBACK=1` shows.
 
-    Bad input (`ValueError`) ends the recipe with status 2; a loss that is not finite or a failed push with status 1.
+    Bad input (`ValueError`, or a package that an option needs) ends the recipe with status 2; a loss that is not
+    finite, a full disk or a failed push with status 1; Ctrl-C with 130.
     """
     from huggingface_hub.errors import HTTPError
 
@@ -406,9 +457,11 @@ def report_errors():
         return
     try:
         yield
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         stop(error, status=2)
     except HTTPError as error:
         stop(f"the Hub: {error}. Run without `--push_to_hub`, or with another `--hub_model_id` or HF_TOKEN", status=1)
-    except (FloatingPointError, ConnectionError) as error:
+    except (FloatingPointError, OSError) as error:
         stop(error, status=1)
+    except KeyboardInterrupt:
+        stop("interrupted; with a checkpoint in `--output_dir`, `--resume_from_checkpoint true` goes on", status=130)

@@ -79,6 +79,8 @@ def find_checkpoint(resume_from_checkpoint: str | None, output_dir: str) -> str 
             f"`--output_dir` {output_dir} holds {complete[-1].name} of an earlier run: go on with "
             "`--resume_from_checkpoint true`, or name another folder"
         )
+    if (Path(output_dir) / "config.json").exists():
+        logger.warning(f"{output_dir} holds a model: this run will replace it and its results when it is done")
     return None
 
 

@@ -8,6 +8,7 @@ import math
 import os
 import socket
 import sys
+import warnings
 from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
@@ -218,6 +219,8 @@ def use_cpu_ranks(config: dict[str, Any], values: dict[str, Any]) -> None:
     values["accelerator_config"] = accelerator_config | {"use_configured_state": True}
     # Beside a configured state use_cpu cannot switch DeepSpeed off; it lets bf16 through and pins no memory.
     values["use_cpu"] = True
+    # DeepSpeed calls gloo by names that torch calls outdated, with a line on stderr at every call.
+    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
     config["zero_optimization"]["overlap_comm"] = False  # needs streams
     # The weights are on the CPU anyway: torch's AdamW needs no compiler, as DeepSpeedCPUAdam does.
     config.setdefault("zero_force_ds_cpu_optimizer", False)
@@ -233,7 +236,7 @@ def share_cores() -> None:
     if launched and os.environ.get("OMP_NUM_THREADS") == "1":
         threads = max(1, len(os.sched_getaffinity(0)) // get_int_from_env(["LOCAL_WORLD_SIZE"], 1))
         torch.set_num_threads(threads)
-        logger.info(f"CPU: {threads} threads in each rank")
+        logger.info(f"CPU: {get_int_from_env(['WORLD_SIZE'], 1)} rank(s), {threads} threads in each")
 
 
 class DeepSpeedInForce(TrainerCallback):

@@ -9,7 +9,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_llm.arguments import GenerateArguments
 from hf_llm.data.prompting import without_end
@@ -88,20 +88,38 @@ def complete(
         complete(model, tokenizer, ["The capital of France is"], max_new_tokens=5)
     """
     stopping = {"stop_strings": list(stop_strings), "tokenizer": tokenizer} if stop_strings else {}
+    encoded = encode_prompts(tokenizer, prompts)
     texts = {}
     with ready_to_generate(model) as (plain, in_step):
-        batches = batches_of([len(prompt) for prompt in prompts], batch_size)
+        check_positions(plain, max(map(len, encoded)), options.get("max_new_tokens", 0))
+        batches = batches_of(list(map(len, encoded)), batch_size)
         for number, batch in share_of_rank(batches, in_step, "Generating" if show_progress else None):
             torch.manual_seed(seed + number)
-            inputs = encode_prompts(tokenizer, [prompts[i] for i in batch]).to(plain.device)
+            rows = [{"input_ids": encoded[i]} for i in batch]
+            inputs = tokenizer.pad(rows, padding_side="left", return_tensors="pt").to(plain.device)
             output = plain.generate(
                 **inputs, pad_token_id=tokenizer.pad_token_id, use_cache=True, **stopping, **options
             )
-            new_tokens = output[:, inputs["input_ids"].shape[1] :]
-            for i, text in zip(batch, tokenizer.batch_decode(new_tokens, skip_special_tokens=True), strict=True):
-                texts[i] = cut_at(text, stop_strings)
+            for i, ids in zip(batch, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
+                texts[i] = cut_at(decode_completion(tokenizer, encoded[i], ids), stop_strings)
     texts = dict(gather_object(list(texts.items())))
     return [texts[i] for i in range(len(prompts))]
+
+
+def check_positions(model: PreTrainedModel, prompt: int, new_tokens: int) -> None:
+    """Refuse to write beyond the positions that the model has: what comes there is noise."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and prompt + new_tokens > positions:
+        raise ValueError(
+            f"`--max_new_tokens` {new_tokens} after a prompt of {prompt} tokens is beyond the model's {positions} "
+            "positions: take fewer, or shorter prompts"
+        )
+
+
+def decode_completion(tokenizer: PreTrainedTokenizerBase, prompt: list[int], completion: list[int]) -> str:
+    """The text that a completion adds to its prompt: some tokenizers take a first word's space away."""
+    before, whole = (tokenizer.decode(ids, skip_special_tokens=True) for ids in (prompt, prompt + completion))
+    return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(completion, skip_special_tokens=True)
 
 
 def cut_at(text: str, stop_strings: Sequence[str]) -> str:
@@ -146,14 +164,13 @@ def log_likelihoods(
     return [found[i] for i in range(len(pairs))]
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str] | Sequence[list[int]]):
-    """Prompts as `input_ids` and `attention_mask`, (B, T), padded on the left.
-
-    An empty prompt becomes the token that opens a document.
-    """
-    if isinstance(prompts[0], str):
-        prompts = [without_end(ids, tokenizer) for ids in tokenizer(list(prompts)).input_ids]
-    return tokenizer.pad([{"input_ids": ids} for ids in prompts], padding_side="left", return_tensors="pt")
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str] | Sequence[list[int]]
+) -> Sequence[list[int]]:
+    """Token ids of each prompt; an empty one becomes the token that opens a document."""
+    if not isinstance(prompts[0], str):
+        return prompts
+    return [without_end(ids, tokenizer) for ids in tokenizer(list(prompts)).input_ids]
 
 
 def read_prompts(args: GenerateArguments) -> list[str]:

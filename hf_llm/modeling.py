@@ -3,6 +3,7 @@
 import difflib
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from hf_llm.arguments import AdapterArguments, ModelArguments, has_bfloat16
 from hf_llm.data.tokenization import train_tokenizer
@@ -30,16 +32,23 @@ logger = logging.getLogger(__name__)
 
 
 def source(name: str) -> tuple[str, dict[str, str]]:
-    """What `from_pretrained` takes for a folder, a Hub id or a .gguf file: a name and keyword arguments."""
+    """What `from_pretrained` takes for a folder, a Hub id or a .gguf file: a name and keyword arguments.
+
+    Raises:
+        ValueError: it is no id, and there is no such folder or file.
+    """
+    path = Path(name).expanduser()
+    if not path.exists() and (name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith(".gguf")):
+        raise ValueError("there is no such folder or file")
     if name.endswith(".gguf"):
-        path = Path(name).expanduser()
         return str(path.parent), {"gguf_file": path.name}
-    return str(Path(name).expanduser()) if Path(name).expanduser().exists() else name, {}
+    return str(path) if path.exists() else name, {}
 
 
-def one_line(error: Exception) -> str:
-    """An error's first sentence, without line breaks."""
-    return " ".join(str(error).split())[:300]
+def one_line(error: Exception, name: str = "") -> str:
+    """An error without line breaks, shortened; of a name that is no folder, with that said before it."""
+    missing = isinstance(error, OSError) and name and not Path(name).expanduser().exists()
+    return ("there is no such folder, and as a Hub id: " if missing else "") + " ".join(str(error).split())[:300]
 
 
 def load_tokenizer(
@@ -65,7 +74,7 @@ def load_tokenizer(
         path, gguf = source(name)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=model_args.trust_remote_code, **gguf)
     except Exception as error:  # the library raises OSError, ValueError, KeyError, ... for the many ways to be broken
-        raise ValueError(f"cannot load a tokenizer from `{name}`: {one_line(error)}") from error
+        raise ValueError(f"cannot load a tokenizer from `{name}`: {one_line(error, name)}") from error
     if gguf:
         drop_invented_tokens(tokenizer)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -162,6 +171,7 @@ def build_model(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, 
     try:
         config = new_config(model_args, tokenizer, max_length)
         check_fit(config, tokenizer, max_length)
+        check_memory(config)
         return AutoModelForCausalLM.from_config(
             config, dtype=torch.float32, attn_implementation=model_args.attn_implementation
         )
@@ -169,6 +179,19 @@ def build_model(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, 
         raise
     except Exception as error:  # a setting that the architecture cannot be built with ends in any class of error
         raise ValueError(f"cannot build this {model_args.model_type} model: {one_line(error)}") from error
+
+
+def check_memory(config: PreTrainedConfig) -> None:
+    """Say how large a new model is, and refuse one whose weights this machine cannot hold."""
+    with torch.device("meta"):
+        parameters = count_parameters(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config))
+    gigabytes, memory = 4 * parameters / 1e9, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    logger.info(f"A new {config.model_type}: {parameters:,} parameters, {gigabytes:.1f} GB in float32")
+    if gigabytes > memory and not is_deepspeed_zero3_enabled():  # which makes each rank's part alone
+        raise ValueError(
+            f"this {config.model_type} model has {parameters:,} parameters, {gigabytes:.0f} GB in float32, and this "
+            f"machine has {memory:.0f} GB: make it smaller with `--config_overrides`"
+        )
 
 
 def load_weights(model_args: ModelArguments, **options) -> PreTrainedModel:

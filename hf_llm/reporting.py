@@ -1,6 +1,7 @@
 """What a run says at its end, for a person to read."""
 
 import json
+import math
 import os
 import textwrap
 from pathlib import Path
@@ -11,7 +12,7 @@ from transformers import Trainer
 from hf_llm.arguments import EvalArguments
 from hf_llm.checkpoints import write_text
 from hf_llm.evaluation import TaskResult
-from hf_llm.generation import complete
+from hf_llm.generation import complete, encode_prompts
 from hf_llm.modeling import count_parameters
 
 SAMPLE_TOKENS = 128
@@ -39,33 +40,24 @@ def table(rows: dict[str, float | int | str]) -> str:
 
 def report_pretraining(trainer: Trainer, figures: dict[str, float], prompt: str) -> None:
     """The end of a run: a table, a sample of the model's text, the folder. Every rank calls, rank 0 prints."""
-    tokenizer = trainer.processing_class
-    positions = getattr(trainer.model.config, "max_position_embeddings", SAMPLE_TOKENS + 1)
-    (sample,) = complete(
-        trainer.model,
-        tokenizer,
-        [prompt],
-        show_progress=False,
-        max_new_tokens=max(1, min(SAMPLE_TOKENS, positions - len(tokenizer(prompt).input_ids))),
-        do_sample=True,
-        temperature=0.8,
-        top_k=40,
-    )
+    sample = sample_text(trainer, prompt)
     if not trainer.args.should_save:
         return
     rows = {
         "parameters": count_parameters(trainer.model),
+        "steps": f"{trainer.state.global_step:,} of {trainer.state.max_steps:,}",
         "train tokens": figures["train_tokens_in"],
         "  packed, dropped": f"{figures['train_tokens_packed']:,}, {figures['train_tokens_dropped']:,}",
         "  packing efficiency": f"{figures['train_packing_efficiency']:.2%}",
         "tokens per second": figures.get("train_tokens_per_second", "no step left"),
-        "model FLOPs utilisation": f"{figures.get('train_mfu', 0):.1%}",
+        "model FLOPs utilisation": f"{figures['train_mfu']:.1%}" if "train_mfu" in figures else "no step left",
         "validation loss": figures["eval_loss"],
         "perplexity": figures["eval_perplexity"],
         "bits per byte": figures["eval_bits_per_byte"],
         "  zlib -9, same text": figures["eval_zlib_bits_per_byte"],
     }
-    print(f"\n{table(rows)}\n\nA sample of its text:\n")
+    begun = f", begun with {prompt!r}" if prompt else ""
+    print(f"\n{table(rows)}\n\nA sample of its text{begun}:\n")
     print(textwrap.indent("\n".join(textwrap.fill(line, 100) for line in (prompt + sample).splitlines()), "  "))
     print(f"\nModel and results: {trainer.args.output_dir}", flush=True)
 
@@ -129,6 +121,17 @@ def print_predictions(predictions: list[dict]) -> None:
         print(textwrap.indent(textwrap.shorten(row["prompt"], 300), "  "))
         print(f"    model: {textwrap.shorten(row['prediction'], 200)}")
         print(f"    gold:  {textwrap.shorten(' | '.join(row['references']) or '(none)', 200)}\n")
+
+
+def sample_text(trainer: Trainer, prompt: str) -> str:
+    """What the model writes after `prompt`, as far as its positions reach."""
+    positions = getattr(trainer.model.config, "max_position_embeddings", math.inf)
+    room = min(SAMPLE_TOKENS, positions - len(encode_prompts(trainer.processing_class, [prompt])[0]))
+    if room < 1:
+        return " (the prompt fills all of the model's positions)"
+    drawing = {"max_new_tokens": room, "do_sample": True, "temperature": 0.8, "top_k": 40}
+    (sample,) = complete(trainer.model_wrapped, trainer.processing_class, [prompt], show_progress=False, **drawing)
+    return sample
 
 
 def print_completions(rows: list[dict[str, str]]) -> None:

@@ -1,5 +1,6 @@
 """Train with the stock Trainer, resume, stop on a non-finite loss, save a final folder that is complete."""
 
+import json
 import logging
 import math
 import os
@@ -21,7 +22,7 @@ from transformers.trainer_utils import SaveStrategy
 from hf_llm.checkpoints import CompleteCheckpoints, check_same_run
 from hf_llm.data.packing import check_isolation, column
 from hf_llm.distributed import DeepSpeedInForce
-from hf_llm.hub import PushCheckpoints
+from hf_llm.hub import PushCheckpoints, hyperparameters
 from hf_llm.modeling import count_parameters
 
 logger = logging.getLogger(__name__)
@@ -188,14 +189,13 @@ def run_facts(trainer: Trainer) -> dict[str, Any]:
     return {
         "rows": len(rows),
         "data": Hasher.hash([ids.tolist() for ids in rows.select(spread)["input_ids"]]),
-        "batch": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
         "ranks": args.world_size,
-        "seed": args.seed,
+        **hyperparameters(args),  # the optimizer's state holds the old ones, and would go on with them
     }
 
 
 def train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
-    """`trainer.train()` and its metrics; of a checkpoint that leaves nothing to train, the state alone and no metrics.
+    """`trainer.train()` and its metrics; of a checkpoint that leaves nothing to train, the state and what was written.
 
     The Trainer would train one step more there: it looks for the end of a run after a step, not before.
     """
@@ -211,12 +211,15 @@ def train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
     state = trainer.state
     state.num_train_epochs, state.max_steps = reached.num_train_epochs, reached.max_steps
     state.log_history.pop()  # a training loss of 0, over no step
-    return {}
+    written = Path(args.output_dir) / "train_results.json"
+    return json.loads(written.read_text()) if written.exists() else {}
 
 
 def is_finished(trainer: Trainer, reached: TrainerState) -> bool:
     """Whether a checkpoint's state is that of the run's last step, or the one in which it stopped early."""
     *_, max_steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
+    if max_steps != reached.max_steps:
+        logger.warning(f"The schedule was made for {reached.max_steps} steps, and goes on as one for {max_steps}")
     stopped = reached.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]
     return reached.global_step >= max_steps or (stopped and reached.global_step < reached.max_steps)
 
@@ -238,6 +241,7 @@ def run_training(trainer: Trainer, checkpoint: str | None, packing: bool, report
         FloatingPointError: a loss is not finite.
     """
     args, run = trainer.args, run_facts(trainer)
+    logger.info(f"Precision: {'bfloat16' if args.bf16 else 'float16' if args.fp16 else 'float32'} on {args.device}")
     if checkpoint:
         check_same_run(checkpoint, run)
     throughput = Throughput(trainer.model, mean_attended(trainer.train_dataset))

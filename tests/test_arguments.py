@@ -180,6 +180,29 @@ def test_the_default_file_describes_a_new_model_only(parse, tmp_path, argv, conf
     assert data.max_length == expected
 
 
+def test_epochs_on_the_command_line_replace_the_steps_of_a_file(parse, tmp_path):
+    """max_steps would win over them in silence; steps on the command line still do."""
+    (tmp_path / "run.yaml").write_text("max_steps: 7\n")
+    config = ["--config", str(tmp_path / "run.yaml"), "--num_train_epochs", "2"]
+    *_, epochs = parse(*config)
+    *_, steps = parse(*config, "--max_steps", "9")
+    assert (epochs.max_steps, epochs.num_train_epochs, steps.max_steps) == (-1, 2, 9)
+
+
+def test_no_means_no_in_a_yaml_file_too(parse, tmp_path):
+    """YAML reads the word as false."""
+    (tmp_path / "run.yaml").write_text("save_strategy: no\n")
+    *_, args = parse("--config", str(tmp_path / "run.yaml"))
+    assert args.save_strategy == "no"
+
+
+def test_a_list_given_twice_is_refused(parse, capsys):
+    """The first would be forgotten."""
+    with pytest.raises(SystemExit):
+        parse("--train_file", "a.txt", "--train_file", "b.txt")
+    assert "`--train_file` is given twice: put all its values behind one" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("pretrain*.yaml")), ids=lambda path: path.stem)
 def test_shipped_files_parse(path, monkeypatch):
     """Every key is known and every value has its type; a DeepSpeed JSON that is named is there."""

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 from tiny import TEXTS, new_model, new_tokenizer
-from tokenizers import processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from hf_llm.arguments import GenerateArguments
-from hf_llm.generation import complete, encode_prompts, read_prompts, sampling_options
+from hf_llm.generation import complete, decode_completion, encode_prompts, read_prompts, sampling_options
 
 PROMPTS = ["Document", "Document 3 counts 0 1 2", "", "then it ends. " * 3, "x", "Document 7 counts 0"]
 
@@ -69,11 +69,11 @@ def test_model_mode_and_random_state_are_as_before(tokenizer, training, fails, m
 
 def test_an_empty_prompt_starts_a_document(tokenizer):
     """With the token that opens one; without such a token, with the one that ended the document before."""
-    assert encode_prompts(tokenizer, [""]).input_ids.tolist() == [[tokenizer.bos_token_id]]
+    assert encode_prompts(tokenizer, [""]) == [[tokenizer.bos_token_id]]
     backend = new_tokenizer().backend_tokenizer
     backend.post_processor = None
     without = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|eos|>", pad_token="<|pad|>")
-    assert encode_prompts(without, ["", "x"]).input_ids.tolist()[0] == [without.eos_token_id]
+    assert encode_prompts(without, ["", "x"])[0] == [without.eos_token_id]
 
 
 def test_an_end_that_the_tokenizer_adds_is_taken_off_the_prompt(tokenizer):
@@ -81,10 +81,22 @@ def test_an_end_that_the_tokenizer_adds_is_taken_off_the_prompt(tokenizer):
     ending = new_tokenizer()
     template = processors.TemplateProcessing(single="$A <|eos|>", special_tokens=[("<|eos|>", ending.eos_token_id)])
     ending.backend_tokenizer.post_processor = template
-    encoded = encode_prompts(ending, ["then it ends", "x"])
-    assert encoded.input_ids[0].tolist() == tokenizer("then it ends", add_special_tokens=False).input_ids
-    assert encoded.attention_mask.sum(1).tolist() == [encoded.input_ids.shape[1], 1]
-    assert encoded.attention_mask[1, -1] == 1  # padded on the left
+    alone = tokenizer("then it ends", add_special_tokens=False).input_ids
+    assert encode_prompts(ending, ["then it ends", "x"])[0] == alone
+
+
+def test_a_completion_keeps_the_space_before_its_first_word():
+    """SentencePiece-like tokenizers decode a word alone without it."""
+    backend = Tokenizer(models.WordLevel({"▁a": 0, "▁dog": 1, "▁ran": 2, "<eos>": 3}, unk_token="<eos>"))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", pad_token="<eos>")
+    assert decode_completion(tokenizer, tokenizer("a dog").input_ids, [2, 3]) == " ran"
+
+
+def test_writing_beyond_the_positions_is_refused(tokenizer):
+    """64 of them here, as the longest prompt and the new tokens need together."""
+    with pytest.raises(ValueError, match=r"`--max_new_tokens` 60 after a prompt of .* beyond the model's 64 positions"):
+        generate(new_model(), tokenizer, max_new_tokens=60)
 
 
 def test_prompts_come_from_the_command_line_or_a_file(tmp_path):

@@ -326,6 +326,18 @@ BAD_INPUTS = {
         {"config": "unknown.yaml"}, ["`unknown.yaml`: unknown key `lerning_rate`; the nearest is `learning_rate`"]
     ),
     "wrong_type_in_config": Bad({"config": "typed.yaml"}, ["`typed.yaml`: ", "--max_steps", "many"]),
+    "key_twice_in_config": Bad({"config": "twice.yaml"}, ["`twice.yaml`: `max_steps` appears twice: keep one"]),
+    "rows_of_no_tokens": Bad({"max_length": 0}, ["`--max_length` is 0: give at least 2"]),
+    "no_steps": Bad({"max_steps": 0}, ["`--max_steps` is 0: give at least 1, or -1"]),
+    "learning_rate_that_is_no_number": Bad({"learning_rate": "nan"}, ["`--learning_rate` is nan: give at least 0"]),
+    "no_epochs": Bad({"num_train_epochs": 0}, ["`--num_train_epochs` is 0.0: give a number above 0"]),
+    "tracker_that_is_not_installed": Bad(
+        {"report_to": "wandb"}, ["`--report_to` wandb is not installed: `pip install wandb`"]
+    ),
+    "model_larger_than_the_machine": Bad(
+        {"model_type": "llama", "config_overrides": "num_hidden_layers=5000"}, ["this llama model has ", "machine has "]
+    ),
+    "no_such_folder": Bad({"model_name_or_path": "./nowhere"}, ["`./nowhere`: there is no such folder or file"]),
     "abbreviated_flag": Bad({"max_step": 5}, ["unknown argument `--max_step`; the nearest is `max_steps`"]),
     "value_of_the_wrong_type": Bad({"max_steps": "many"}, ["--max_steps", "many"]),
     "checkpoint_half_written": Bad(
@@ -392,6 +404,7 @@ def inputs(work) -> Path:
         "broken.yaml": "max_steps: 5\n  learning_rate: 1e-3\n",
         "unknown.yaml": "max_steps: 5\nlerning_rate: 1e-3\n",
         "typed.yaml": "max_steps: many\n",
+        "twice.yaml": "max_steps: 5\nmax_length: 64\nmax_steps: 6\n",
         "zero.json": '{"train_batch_size": 7, "optimizer": {"type": "Adam"}, "zero_optimization": {"stage": 9}}',
         "prompts.txt": "\n".join(PROMPTS) + "\n",
         "prompts.jsonl": "".join(json.dumps({"prompt": prompt}) + "\n\n" for prompt in PROMPTS),
@@ -549,7 +562,7 @@ def test_no_file_holds_the_token_or_the_users_path(trained, work):
 def test_the_run_ends_with_a_table_a_sample_and_the_folder(trained, work):
     """What a person reads at the end is on stdout, and the token is nowhere in the log."""
     run = expect_success(trained)
-    table, sample = run.stdout.split("A sample of its text:")
+    table, sample = run.stdout.split("A sample of its text, begun with 'the cat':")
     results = read_json(work / "trained" / "eval_results.json")
     figures = dict(line.strip().rsplit(maxsplit=1) for line in table.splitlines() if "  " in line)
     assert float(figures["validation loss"]) == pytest.approx(results["eval_loss"], rel=1e-3)

@@ -130,7 +130,7 @@ def test_a_resumed_run_ends_with_the_same_bits(finished, tmp_path):
 
 @pytest.mark.parametrize("save_strategy", ["steps", "epoch"])
 def test_a_run_killed_after_its_last_checkpoint_is_not_trained_further(tmp_path, save_strategy):
-    """In the middle of an epoch and at its end: the same bits, the same scores, no step and no training loss of 0.
+    """In the middle of an epoch and at its end: the same bits, the same scores, no step; and no training loss of 0.
 
     The schedule is constant, so that one step more would move the weights.
     """
@@ -140,6 +140,7 @@ def test_a_run_killed_after_its_last_checkpoint_is_not_trained_further(tmp_path,
     before = run(new_trainer(tmp_path, TOKENIZER, **settings))
     whole = load_file(tmp_path / "model.safetensors")
     (checkpoint,) = tmp_path.glob("checkpoint-*")
+    (tmp_path / "train_results.json").unlink()
     again = new_trainer(tmp_path, TOKENIZER, **settings)
     after = run(again, str(checkpoint))
     resumed = load_file(tmp_path / "model.safetensors")
@@ -148,12 +149,20 @@ def test_a_run_killed_after_its_last_checkpoint_is_not_trained_further(tmp_path,
     assert f"checkpoint-{again.state.global_step}" == checkpoint.name and again.state.max_steps > 0
 
 
-def test_more_steps_than_the_checkpoint_had_are_trained(finished, tmp_path):
-    """A finished run goes on where `--max_steps` is raised."""
+def test_a_finished_run_keeps_its_figures(tmp_path):
+    """Started once more, it has nothing to train, and nothing to say of its own speed."""
+    before = run(new_trainer(tmp_path, TOKENIZER, **EVERY_STEP))
+    after = run(new_trainer(tmp_path, TOKENIZER, **EVERY_STEP), str(tmp_path / "checkpoint-4"))
+    figures = {name for name in before if name.startswith("train_")}
+    assert {name: after[name] for name in figures} == {name: before[name] for name in figures}
+
+
+def test_more_steps_than_the_checkpoint_had_are_trained(finished, tmp_path, caplog):
+    """A finished run goes on where `--max_steps` is raised; that the schedule changes is said."""
     shutil.copytree(finished[2] / "checkpoint-4", tmp_path / "checkpoint-4")
     trainer = new_trainer(tmp_path, TOKENIZER, max_steps=6)
     run(trainer, str(tmp_path / "checkpoint-4"))
-    assert trainer.state.global_step == 6
+    assert trainer.state.global_step == 6 and "made for 4 steps, and goes on as one for 6" in caplog.text
 
 
 def test_early_stopping_is_resumed_with_the_patience_that_was_left(tmp_path):
@@ -174,7 +183,11 @@ def test_early_stopping_is_resumed_with_the_patience_that_was_left(tmp_path):
 
 @pytest.mark.parametrize(
     "settings, difference",
-    [({"seed": 7}, "seed was 42 and is 7"), ({"per_device_train_batch_size": 1}, "batch was 2 and is 1")],
+    [
+        ({"seed": 7}, "seed was 42 and is 7"),
+        ({"per_device_train_batch_size": 1}, "rows per step was 2 and is 1"),
+        ({"learning_rate": 1e-2}, "learning_rate was 0.001 and is 0.01"),
+    ],
 )
 def test_a_run_with_other_settings_is_not_resumed(finished, tmp_path, settings, difference):
     """Nor one on other data."""
