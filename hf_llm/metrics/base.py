@@ -38,6 +38,10 @@ class TaskMetric(evaluate.Metric):
         """Add rows; a ValueError for none, for lists of different lengths and for an empty reference."""
         super().add_batch(predictions=predictions, references=self.checked(predictions, references))
 
+    def add(self, *, prediction: str, reference: Sequence | None = None) -> None:
+        """Add one row, as `add_batch` does."""
+        self.add_batch(predictions=[prediction], references=None if reference is None else [reference])
+
     def checked(self, predictions: Sequence[str], references: Sequence | None) -> list[list[str]]:
         """The references as one list for each prediction; a ValueError as `add_batch` has it."""
         references = [[]] * len(predictions) if references is None else references
