@@ -1,0 +1,46 @@
+"""Accuracy, macro-F1 and Matthews correlation of generated labels, which may be no label at all."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hf_llm.metrics.base import TaskMetric
+
+
+class Classification(TaskMetric):
+    """Accuracy, macro-F1 (0 to 1) and Matthews correlation (-1 to 1) of labels that are compared as they stand.
+
+    As in scikit-learn every label that occurs counts in macro-F1, also one that is only predicted: free text where a
+    label should be lowers it more than any wrong label.
+
+    A row with several gold labels is right with any of them, and else counts as its first.
+
+    Example:
+        >>> Classification().compute(predictions=["cat", "dog"], references=["cat", "cat"])["accuracy"]
+        0.5
+    """
+
+    score_names = ("accuracy",)
+
+    def statistics(self, predictions: Sequence[str], references: list[list[str]]) -> np.ndarray:
+        """(N, 3): whether the row is right, indices of its gold and of its predicted label."""
+        pairs = zip(predictions, references, strict=True)
+        gold = [prediction if prediction in labels else labels[0] for prediction, labels in pairs]
+        index = {label: place for place, label in enumerate(sorted({*gold, *predictions}))}
+        pairs = zip(gold, predictions, strict=True)
+        return np.array([[label == guess, index[label], index[guess]] for label, guess in pairs], dtype=int)
+
+    def scores(self, statistics: np.ndarray, weights: np.ndarray) -> dict[str, float]:
+        """From the diagonal and the margins of the confusion matrix: all of it may be thousands of labels squared."""
+        right, gold, predicted = statistics.T
+        size, total = statistics.max() + 1, weights.sum()
+        margin, guesses = np.bincount(gold, weights, size), np.bincount(predicted, weights, size)
+        hits = np.bincount(gold, weights * right, size)
+        occur = margin + guesses > 0
+        spread = (total**2 - margin @ margin) * (total**2 - guesses @ guesses)
+        covariance = hits.sum() * total - margin @ guesses
+        return {
+            "accuracy": float(hits.sum() / total),
+            "macro_f1": float(np.mean(2 * hits[occur] / (margin + guesses)[occur])),
+            "matthews_correlation": float(covariance / np.sqrt(spread)) if spread else 0.0,
+        }

@@ -1,0 +1,60 @@
+"""ROUGE by `rouge_score`, with a tokenizer for what its own would drop: every letter that is not ASCII."""
+
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from nltk.stem.porter import PorterStemmer
+from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.tokenize import tokenize as ascii_words
+
+from hf_llm.metrics.base import TaskMetric
+from hf_llm.metrics.segmentation import language_code, words
+
+
+class Rouge(TaskMetric):
+    """F-measures of ROUGE-1, ROUGE-2, ROUGE-L and ROUGE-Lsum, 0 to 1, each of the best reference of a row.
+
+    ROUGE-Lsum takes a line for a sentence: put newlines between sentences, or it equals ROUGE-L.
+
+    Args:
+        use_stemmer: Porter stems, English only; scores with and without do not compare.
+        language: "en" has rouge_score's tokenizer; other languages words in any script, or characters where the
+            script has no spaces.
+        tokenizer: anything with `tokenize(text) -> list[str]`, instead.
+
+    Example:
+        >>> Rouge().compute(predictions=["a cat sat"], references=[["the cat sat", "a dog"]])["rouge1"]
+        0.6666666666666666
+    """
+
+    score_names = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+
+    def __init__(self, use_stemmer: bool = False, language: str = "en", tokenizer: Any = None):
+        super().__init__()
+        english = language_code(language) == "en"
+        if use_stemmer and (tokenizer or not english):
+            raise ValueError(f"`use_stemmer` stems English only: leave it out with {tokenizer or language!r}")
+        # Without the caches most of the time would go into stems of the same words, and into the prediction's tokens:
+        # the scorer wants them twice for each reference.
+        stemmer = SimpleNamespace(stem=lru_cache(maxsize=None)(PorterStemmer().stem)) if use_stemmer else None
+        tokenize = partial(ascii_words, stemmer=stemmer) if english else words
+        self.tokenize = lru_cache(maxsize=64)(tokenizer.tokenize if tokenizer else tokenize)
+        self.scorer = RougeScorer(self.score_names, tokenizer=SimpleNamespace(tokenize=self.tokenize))
+
+    def statistics(self, predictions: Sequence[str], references: list[list[str]]) -> np.ndarray:
+        """F-measures of each row, (N, 4).
+
+        Raises:
+            ValueError: most references have no token, so that the tokenizer is one for another language.
+        """
+        rows, blank = [], 0
+        for prediction, texts in zip(predictions, references, strict=True):
+            scores = self.scorer.score_multi(texts, prediction)
+            rows.append([scores[name].fmeasure for name in self.score_names])
+            blank += not any(map(self.tokenize, texts))
+        if blank > len(rows) / 2:
+            raise ValueError(f"{blank} of {len(rows)} `references` have no token: give their `language`, e.g. 'zh'")
+        return np.array(rows, dtype=float)

@@ -1,0 +1,42 @@
+"""How varied free text is, for which there is no gold answer."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hf_llm.metrics.base import TaskMetric
+from hf_llm.metrics.segmentation import words_and_marks
+
+
+def ngrams(tokens: list[str], n: int) -> list[tuple[str, ...]]:
+    """All runs of `n` tokens, (len(tokens) - n + 1,) where there are any."""
+    return list(zip(*(tokens[start:] for start in range(n)), strict=False))
+
+
+class FreeText(TaskMetric):
+    """Repetition within texts and distinct n-grams over all of them, 0 to 1; references are not looked at.
+
+    - `repetition`: share of a text's 4-grams that repeat an earlier one, mean over the texts: seq-rep-4 of Welleck et
+      al. (2020), here over words. 0 for a text with fewer than four tokens.
+    - `distinct_1`, `distinct_2`, `distinct_3`: different n-grams / all n-grams of the corpus (Li et al. 2016). They
+      fall with the number of texts. They have no interval: rows drawn twice repeat themselves, so every resample lies
+      below the score.
+
+    Example:
+        >>> FreeText().compute(predictions=["so it goes so it goes so it goes"])["repetition"]
+        0.5
+    """
+
+    score_names = ("repetition",)
+    needs_references = False
+
+    def statistics(self, predictions: Sequence[str], references: list[list[str]]) -> np.ndarray:
+        """Repetition of each text, (N, 1)."""
+        fours = [ngrams(words_and_marks(text), 4) for text in predictions]
+        return np.array([[1 - len(set(grams)) / len(grams) if grams else 0.0] for grams in fours])
+
+    def details(self, predictions: Sequence[str], statistics: np.ndarray) -> dict[str, float | str]:
+        """The distinct n-grams."""
+        tokens = [words_and_marks(text) for text in predictions]
+        grams = {f"distinct_{n}": [gram for text in tokens for gram in ngrams(text, n)] for n in (1, 2, 3)}
+        return {name: len(set(all_grams)) / max(len(all_grams), 1) for name, all_grams in grams.items()}

@@ -1,0 +1,50 @@
+"""Scores of labels are those of scikit-learn."""
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from hf_llm.metrics.classification import Classification
+
+
+def theirs(predictions, labels):
+    """The three scores by scikit-learn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it remarks on corpora with a single label
+        return {
+            "accuracy": accuracy_score(labels, predictions),
+            "macro_f1": f1_score(labels, predictions, average="macro"),
+            "matthews_correlation": matthews_corrcoef(labels, predictions),
+        }
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_scores_are_those_of_scikit_learn(seed):
+    """With labels that are only predicted ("d", free text) and labels that are never predicted ("a")."""
+    draw = np.random.default_rng(seed)
+    labels = draw.choice(["a", "b", "c"], p=[0.1, 0.3, 0.6], size=200).tolist()
+    predictions = draw.choice(["b", "c", "d", "I think it is b", ""], size=200).tolist()
+    results = Classification().compute(predictions=predictions, references=labels)
+    assert {name: results[name] for name in theirs(predictions, labels)} == pytest.approx(theirs(predictions, labels))
+
+
+@pytest.mark.parametrize(
+    ("predictions", "labels"),
+    [(["a", "a"], ["a", "a"]), (["a", "a"], ["a", "b"]), (["b", "b"], ["a", "a"]), (["a", "b"], ["a", "b"])],
+    ids=["one label", "always the same", "always wrong", "right"],
+)
+def test_small_corpora_have_the_scores_of_scikit_learn(predictions, labels):
+    """Where a correlation is 0 / 0 it is 0."""
+    results = Classification().compute(predictions=predictions, references=labels)
+    assert {name: results[name] for name in theirs(predictions, labels)} == theirs(predictions, labels)
+
+
+def test_any_of_several_gold_labels_is_right():
+    """And a wrong row counts as its first."""
+    metric = Classification()
+    results = metric.compute(predictions=["b", "c"], references=[["a", "b"], ["a", "b"]])
+    assert results["accuracy"] == 0.5
+    assert results["macro_f1"] == pytest.approx(theirs(["b", "c"], ["b", "a"])["macro_f1"])
+    assert metric.row_scores(["b", "c"], [["a", "b"], ["a", "b"]]) == [{"accuracy": 1}, {"accuracy": 0}]

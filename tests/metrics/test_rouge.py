@@ -1,0 +1,75 @@
+"""ROUGE is rouge_score's, and the known values of ROUGE 1.5.5 come out; other scripts than ASCII have scores."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from rouge_score.rouge_scorer import RougeScorer
+
+from hf_llm.metrics.rouge import Rouge
+
+PREDICTION = "The cats were sitting on the mats.\nThen they ran, quickly."
+REFERENCES = ["A cat sat on a mat.\nIt ran away quickly.", "Then the dogs were running.\nThe cats sat on mats."]
+
+
+@pytest.mark.parametrize("use_stemmer", [False, True], ids=["plain", "stems"])
+def test_scores_are_those_of_rouge_score(use_stemmer):
+    """The best reference of each score, sentences on lines, through the caches."""
+    scorer = RougeScorer(list(Rouge.score_names), use_stemmer=use_stemmer)
+    expected = {name: score.fmeasure for name, score in scorer.score_multi(REFERENCES, PREDICTION).items()}
+    metric = Rouge(use_stemmer)
+    assert metric.row_scores([PREDICTION] * 2, [REFERENCES] * 2) == [expected] * 2
+    assert metric.compute(predictions=[PREDICTION], references=[REFERENCES]).items() >= expected.items()
+    assert len(set(expected.values())) > 2
+
+
+@pytest.mark.skipif("HF_LLM_SHARED_DATA" not in os.environ, reason="HF_LLM_SHARED_DATA names no folder of data sets")
+@pytest.mark.parametrize(
+    ("use_stemmer", "expected"),
+    [
+        (False, {"rouge1": (0.37614, 0.38554, 0.39581)}),
+        (True, {"rouge1": (0.39380, 0.40524, 0.41661), "rougeL": (0.39157, 0.40275, 0.41383)}),
+    ],
+    ids=["plain", "stems"],
+)
+def test_the_known_values_of_rouge_1_5_5_come_out(use_stemmer, expected):
+    """rouge_score's test data: F-measures and the ends of their intervals within its own tolerance of 0.002."""
+    file = Path(os.environ["HF_LLM_SHARED_DATA"]) / "metrics" / "rouge_large.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    predictions, references = [row["prediction"] for row in rows], [row["target"] for row in rows]
+    results = Rouge(use_stemmer).compute(predictions=predictions, references=references)
+    for name, values in expected.items():
+        ours = [results[key] for key in (f"{name}_ci95_low", name, f"{name}_ci95_high")]
+        assert ours == pytest.approx(values, abs=0.002)
+
+
+def test_chinese_scores_by_character():
+    """Two of three characters are right; rouge_score's own tokenizer sees no token, which is refused."""
+    texts = {"predictions": ["北京市"], "references": [["北京人"]]}
+    assert Rouge(language="zh").compute(**texts)["rouge1"] == pytest.approx(2 / 3)
+    assert Rouge(language="zh").compute(**texts)["rouge2"] == pytest.approx(1 / 2)
+    with pytest.raises(ValueError, match=r"^1 of 1 `references` have no token: give their `language`"):
+        Rouge().compute(**texts)
+
+
+def test_words_of_other_languages_are_whole():
+    """With rouge_score's own tokenizer "große" is "gro" and "e"."""
+    texts = {"predictions": ["große Tür"], "references": [["grobe Tür"]]}
+    assert Rouge(language="de").compute(**texts)["rouge1"] == pytest.approx(1 / 2)
+
+
+def test_a_tokenizer_of_the_users():
+    """Anything with `tokenize`."""
+
+    class Letters:
+        def tokenize(self, text):
+            return list(text)
+
+    assert Rouge(tokenizer=Letters()).compute(predictions=["ab"], references=["ac"])["rouge1"] == 0.5
+
+
+def test_stems_are_english():
+    """Porter's rules are refused for other languages and other tokenizers."""
+    with pytest.raises(ValueError, match=r"^`use_stemmer` stems English only: leave it out with 'de'$"):
+        Rouge(use_stemmer=True, language="de")

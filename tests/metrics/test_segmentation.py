@@ -1,0 +1,38 @@
+"""Words of any script; a character is a word where a script has no spaces."""
+
+import pytest
+
+from hf_llm.metrics.segmentation import language_code, words, words_and_marks
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("GPT-2 was, in 2019, große_Sache!", ["gpt", "2", "was", "in", "2019", "große", "sache"]),
+        ("我在2019年用GPT。", ["我", "在", "2019", "年", "用", "gpt"]),
+        ("カレーは3人前、々", ["カ", "レ", "ー", "は", "3", "人", "前", "々"]),
+        ("हिन्दी में", ["हिन्दी", "में"]),
+        ("나는 집에", ["나는", "집에"]),
+        ("ที่นี่", ["ที่", "นี่"]),
+        ("кошка, السلام", ["кошка", "السلام"]),
+        ("e\u0301te\u0301", ["e\u0301te\u0301"]),
+        ("?!。", []),
+    ],
+    ids=["German", "Chinese", "Japanese", "Hindi", "Korean", "Thai", "Russian and Arabic", "combining", "none"],
+)
+def test_words(text, expected):
+    """Letters with their marks and digits; no punctuation."""
+    assert words(text) == expected
+
+
+def test_marks_are_tokens_where_they_are_wanted():
+    """And nothing but white space is lost."""
+    assert words_and_marks("Nein!! 好。") == ["nein", "!", "!", "好", "。"]
+
+
+def test_language_codes():
+    """Tags and three-letter codes of the languages that are told apart mean the two-letter code."""
+    tags = ["zh", "zh-CN", "ZH_Hans", "zho_Hans", "jpn", "eng", "de-AT", "ceb"]
+    assert [language_code(tag) for tag in tags] == ["zh", "zh", "zh", "zh", "ja", "en", "de", "ceb"]
+    with pytest.raises(ValueError, match=r"^`language` 'Chinese' is no language code: give one as 'en'"):
+        language_code("Chinese")
