@@ -98,7 +98,12 @@ def complete(
             rows = [{"input_ids": encoded[i]} for i in batch]
             inputs = tokenizer.pad(rows, padding_side="left", return_tensors="pt").to(plain.device)
             output = plain.generate(
-                **inputs, pad_token_id=tokenizer.pad_token_id, use_cache=True, **stopping, **options
+                **inputs,
+                pad_token_id=tokenizer.pad_token_id,
+                use_cache=True,
+                synced_gpus=in_step,  # by itself it would wait for the other ranks under ZeRO-3 in any case
+                **stopping,
+                **options,
             )
             for i, ids in zip(batch, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
                 texts[i] = cut_at(decode_completion(tokenizer, encoded[i], ids), stop_strings)

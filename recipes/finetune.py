@@ -6,15 +6,8 @@ accelerate launch recipes/finetune.py --config recipes/configs/translation.yaml 
 
 from transformers import Trainer, TrainingArguments, set_seed
 
-from hf_llm.arguments import (
-    AdapterArguments,
-    DataArguments,
-    FinetuneArguments,
-    ModelArguments,
-    TaskArguments,
-    parse_args,
-    report_errors,
-)
+from hf_llm import arguments
+from hf_llm.arguments import parse_args, report_errors
 from hf_llm.checkpoints import find_checkpoint
 from hf_llm.data.packing import PackingCollator, encode_and_pack
 from hf_llm.data.prompting import new_prompter
@@ -27,7 +20,8 @@ from hf_llm.reporting import report_finetuning
 from hf_llm.tasks import load_task
 from hf_llm.training import early_stopping, run_training
 
-DATACLASSES = [ModelArguments, AdapterArguments, TaskArguments, DataArguments, FinetuneArguments, TrainingArguments]
+DATACLASSES = [arguments.ModelArguments, arguments.AdapterArguments, arguments.TaskArguments]
+DATACLASSES += [arguments.DataArguments, arguments.FinetuneArguments, TrainingArguments]
 
 
 def main():
