@@ -360,12 +360,12 @@ def gathered_weights(model: torch.nn.Module):
     Yields:
         The plain model; and whether its weights are still parted, so that all ranks must call it in step.
     """
-    from deepspeed import DeepSpeedEngine, zero
-
     plain = getattr(model, "module", model)
-    if not isinstance(model, DeepSpeedEngine) or model.zero_optimization_stage() != 3:
+    if not hasattr(model, "zero_optimization_stage") or model.zero_optimization_stage() != 3:
         yield plain, False
         return
+    from deepspeed import zero
+
     if not fits(plain):
         logger.info("Weights are gathered layer by layer: all of them together do not fit in the memory that is free")
         yield plain, True

@@ -501,7 +501,8 @@ def test_help_lists_every_flag(recipe, said):
     status, stdout, stderr = said(f"help_{recipe.stem}")
     assert status == 0, stderr
     listed = {word.strip("[],") for word in stdout.split() if word.startswith(("--", "[--"))}
-    names = {node.id for node in ast.walk(ast.parse(recipe.read_text())) if isinstance(node, ast.Name)}
+    nodes = list(ast.walk(ast.parse(recipe.read_text())))
+    names = {getattr(node, "id", None) or getattr(node, "attr", "") for node in nodes}
     groups = [getattr(arguments, name) for name in names if name.endswith("Arguments")]
     assert groups
     expected = {f"--{field.name}" for group in groups for field in dataclasses.fields(group) if field.init}
