@@ -67,8 +67,13 @@ class DataArguments:
         default=0.05,
         metadata={"help": "Share of the rows split off, with the seed, where no validation part is given."},
     )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Use this many training rows at most."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Use this many validation rows at most."})
+    max_train_samples: int | None = field(
+        default=None,
+        metadata={"help": "Use this many training rows at most: the first; a task's, drawn with the seed."},
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Use this many validation rows at most, as --max_train_samples."}
+    )
     max_length: int = field(default=1024, metadata={"help": "Tokens in a row."})
     packing: bool = field(
         default=True, metadata={"help": "Fill rows with several documents or examples that do not see each other."}
@@ -104,6 +109,19 @@ class TaskArguments:
     )
     num_fewshot: int = field(
         default=0, metadata={"help": "Solved examples put before each prompt, drawn from train with the seed."}
+    )
+
+
+@dataclass
+class EvalTaskArguments(TaskArguments):
+    """Which applications to score."""
+
+    task: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Files of hf_llm/tasks/ by their names, or YAML files of recipes/finetune.py, whose task, data and "
+            "prompts are taken. Several: the flags of task and data are for all of them."
+        },
     )
 
 
@@ -160,6 +178,13 @@ class EvalArguments:
     baseline: str | None = field(
         default=None, metadata={"help": "A second model, scored on the same rows; the difference gets a p-value."}
     )
+    harness: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Tasks of lm-evaluation-harness (the extra `harness`), by name or as local YAML files; with "
+            "--num_fewshot, --max_eval_samples and --prompt_style chat."
+        },
+    )
     output_dir: str = field(default="outputs/eval", metadata={"help": "Folder of the results."})
     batch_size: int = field(default=8, metadata={"help": "Prompts answered together on each rank."})
     dtype: str | None = field(
@@ -209,10 +234,12 @@ AT_LEAST = {
     "max_length": 2,
     "learning_rate": 0,
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
+    **dict.fromkeys(("max_train_samples", "max_eval_samples"), 1),
     **dict.fromkeys(("early_stopping_patience", "dataset_num_proc", "batch_size", "max_new_tokens", "num_beams"), 1),
 }
 # Trackers whose package has their name.
 TRACKERS = ("tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "swanlab", "trackio", "dvclive", "codecarbon")
+LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "ter", "repetition")
 ABOVE_ZERO = ("num_train_epochs", "save_steps", "eval_steps", "logging_steps", "temperature")
 
 
@@ -325,6 +352,27 @@ def parse_args(
     return tuple(build(dataclass_type, values) for dataclass_type in dataclass_types)
 
 
+def parse_task(
+    name: str, task_args: EvalTaskArguments, data_args: DataArguments
+) -> tuple[TaskArguments, DataArguments]:
+    """The arguments of one `--task` of the evaluation recipe; flags override what a YAML file says.
+
+    Raises:
+        ValueError: the file cannot be read, or has an unknown key.
+    """
+    if not name.endswith((".yaml", ".yml")):
+        return dataclasses.replace(task_args, task=name), data_args
+    groups = [ModelArguments, AdapterArguments, TaskArguments, DataArguments, FinetuneArguments, TrainingArguments]
+    parser = RecipeParser(groups, None)
+    in_file = vars(parser.parse_known_args(parser.config_flags(name, set()))[0])
+    both = []
+    for of_flags, group in ((task_args, TaskArguments), (data_args, DataArguments)):
+        fields = [field for field in dataclasses.fields(group) if field.name != "task"]
+        given = {f.name: value for f in fields if (value := getattr(of_flags, f.name)) != f.default}
+        both.append(build(group, in_file | given))
+    return tuple(both)
+
+
 def flag_name(flag: str) -> str:
     """`--max_length=5` -> `--max_length`."""
     return flag.split("=")[0]
@@ -392,6 +440,9 @@ def build_training_arguments(values: dict[str, Any]) -> TrainingArguments:
         check_push(values)
         # What is published by mistake cannot be taken back.
         values["hub_private_repo"] = values["hub_private_repo"] is not False
+    if (values["metric_for_best_model"] or "").removeprefix("eval_") in LOWER_IS_BETTER:
+        # The Trainer takes every score but a loss for one to be raised.
+        values["greater_is_better"] = values["greater_is_better"] or False
     values["remove_unused_columns"] = False  # the collator reads the lengths that the model does not take
     values["include_num_input_tokens_seen"] = "non_padding"  # what throughput is counted in
     values["batch_eval_metrics"] = True  # sums per batch, so that evaluation needs no memory for logits

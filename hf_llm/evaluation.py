@@ -1,22 +1,33 @@
 """Scores of a model: perplexity and bits per byte of held-out text; a task's own metric, in and after training."""
 
+import difflib
 import math
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 import torch
-from datasets import Dataset
-from transformers import EarlyStoppingCallback, EvalPrediction, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from datasets import Dataset, DatasetDict
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+)
 
+from hf_llm.arguments import DataArguments, EvalArguments, EvalTaskArguments, TaskArguments, parse_task
 from hf_llm.data.packing import column
-from hf_llm.data.prompting import ExamplesReport, Prompter, encode_prompts
+from hf_llm.data.prompting import ExamplesReport, Prompter, encode_prompts, new_prompter
+from hf_llm.data.rows import load_rows
 from hf_llm.generation import complete, log_likelihoods
-from hf_llm.metrics.base import TaskMetric, paired_bootstrap
-from hf_llm.tasks import Task
+from hf_llm.metrics.base import TaskMetric, paired_bootstrap, with_interval
+from hf_llm.modeling import load_for_generation
+from hf_llm.tasks import Task, load_task
 
 
 def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -153,21 +164,29 @@ def evaluate_task(
     """
     prompter = prompter or Prompter(tokenizer, task, max_length)
     prompts, report = encode_prompts(rows, prompter)
-    ranked = len(prompts[0]["choices"]) > 0
     settings = {"batch_size": batch_size, "show_progress": show_progress}
+    return TaskResult(*answer_and_score(model, prompter, rows, prompts, **settings), report)
+
+
+def answer_and_score(
+    model: torch.nn.Module, prompter: Prompter, rows: Dataset, prompts: Dataset, **settings
+) -> tuple[dict[str, float | str], list[dict[str, Any]]]:
+    """Scores and predictions of a `TaskResult`, for prompts of `encode_prompts`."""
+    task, ranked = prompter.task, len(prompts[0]["choices"]) > 0
     texts = (rank if ranked else generate)(model, prompter, rows, prompts, **settings)
     answers = [task.answer(text, row) for text, row in zip(texts, rows, strict=True)]
     metric, references = task.metric(), prompts["references"]
     scores = metric.compute(predictions=answers, references=references)
+    row_scores = metric.row_scores(answers, references)
     if task.with_perplexity:
-        scores["perplexity"] = completion_perplexity(model, tokenizer, prompts, **settings)
+        of_all, of_rows = completion_perplexity(model, prompter.tokenizer, prompts, **settings)
+        scores |= of_all
+        row_scores = [of_row | {"perplexity": value} for of_row, value in zip(row_scores, of_rows, strict=True)]
     predictions = [
-        {"prompt": tokenizer.decode(ids), "prediction": answer, "references": gold, **of_row}
-        for ids, answer, gold, of_row in zip(
-            prompts["prompt"], answers, references, metric.row_scores(answers, references), strict=True
-        )
+        {"prompt": prompter.tokenizer.decode(ids), "prediction": answer, "references": gold, **of_row}
+        for ids, answer, gold, of_row in zip(prompts["prompt"], answers, references, row_scores, strict=True)
     ]
-    return TaskResult(scores, predictions, report)
+    return scores, predictions
 
 
 def generate(model: torch.nn.Module, prompter: Prompter, rows: Dataset, prompts: Dataset, **settings) -> list[str]:
@@ -181,27 +200,113 @@ def generate(model: torch.nn.Module, prompter: Prompter, rows: Dataset, prompts:
 def rank(model: torch.nn.Module, prompter: Prompter, rows: Dataset, prompts: Dataset, **settings) -> list[str]:
     """The likeliest choice of each row; of two alike the first."""
     task = prompter.task
-    pairs = [(row["prompt"], choice) for row in prompts for choice in row["choices"]]
-    found = np.array(log_likelihoods(model, prompter.tokenizer, pairs, **settings))
+    found = log_likelihoods(model, prompter.tokenizer, prompts["prompt"], prompts["choices"], **settings)
     if task.normalizes_length():
-        found = found / [len(choice) for _, choice in pairs]
-    ends = np.cumsum([len(choices) for choices in prompts["choices"]])[:-1]
-    best = [int(part.argmax()) for part in np.split(found, ends)]
-    return [task.choices(row)[i] for row, i in zip(rows, best, strict=True)]
+        found = [np.divide(of_row, [*map(len, row["choices"])]) for of_row, row in zip(found, prompts, strict=True)]
+    return [task.choices(row)[int(np.argmax(of_row))] for of_row, row in zip(found, rows, strict=True)]
 
 
 def completion_perplexity(
     model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Dataset, **settings
-) -> float:
-    """exp of the mean loss over the tokens of the gold completions, given their prompts."""
-    pairs = list(zip(prompts["prompt"], prompts["completion"], strict=True))
-    tokens = sum(len(completion) for _, completion in pairs)
-    return perplexity(-sum(log_likelihoods(model, tokenizer, pairs, **settings)) / tokens)
+) -> tuple[dict[str, float], list[float]]:
+    """exp of the mean loss over the tokens of the gold completions, given their prompts; and that of each row."""
+    completions = [[completion] for completion in prompts["completion"]]
+    found = log_likelihoods(model, tokenizer, prompts["prompt"], completions, **settings)
+    statistics = np.array([(-nats, len(ids)) for (nats,), (ids,) in zip(found, completions, strict=True)])
+
+    def scores(statistics, weights):
+        loss, tokens = weights @ statistics
+        return {"perplexity": perplexity(loss / tokens)}
+
+    return with_interval(scores, statistics), [perplexity(loss / tokens) for loss, tokens in statistics]
 
 
 def compare(metric: TaskMetric, result: TaskResult, baseline: TaskResult) -> dict[str, float]:
     """How much better the result is than the baseline on the same rows, with p-values by a paired bootstrap."""
     return paired_bootstrap(metric, result.answers(), baseline.answers(), result.references())
+
+
+@dataclass
+class Evaluation:
+    """A task with its rows, to be scored on one model after the other."""
+
+    name: str
+    task: Task
+    rows: DatasetDict
+    task_args: TaskArguments
+    max_length: int
+    seed: int
+
+    def score(self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> TaskResult:
+        """What the model does on the validation rows, with prompts as its tokenizer has them."""
+        settings = self.task_args, self.max_length, self.seed
+        prompter, rows = new_prompter(tokenizer, self.task, self.rows, *settings)
+        options = {"prompter": prompter, "batch_size": batch_size}
+        return evaluate_task(model, tokenizer, self.task, rows["validation"], **options)
+
+
+def load_evaluations(task_args: EvalTaskArguments, data_args: DataArguments, args: EvalArguments) -> list[Evaluation]:
+    """The tasks that the evaluation recipe is asked for, each with its rows.
+
+    Raises:
+        ValueError: none is asked for, or one cannot be loaded.
+    """
+    if not (task_args.task or args.harness):
+        raise ValueError("nothing to score: give `--task` or `--harness`")
+    evaluations = []
+    for name in task_args.task:
+        of_task, of_data = parse_task(name, task_args, data_args)
+        task = load_task(of_task.task, of_task.task_options)
+        rows = load_rows(of_data, of_task, task, args.seed)
+        evaluations.append(Evaluation(Path(name).stem, task, rows, of_task, of_data.max_length, args.seed))
+    return evaluations
+
+
+def score_model(name: str, evaluations: list[Evaluation], args: EvalArguments) -> list[TaskResult]:
+    """Load a model and score it on one task after the other."""
+    model, tokenizer = load_for_generation(name, args.trust_remote_code, args.dtype)
+    return [evaluation.score(model, tokenizer, args.batch_size) for evaluation in evaluations]
+
+
+def run_harness(name: str, args: EvalArguments, task_args: TaskArguments, max_samples: int | None) -> dict[str, float]:
+    """Load a model and hand it to lm-evaluation-harness; what that measures, as `<task>_<metric>`.
+
+    Raises:
+        ValueError: it is not installed, or does not know a task.
+    """
+    try:
+        from lm_eval import simple_evaluate
+        from lm_eval.config.evaluate_config import EvaluatorConfig
+        from lm_eval.models.huggingface import HFLM
+    except ImportError:
+        raise ValueError("`--harness` needs lm-evaluation-harness: `pip install -e '.[harness]'`") from None
+    config = EvaluatorConfig(tasks=list(args.harness))  # names, or paths of YAML files
+    manager = config.process_tasks()
+    model, tokenizer = load_for_generation(name, args.trust_remote_code, args.dtype)
+    measured = simple_evaluate(
+        HFLM(pretrained=model, tokenizer=tokenizer, batch_size=args.batch_size),
+        tasks=config.tasks,
+        task_manager=manager,
+        num_fewshot=task_args.num_fewshot or None,
+        limit=max_samples,
+        apply_chat_template=task_args.prompt_style == "chat",
+    )
+    return {
+        f"{task}_{name.removesuffix(',none').replace(',', '_')}": value
+        for task, scores in measured["results"].items()
+        for name, value in scores.items()
+        if isinstance(value, int | float)
+    }
+
+
+def check_best_metric(name: str | None, task: Task) -> None:
+    """Refuse a `metric_for_best_model` that no evaluation will have, before anything is trained."""
+    numbers = task.metric().compute(predictions=["a"], references=[["a"]])
+    known = ["loss", "perplexity", *(score for score, value in numbers.items() if not isinstance(value, str))]
+    asked = (name or "loss").removeprefix("eval_")
+    if asked not in known:
+        (near,) = difflib.get_close_matches(asked, known, 1, cutoff=0)
+        raise ValueError(f"`--metric_for_best_model` {name} is no score of this task; the nearest is {near}")
 
 
 class TaskEvaluation(TrainerCallback):
@@ -218,6 +323,9 @@ class TaskEvaluation(TrainerCallback):
         rows: of `load_rows`, with the task's column names.
         prompter: as the model is trained with. Left out: a new one, without solved examples.
         batch_size: prompts at a time. Left out: `per_device_eval_batch_size`.
+
+    Raises:
+        ValueError: a row that cannot be scored or does not fit; it is named.
     """
 
     def __init__(
@@ -231,6 +339,7 @@ class TaskEvaluation(TrainerCallback):
     ):
         self.trainer, self.task, self.rows = trainer, task, rows
         self.prompter = prompter or Prompter(trainer.processing_class, task, max_length)
+        self.prompts, self.report = encode_prompts(rows, self.prompter)  # a row that does not fit is told at the start
         self.batch_size = batch_size or trainer.args.per_device_eval_batch_size
         self.result: TaskResult | None = None
 
@@ -238,18 +347,15 @@ class TaskEvaluation(TrainerCallback):
         kinds = [type(callback) for callback in self.trainer.callback_handler.callbacks]
         if EarlyStoppingCallback in kinds[: kinds.index(TaskEvaluation)]:
             raise ValueError("add TaskEvaluation before EarlyStoppingCallback, which looks at its scores")
+        if isinstance(self.trainer.compute_metrics, TokenMetrics | None):  # or there are scores that nobody knows yet
+            check_best_metric(args.metric_for_best_model, self.task)
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         trainer = self.trainer
-        self.result = evaluate_task(
-            trainer.model_wrapped,
-            trainer.processing_class,
-            self.task,
-            self.rows,
-            prompter=self.prompter,
-            batch_size=self.batch_size,
-            show_progress=not args.disable_tqdm,
-        )
+        settings = {"batch_size": self.batch_size, "show_progress": not args.disable_tqdm}
+        with trainer.accelerator.autocast():  # around it all: weights are cast once, not at every token
+            scored = answer_and_score(trainer.model_wrapped, self.prompter, self.rows, self.prompts, **settings)
+        self.result = TaskResult(*scored, self.report)
         numbers = {f"eval_{name}": value for name, value in self.result.scores.items() if not isinstance(value, str)}
         metrics.update(numbers)
         trainer.log(dict(numbers))

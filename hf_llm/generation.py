@@ -1,6 +1,7 @@
 """Completions for a list of prompts, and the likelihood of given ones: on one rank or many, under any ZeRO stage."""
 
 import contextlib
+import copy
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_llm.arguments import GenerateArguments
+from hf_llm.data.packing import takes_positions
 from hf_llm.data.prompting import without_end
 from hf_llm.distributed import gathered_weights
 
@@ -137,36 +139,99 @@ def cut_at(text: str, stop_strings: Sequence[str]) -> str:
 def log_likelihoods(
     model: torch.nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    pairs: Sequence[tuple[list[int], list[int]]],
+    prompts: Sequence[list[int]],
+    completions: Sequence[list[list[int]]],
     *,
     batch_size: int = 8,
     show_progress: bool = True,
-) -> list[float]:
-    """ln p(completion | prompt) of every pair of token ids, in nats, summed over the completion's tokens.
+) -> list[list[float]]:
+    """ln p(completion | prompt) in nats, summed over the completion's tokens, of every completion of every prompt.
 
     Args:
         model: as for `complete`.
-        pairs: prompt (at least one token) and completion.
+        prompts: token ids, at least one.
+        completions: of each prompt one or several, token ids.
     """
     found = {}
+    label = "Ranking" if show_progress else None
     with ready_to_generate(model) as (plain, in_step):
-        batches = batches_of([len(prompt) + len(completion) for prompt, completion in pairs], batch_size)
-        for _, batch in share_of_rank(batches, in_step, "Ranking" if show_progress else None):
-            rows = [{"input_ids": pairs[i][0] + pairs[i][1]} for i in batch]
-            # On the right: positions count from 0 in every row, and no token sees the padding.
-            inputs = tokenizer.pad(rows, padding_side="right", return_tensors="pt").to(plain.device)
-            width, first = inputs["input_ids"].shape[1], min(len(pairs[i][0]) for i in batch) - 1
-            logits = plain(**inputs, use_cache=False, logits_to_keep=width - first).logits
-            for row, i in enumerate(batch):
-                start, end = len(pairs[i][0]), len(pairs[i][0]) + len(pairs[i][1])
-                losses = torch.nn.functional.cross_entropy(
-                    logits[row, start - 1 - first : end - 1 - first].float(),
-                    inputs["input_ids"][row, start:end],
-                    reduction="none",
-                )
-                found[i] = -losses.double().sum().item()
+        counts = list(map(len, completions))
+        # Ranks that go in step must call the model equally often, and a state that is no cache serves one row alone.
+        if in_step or plain._is_stateful or max(counts) == 1:
+            places = [(i, j) for i, count in enumerate(counts) for j in range(count)]
+            batches = batches_of([len(prompts[i]) + len(completions[i][j]) for i, j in places], batch_size)
+            for _, batch in share_of_rank(batches, in_step, label):
+                pairs = [(prompts[i], completions[i][j]) for i, j in (places[k] for k in batch)]
+                found |= zip((places[k] for k in batch), score_pairs(plain, tokenizer, pairs), strict=True)
+        else:
+            batches = batches_of(list(map(len, prompts)), batch_size)
+            for _, batch in share_of_rank(batches, in_step, label):
+                choices = [(row, j) for row, i in enumerate(batch) for j in range(counts[i])]
+                asked = [(row, completions[batch[row]][j]) for row, j in choices]
+                scores = score_choices(plain, tokenizer, [prompts[i] for i in batch], asked, batch_size)
+                found |= zip(((batch[row], j) for row, j in choices), scores, strict=True)
     found = dict(gather_object(list(found.items())))
-    return [found[i] for i in range(len(pairs))]
+    return [[found[i, j] for j in range(count)] for i, count in enumerate(counts)]
+
+
+def score_pairs(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[list[int], list[int]]]
+) -> list[float]:
+    """ln p(completion | prompt) of pairs, each in a row of its own."""
+    rows = [{"input_ids": prompt + completion} for prompt, completion in pairs]
+    # On the right: positions count from 0 in every row, and no token sees the padding.
+    inputs = tokenizer.pad(rows, padding_side="right", return_tensors="pt").to(model.device)
+    width, first = inputs["input_ids"].shape[1], min(len(prompt) for prompt, _ in pairs) - 1
+    logits = model(**inputs, use_cache=False, logits_to_keep=width - first).logits
+    scores = []
+    for row, (prompt, completion) in enumerate(pairs):
+        start, end = len(prompt), len(prompt) + len(completion)
+        losses = torch.nn.functional.cross_entropy(
+            logits[row, start - 1 - first : end - 1 - first].float(),
+            inputs["input_ids"][row, start:end],
+            reduction="none",
+        )
+        scores.append(-losses.double().sum().item())
+    return scores
+
+
+def score_choices(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    choices: list[tuple[int, list[int]]],
+    batch_size: int,
+) -> list[float]:
+    """ln p(completion | prompt) of choices, (number of the prompt, completion): each prompt is read once for all."""
+    padded = tokenizer.pad([{"input_ids": ids} for ids in prompts], padding_side="left", return_tensors="pt")
+    padded = padded.to(model.device)
+    seen = padded["attention_mask"]
+    read = model(**padded, **positions(model, seen), use_cache=True, logits_to_keep=1)
+    first = read.logits[:, -1].float().log_softmax(-1)
+    scores = []
+    for start in range(0, len(choices), batch_size):
+        part = choices[start : start + batch_size]
+        rows = torch.tensor([row for row, _ in part], device=model.device)
+        answers = tokenizer.pad([{"input_ids": ids} for _, ids in part], padding_side="right", return_tensors="pt")
+        ids, counted = (answers[key].to(model.device) for key in ("input_ids", "attention_mask"))
+        sums = first[rows, ids[:, 0]].double()
+        if ids.shape[1] > 1:
+            cache = copy.deepcopy(read.past_key_values)  # the model adds to it
+            cache.batch_select_indices(rows)
+            mask = torch.cat([seen[rows], counted[:, :-1]], 1)
+            given = {"attention_mask": mask, "past_key_values": cache} | positions(model, mask, ids.shape[1] - 1)
+            logits = model(input_ids=ids[:, :-1], use_cache=True, **given).logits.float()
+            losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+            sums -= (losses.double() * counted[:, 1:]).sum(1)
+        scores += sums.tolist()
+    return scores
+
+
+def positions(model: PreTrainedModel, mask: torch.Tensor, last: int | None = None) -> dict[str, torch.Tensor]:
+    """`position_ids` of the last tokens under an attention mask (B, T), for a model that takes them."""
+    if not takes_positions(model):
+        return {}
+    return {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)[:, -(last or mask.shape[1]) :]}
 
 
 def encode_prompts(

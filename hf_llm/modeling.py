@@ -18,6 +18,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -147,7 +148,7 @@ def load_model(
     Mixed precision keeps these float32 weights for the optimizer and computes in bfloat16.
 
     Args:
-        options: further ones of `from_pretrained`, e.g. `quantization_config`.
+        options: further ones of `from_pretrained`, e.g. `frozen_precision`.
 
     Raises:
         ValueError: the weights or the config cannot be read, the rows are longer than the model's positions, or the
@@ -195,16 +196,15 @@ def check_memory(config: PreTrainedConfig) -> None:
 
 
 def load_weights(model_args: ModelArguments, **options) -> PreTrainedModel:
-    """`from_pretrained` in float32, complete or not at all; a model from GGUF saves like any other afterwards."""
+    """`from_pretrained`, complete or not at all; a model from GGUF saves like any other afterwards."""
     path, gguf = source(model_args.model_name_or_path)
     model, loading = AutoModelForCausalLM.from_pretrained(
         path,
-        dtype=torch.float32,
         attn_implementation=model_args.attn_implementation,
         trust_remote_code=model_args.trust_remote_code,
         output_loading_info=True,
         **gguf,
-        **options,
+        **{"dtype": torch.float32, **options},
     )
     if missing := sorted(loading["missing_keys"]):
         raise ValueError(f"the weights lack {len(missing)} tensors, the first is {missing[0]}")
@@ -247,20 +247,17 @@ def add_adapter(model: PreTrainedModel, adapter_args: AdapterArguments) -> PreTr
     return model
 
 
-def quantization(adapter_args: AdapterArguments) -> dict[str, Any]:
-    """What `from_pretrained` takes for `--load_in_4bit`."""
-    if not adapter_args.load_in_4bit:
-        return {}
-    from transformers import BitsAndBytesConfig
-
-    return {
-        "quantization_config": BitsAndBytesConfig(
+def frozen_precision(adapter_args: AdapterArguments, bf16: bool) -> dict[str, Any]:
+    """What `from_pretrained` takes for weights that adapters leave frozen: no optimizer needs them in float32."""
+    if adapter_args.load_in_4bit:
+        quantization = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
-    }
+        return {"quantization_config": quantization, "dtype": torch.bfloat16}
+    return {"dtype": torch.bfloat16} if adapter_args.lora_r and bf16 else {}
 
 
 def check_fit(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:

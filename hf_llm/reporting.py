@@ -11,7 +11,7 @@ from transformers import Trainer
 
 from hf_llm.arguments import EvalArguments
 from hf_llm.checkpoints import write_text
-from hf_llm.evaluation import TaskResult
+from hf_llm.evaluation import Evaluation, TaskResult, compare
 from hf_llm.generation import complete, encode_prompts
 from hf_llm.modeling import count_parameters
 
@@ -81,26 +81,53 @@ def report_finetuning(trainer: Trainer, figures: dict[str, float], result: TaskR
     print(f"Model and results: {trainer.args.output_dir}", flush=True)
 
 
-def report_evaluation(args: EvalArguments, results: list[TaskResult], differences: dict[str, float]) -> None:
+def report_evaluations(args: EvalArguments, evaluations: list[Evaluation], results: list[list[TaskResult]]) -> None:
     """Predictions and results on the disk, tables on the screen. Rank 0 alone.
 
+    A single task has the folder to itself; several have one each, and all figures together stand above them.
+
     Args:
-        results: of the model, and of the baseline where there is one.
-        differences: of `compare`.
+        results: of the model, and of the baseline where there is one; one for each evaluation.
     """
     if not PartialState().is_main_process:
         return
-    folder, (result, *baseline) = Path(args.output_dir), results
+    folder, figures = Path(args.output_dir), {}
+    for evaluation, *of_models in zip(evaluations, *results, strict=True):
+        place = folder / evaluation.name if len(evaluations) > 1 else folder
+        figures[evaluation.name] = report_evaluation(args, evaluation, of_models, place)
+    if len(evaluations) > 1:
+        write_json(folder / "eval_results.json", figures)
+    print(f"Results: {folder}", flush=True)
+
+
+def report_evaluation(
+    args: EvalArguments, evaluation: Evaluation, results: list[TaskResult], folder: Path
+) -> dict[str, float | str]:
+    """One task's part of it; its figures."""
+    (result, *baseline) = results
     for name, of_model in zip(("predictions", "baseline_predictions"), results, strict=False):
         write_json_lines(f"{folder}/{name}.jsonl", of_model.predictions)
+    differences = compare(evaluation.task.metric(), *results) if baseline else {}
     figures = result.scores | {f"baseline_{name}": value for of in baseline for name, value in of.scores.items()}
     figures |= result.report.metrics("eval") | differences
-    write_text(folder / "eval_results.json", json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
-    print(f"\n{args.model_name_or_path}\n{scores_table(result.scores)}\n")
-    for of_baseline in baseline:
-        print(f"{args.baseline}\n{scores_table(of_baseline.scores)}\n\nDifference\n{scores_table(differences)}\n")
+    write_json(folder / "eval_results.json", figures)
+    print(f"\n{evaluation.name}: {args.model_name_or_path}\n{scores_table(result.scores)}\n")
+    for of in baseline:
+        print(f"{evaluation.name}: {args.baseline}\n{scores_table(of.scores)}\n")
+        print(f"Difference\n{scores_table(differences)}\n")
     print_predictions(result.predictions[:3])
-    print(f"Results: {folder}", flush=True)
+    return figures
+
+
+def report_harness(args: EvalArguments, results: list[dict[str, float]]) -> None:
+    """What lm-evaluation-harness measured, on the disk and on the screen. Rank 0 alone."""
+    if not PartialState().is_main_process:
+        return
+    figures = {}
+    for prefix, measured in zip(("", "baseline_"), results, strict=False):
+        figures |= {f"{prefix}{name}": value for name, value in measured.items()}
+    write_json(Path(args.output_dir) / "harness_results.json", figures)
+    print(f"\nlm-evaluation-harness\n{table(figures)}\n\nResults: {args.output_dir}", flush=True)
 
 
 def scores_table(scores: dict[str, float | str]) -> str:
@@ -152,6 +179,11 @@ def check_output_file(path: str | None) -> None:
     place = next(folder for folder in target.absolute().parents if folder.exists())
     if target.is_dir() or not place.is_dir() or not os.access(place, os.W_OK):
         raise ValueError(f"`--output_file` {path} cannot be written: name a file in a folder that can be written to")
+
+
+def write_json(path: Path, figures: dict) -> None:
+    """Write figures as the Trainer's results files have them."""
+    write_text(path, json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_json_lines(path: str, rows: list[dict]) -> None:

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
+PARTS = ("status", "stdout", "stderr")
 LAUNCHERS = ("ACCELERATE_", "OMPI_", "PMI_", "TORCHELASTIC_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_")
 
 
@@ -79,6 +81,16 @@ class Processes:
         """Start a process and wait for its end."""
         return self.finish(self.start(command, folder, environment))
 
+    def run_forked(self, jobs: dict[str, list], folder: Path) -> dict[str, Finished]:
+        """Recipes one after the other in `folder`, forked from a process that has done their imports."""
+        with tempfile.TemporaryDirectory() as place:
+            file = Path(place) / "jobs.json"
+            file.write_text(json.dumps({name: [str(part) for part in command] for name, command in jobs.items()}))
+            server = self.finish(self.start([sys.executable, ROOT / "tests" / "forked_recipes.py", file], folder), 900)
+            assert server.status == 0, server.stderr
+            ends = {name: [Path(place, f"{name}.{part}").read_text() for part in PARTS] for name in jobs}
+        return {name: Finished(int(status), *said) for name, (status, *said) in ends.items()}
+
     def submit(self, function: Callable, *arguments: Any) -> Future:
         """Call `function` when one of two workers is free."""
         return self.pool.submit(function, *arguments)
@@ -96,6 +108,21 @@ def processes(tmp_path_factory):
     processes = Processes(tmp_path_factory.mktemp("hf_home"))
     yield processes
     processes.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory) -> Path:
+    """A folder as the README's first command leaves it behind: an untrained model and a tokenizer of Python's docs."""
+    from tiny import new_model
+
+    from hf_llm.data.python_docs import python_docs
+    from hf_llm.data.tokenization import train_tokenizer
+
+    folder = tmp_path_factory.mktemp("base")
+    size = {"vocab_size": 600, "hidden_size": 32, "max_position_embeddings": 1024}
+    new_model(initializer_range=0.06, **size).save_pretrained(folder)
+    train_tokenizer(python_docs()["train"]["text"][:40], vocab_size=600).save_pretrained(folder)
+    return folder
 
 
 WORDS = ["the", "a", "cat", "dog", "sat", "ran", "on", "mat", "and", "then", "it", "was", "very", "big", "small"]

@@ -6,11 +6,30 @@ import zlib
 import numpy as np
 import pytest
 import torch
+import trl
 from datasets import Dataset
+from safetensors.torch import load_file
 from tiny import TEXTS, new_model, new_tokenizer, new_trainer, packed
-from transformers import EvalPrediction, PreTrainedTokenizerFast
+from transformers import (
+    DataCollatorForSeq2Seq,
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
+)
 
-from hf_llm.evaluation import LanguageModelingMetrics, token_losses, zlib_bits_per_byte
+from hf_llm.data.prompting import Prompter, encode_examples
+from hf_llm.data.tokenization import train_tokenizer
+from hf_llm.evaluation import (
+    LanguageModelingMetrics,
+    TaskEvaluation,
+    evaluate_task,
+    token_losses,
+    zlib_bits_per_byte,
+)
+from hf_llm.metrics.translation import Translation
+from hf_llm.tasks import load_task
 
 # Of unequal lengths, with characters of several bytes; with rows of 16 tokens some are cut.
 HELD_OUT = [*TEXTS[:9], "naïve 汉字 🙂", "one two three " * 30]
@@ -126,3 +145,118 @@ def test_bytes_are_counted_in_the_rows_that_are_evaluated(tokenizer):
     whole, part = (LanguageModelingMetrics(d, rows, tokenizer) for d in (documents, chosen))
     prediction = EvalPrediction(torch.tensor([[8.0, 5.0]]), None)
     assert whole(prediction, compute_result=True) == part(prediction, compute_result=True)
+
+
+# The score of a task, in any Trainer
+
+TASK = load_task("translation")
+ROWS = TASK.sample()["validation"].select(range(7))
+
+
+@pytest.fixture(scope="module")
+def numbers():
+    """A model that has room for a prompt of the task, and its tokenizer."""
+    texts = [text for row in TASK.sample()["train"] for text in row["translation"].values()]
+    return new_model(max_position_embeddings=256, vocab_size=400), train_tokenizer(texts, vocab_size=400)
+
+
+def scores_in(metrics):
+    """What the task's metric has put into the Trainer's metrics."""
+    return {name: value for name, value in metrics.items() if name.startswith(("eval_bleu", "eval_chrf"))}
+
+
+def stock_trainer(folder, model, tokenizer, **settings):
+    args = TrainingArguments(str(folder), report_to="none", use_cpu=True, disable_tqdm=True, **settings)
+    features, _ = encode_examples(TASK.sample()["train"].select(range(8)), Prompter(tokenizer, TASK, 256))
+    collator = DataCollatorForSeq2Seq(tokenizer)
+    return Trainer(model, args, collator, features, features, processing_class=tokenizer)
+
+
+def test_a_tasks_scores_join_the_trainers_and_are_logged(numbers, tmp_path):
+    """They are in what `evaluate` returns, and in the log that every tracker gets, with their intervals."""
+    trainer = stock_trainer(tmp_path, *numbers)
+    callback = TaskEvaluation(trainer, TASK, ROWS)
+    trainer.add_callback(callback)
+    metrics = trainer.evaluate()
+    scores = scores_in(metrics)
+    assert set(scores) == {f"eval_{name}{end}" for name in ("bleu", "chrf") for end in ("", "_ci95_low", "_ci95_high")}
+    assert scores["eval_chrf"] == callback.result.scores["chrf"] and "eval_loss" in metrics
+    assert scores_in(trainer.state.log_history[-1]) == scores
+
+
+def test_the_score_is_that_of_the_function_alone(numbers, tmp_path):
+    """`evaluate_task` on the same rows gives the same numbers and predictions; the model's mode is as before."""
+    model, tokenizer = numbers
+    trainer = stock_trainer(tmp_path, model, tokenizer)
+    callback = TaskEvaluation(trainer, TASK, ROWS)
+    trainer.add_callback(callback)
+    trainer.evaluate()
+    alone = evaluate_task(model, tokenizer, TASK, ROWS, show_progress=False)
+    assert alone.scores == callback.result.scores and alone.predictions == callback.result.predictions
+    assert len({row["prediction"] for row in alone.predictions}) > 1
+
+
+def test_the_score_decides_when_to_stop_and_what_to_keep(numbers, tmp_path, monkeypatch):
+    """Best at the second evaluation and then never again: stopped after the patience, the second weights loaded."""
+    scripted = iter([10.0, 30.0, 20.0, 25.0, 30.0])
+    monkeypatch.setattr(TASK, "metric", lambda: Scripted(scripted), raising=False)
+    model = new_model(max_position_embeddings=256, vocab_size=400)
+    evaluating = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 9}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "chrf"}
+    trainer = stock_trainer(tmp_path, model, numbers[1], **evaluating, **best)
+    trainer.compute_metrics = lambda _: {}  # scores of somebody else's may be meant, so that the name is not checked
+    trainer.add_callback(TaskEvaluation(trainer, TASK, ROWS))
+    trainer.add_callback(EarlyStoppingCallback(2))
+    trainer.train()
+    assert trainer.state.global_step == 4 and trainer.state.best_global_step == 2
+    saved = load_file(tmp_path / "checkpoint-2" / "model.safetensors")
+    assert all(torch.equal(saved[name], tensor) for name, tensor in trainer.model.state_dict().items() if name in saved)
+
+
+class Scripted(Translation):
+    """Gives one score after the other."""
+
+    def __init__(self, scores):
+        super().__init__("de")
+        self.next_score = scores
+
+    def compute(self, **_):
+        """The next score (`evaluate.Metric` wants a docstring here)."""
+        return {"chrf": next(self.next_score)}
+
+
+def test_early_stopping_must_come_after_the_score(numbers, tmp_path):
+    """Or it would look for a score that is not there yet."""
+    trainer = stock_trainer(tmp_path, *numbers, eval_strategy="steps", metric_for_best_model="chrf")
+    trainer.add_callback(EarlyStoppingCallback(2))
+    trainer.add_callback(TaskEvaluation(trainer, TASK, ROWS))
+    with pytest.raises(ValueError, match="add TaskEvaluation before EarlyStoppingCallback"):
+        trainer.train()
+
+
+def test_a_metric_that_no_evaluation_has_is_refused_before_training(numbers, tmp_path):
+    """With the nearest one that there will be."""
+    trainer = stock_trainer(tmp_path, *numbers, eval_strategy="steps", metric_for_best_model="eval_chr")
+    trainer.add_callback(TaskEvaluation(trainer, TASK, ROWS))
+    with pytest.raises(ValueError, match=r"`--metric_for_best_model` eval_chr is no score .* the nearest is chrf"):
+        trainer.train()
+
+
+# TRL still sets the old name of an option of transformers 5.
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
+def test_trls_trainer_gives_the_score_of_the_stock_one(numbers, tmp_path):
+    """Trained for three steps by SFTTrainer with the callback; the stock Trainer scores the same weights alike."""
+    model, tokenizer = new_model(max_position_embeddings=256, vocab_size=400), numbers[1]
+    examples = Dataset.from_list([TASK.to_example(row) for row in TASK.sample()["train"].select(range(16))])
+    settings = {"report_to": "none", "use_cpu": True, "bf16": False, "disable_tqdm": True, "max_length": 256}
+    steps = {"max_steps": 3, "eval_strategy": "steps", "eval_steps": 3, "learning_rate": 1e-2}
+    args = trl.SFTConfig(str(tmp_path / "trl"), **settings, **steps)
+    sft = trl.SFTTrainer(model, args, train_dataset=examples, eval_dataset=examples, processing_class=tokenizer)
+    sft.add_callback(TaskEvaluation(sft, TASK, ROWS))
+    before = [parameter.clone() for parameter in model.parameters()]
+    sft.train()
+    assert not all(map(torch.equal, before, model.parameters()))
+    in_trl = next(scores for entry in sft.state.log_history if (scores := scores_in(entry)))
+    trainer = stock_trainer(tmp_path / "stock", model, tokenizer)
+    trainer.add_callback(TaskEvaluation(trainer, TASK, ROWS))
+    assert scores_in(trainer.evaluate()) == in_trl and in_trl["eval_chrf"] > 0

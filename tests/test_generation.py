@@ -2,6 +2,7 @@
 
 import json
 
+import peft
 import pytest
 import torch
 from tiny import TEXTS, new_model, new_tokenizer
@@ -9,7 +10,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from hf_llm.arguments import GenerateArguments
-from hf_llm.generation import complete, decode_completion, encode_prompts, read_prompts, sampling_options
+from hf_llm.generation import (
+    complete,
+    decode_completion,
+    encode_prompts,
+    log_likelihoods,
+    read_prompts,
+    sampling_options,
+)
 
 PROMPTS = ["Document", "Document 3 counts 0 1 2", "", "then it ends. " * 3, "x", "Document 7 counts 0"]
 
@@ -146,3 +154,48 @@ def test_every_way_of_searching_runs_without_a_warning(tokenizer, options):
     completions = complete(new_model(), tokenizer, TEXTS[:2], show_progress=False, **sampling_options(arguments))
     assert len(completions) == 2
     assert ("top_k" in sampling_options(arguments)) is arguments.do_sample
+
+
+# Likelihoods
+
+ASKED = [[5, 6, 7, 8, 9], [20], [30, 31, 32], [40, 41]]
+ANSWERS = [[[3], [4, 5], [6, 7, 8, 9]], [[50, 51, 52]], [[60], [61], [62], [63], [64], [65]], [[3, 4], [5, 6]]]
+MODELS = ("llama", "gpt2", "opt", "bloom", "sliding", "adapters")
+
+
+def scored_model(name):
+    if name == "sliding":
+        return new_model("mistral", sliding_window=3)
+    if name == "adapters":
+        config = peft.LoraConfig(task_type="CAUSAL_LM", r=2, init_lora_weights=False, target_modules="all-linear")
+        return peft.get_peft_model(new_model(), config)
+    return new_model(name)
+
+
+# PEFT still reads the old name of a property of transformers 5.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("batch_size", [1, 3, 20])
+@pytest.mark.parametrize("answers", [ANSWERS, [of_prompt[:1] for of_prompt in ANSWERS]], ids=["choices", "one each"])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_likelihood_is_the_sum_over_the_completions_tokens(name, answers, batch_size, tokenizer):
+    """As one forward pass over each prompt with its completion gives it; by cache or without, in any batch."""
+    model = scored_model(name)
+    found = log_likelihoods(model, tokenizer, ASKED, answers, batch_size=batch_size, show_progress=False)
+    for prompt, completions, of_prompt in zip(ASKED, answers, found, strict=True):
+        for completion, value in zip(completions, of_prompt, strict=True):
+            with torch.no_grad():
+                log_p = model(torch.tensor([prompt + completion])).logits[0].double().log_softmax(-1)
+            places = enumerate(completion, len(prompt) - 1)
+            assert value == pytest.approx(sum(log_p[i, token].item() for i, token in places), abs=1e-4)
+
+
+def test_a_prompt_is_read_once_for_all_its_choices(tokenizer, monkeypatch):
+    """The model sees 40 tokens of the prompt once, not once for each of 30 choices."""
+    model, seen = new_model(), []
+    forward = model.forward
+    monkeypatch.setattr(
+        model, "forward", lambda input_ids, **rest: seen.append(input_ids.numel()) or forward(input_ids, **rest)
+    )
+    choices = [[token, token + 1] for token in range(30)]
+    log_likelihoods(model, tokenizer, [list(range(40))], [choices], batch_size=8, show_progress=False)
+    assert sum(seen) == 40 + len(choices)

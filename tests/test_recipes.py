@@ -20,13 +20,12 @@ import pytest
 import torch
 import transformers
 from hub_server import HubServer
+from recipe_runs import RECIPES, ROOT, contents, expect_success, flags, read_json
 from safetensors.torch import load_file
 
 from hf_llm import arguments
 from hf_llm.checkpoints import complete_checkpoints
 
-ROOT = Path(__file__).parent.parent
-RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 PRETRAIN, GENERATE = ROOT / "recipes" / "pretrain.py", ROOT / "recipes" / "generate.py"
 TOKEN = "hf_" + "ThisTokenIsASecret" * 2
 
@@ -51,10 +50,6 @@ TRAINING = {
 }
 
 
-def flags(settings: dict) -> list[str]:
-    return [part for name, value in settings.items() for part in (f"--{name}", str(value))]
-
-
 def pretrain(corpus: Path, output_dir: Path, **settings) -> list:
     """The command line of a tiny run; `settings` come last and so override it."""
     model = {} if "model_name_or_path" in settings else NEW_MODEL
@@ -69,19 +64,9 @@ def generate(output_file: str, **settings) -> list:
     ]
 
 
-def contents(folder: Path) -> dict[str, str]:
-    """Path -> hash of every file."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
 def files_with(folder: Path, text: str) -> list[str]:
     files = (path for path in folder.rglob("*") if path.is_file())
     return sorted(str(path.relative_to(folder)) for path in files if text.encode() in path.read_bytes())
-
-
-def read_json(path: Path) -> dict:
-    return json.loads(path.read_text())
 
 
 def logged_losses(folder: Path) -> list[float]:
@@ -92,13 +77,6 @@ def logits_of(folder: Path) -> torch.Tensor:
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
     with torch.no_grad():
         return model(torch.arange(20).reshape(2, 10)).logits
-
-
-def expect_success(future):
-    """The finished process, after a look at its exit status."""
-    run = future.result()
-    assert run.status == 0, run.stderr
-    return run
 
 
 # The processes. Each fixture gives a Future of what the process said; the folder is the fixture's name.
@@ -328,6 +306,7 @@ BAD_INPUTS = {
     "wrong_type_in_config": Bad({"config": "typed.yaml"}, ["`typed.yaml`: ", "--max_steps", "many"]),
     "key_twice_in_config": Bad({"config": "twice.yaml"}, ["`twice.yaml`: `max_steps` appears twice: keep one"]),
     "rows_of_no_tokens": Bad({"max_length": 0}, ["`--max_length` is 0: give at least 2"]),
+    "no_samples": Bad({"max_train_samples": 0}, ["`--max_train_samples` is 0: give at least 1"]),
     "no_steps": Bad({"max_steps": 0}, ["`--max_steps` is 0: give at least 1, or -1"]),
     "learning_rate_that_is_no_number": Bad({"learning_rate": "nan"}, ["`--learning_rate` is nan: give at least 0"]),
     "no_epochs": Bad({"num_train_epochs": 0}, ["`--num_train_epochs` is 0.0: give a number above 0"]),
@@ -418,9 +397,10 @@ def inputs(work) -> Path:
 
 @pytest.fixture(scope="session")
 def forked(processes, corpus, work, inputs, trained):
-    """All short runs: bad inputs, `--help`, prompts in files, OPT without packing; name -> what the process said.
+    """All short runs: bad inputs, `--help`, prompts in files, OPT without packing.
 
-    Every bad input finds an output folder with an earlier result in it.
+    Gives what each said by its name, and the files of their folder before and after. Every bad
+    input finds an output folder with an earlier result in it.
     """
 
     def run():
@@ -454,29 +434,17 @@ def forked(processes, corpus, work, inputs, trained):
             jobs[name] = generate(f"new/{name}.jsonl", prompt_file="prompts.txt", **drawing)
         jobs["opt_unpacked"] = pretrain(corpus, work / "opt_unpacked", **OPT, packing="false", max_steps=5)
 
-        (work / "jobs").mkdir()
-        commands = {name: [str(part) for part in command] for name, command in jobs.items()}
-        (work / "jobs" / "jobs.json").write_text(json.dumps(commands))
         before = contents(inputs)
-        server = processes.run(
-            [sys.executable, ROOT / "tests" / "forked_recipes.py", work / "jobs" / "jobs.json"], inputs
-        )
-        assert server.status == 0, server.stderr
-        return before, contents(inputs)
+        return processes.run_forked(jobs, inputs), before, contents(inputs)
 
     return processes.submit(run)
 
 
 @pytest.fixture
-def said(forked, work):
+def said(forked):
     """Gives exit status, stdout and stderr of a forked recipe."""
-    forked.result()
-
-    def read(name: str) -> tuple[int, str, str]:
-        status, stdout, stderr = (work / "jobs" / f"{name}.{part}" for part in ("status", "stdout", "stderr"))
-        return int(status.read_text()), stdout.read_text(), stderr.read_text()
-
-    return read
+    said, *_ = forked.result()
+    return lambda name: dataclasses.astuple(said[name])
 
 
 # Contracts of every recipe file
@@ -756,13 +724,13 @@ def test_bad_input_is_one_line_and_changes_nothing(name, said, forked):
     assert stderr.splitlines()[-1] == line
     assert "Traceback" not in stderr
     folder = bad.output_dir.format(name=name) if name in BAD_INPUTS else f"{name}.jsonl"
-    before, after = ({p: h for p, h in files.items() if p.startswith(folder)} for files in forked.result())
+    before, after = ({p: h for p, h in files.items() if p.startswith(folder)} for files in forked.result()[1:])
     assert before == after
 
 
 def test_refused_runs_leave_no_file_anywhere(forked):
     """Of the whole folder that the recipes ran in, only what the successful ones were told to write is new."""
-    before, after = forked.result()
+    _, before, after = forked.result()
     assert {path for path in after.keys() - before.keys() if not path.startswith("new/")} == set()
     assert {path: after[path] for path in before} == before
 

@@ -185,6 +185,8 @@ def encode_and_pack(
     rows: DatasetDict, prompter: Prompter, packing: bool
 ) -> tuple[Dataset, Dataset, dict[str, list[PackingReport | ExamplesReport]]]:
     """As `tokenize_and_pack`, for the rows of a task."""
+    if not prompter.task.trainable:
+        raise ValueError(f"`--task` {type(prompter.task).__name__.lower()} is only evaluated: use recipes/eval.py")
     packed, reports = {}, {}
     for part, prefix in (("train", "train"), ("validation", "eval")):
         features, encoded = encode_examples(rows[part], prompter, part)
@@ -263,18 +265,26 @@ def isolation_leak(model: PreTrainedModel) -> float:
     return (change[half:].max() / change[:half].max()).item()
 
 
+def within_adapters(model: PreTrainedModel) -> PreTrainedModel:
+    """The model itself, where PEFT stands around it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def takes_positions(model: PreTrainedModel) -> bool:
+    """Whether `position_ids` can be given to the model."""
+    return "position_ids" in inspect.signature(type(within_adapters(model)).forward).parameters
+
+
 def check_isolation(model: PreTrainedModel) -> None:
     """Refuse an architecture or attention implementation in which packed documents see each other.
 
     Raises:
         ValueError: it leaks, or takes no positions.
     """
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model  # within PEFT's adapters
-    takes_positions = "position_ids" in inspect.signature(type(plain).forward).parameters
-    leak = isolation_leak(model) if takes_positions else 1.0
+    leak = isolation_leak(model) if takes_positions(model) else 1.0
     if not leak <= 1e-3:  # also where it is no number
         raise ValueError(
-            f"packed documents see each other in {type(plain).__name__} with {model.config._attn_implementation} "
-            f"attention (leak {leak:.2g}): train it with `--packing false`"
+            f"packed documents see each other in {type(within_adapters(model)).__name__} with "
+            f"{model.config._attn_implementation} attention (leak {leak:.2g}): train it with `--packing false`"
         )
     logger.info(f"Packing: documents in one row do not see each other (leak {leak:.1g})")

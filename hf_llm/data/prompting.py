@@ -162,6 +162,11 @@ def naming_row(part: str, number: int):
         raise ValueError(f"`{part}` row {number}: {error}") from None
 
 
+def as_ids(ids: list[int]) -> np.ndarray:
+    """Token ids at 4 bytes each, where a list takes nine times as much."""
+    return np.array(ids, np.int32)
+
+
 def encode_examples(rows: Dataset, prompter: Prompter, part: str = "train") -> tuple[Dataset, ExamplesReport]:
     """Rows of a task as features for training on the completion alone.
 
@@ -185,7 +190,8 @@ def encode_examples(rows: Dataset, prompter: Prompter, part: str = "train") -> t
                 )
             prompt, cut = prompter.fit(row, prompter.max_length - len(completion))
         cuts.append(cut)
-        features.append({"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion})
+        labels = as_ids([-100] * len(prompt) + completion)
+        features.append({"input_ids": as_ids(prompt + completion), "labels": labels})
     if not features:
         raise ValueError(f"`{part}`: none of the {len(rows)} rows has a completion to learn")
     report = ExamplesReport(len(features), dropped, int(np.count_nonzero(cuts)), sum(cuts))
@@ -218,7 +224,8 @@ def encode_prompts(rows: Dataset, prompter: Prompter, part: str = "validation") 
             room = max(map(len, choices)) if choices else task.max_new_tokens
             prompt, cut = prompter.fit(row, prompter.max_length - room)
         cuts.append(cut)
-        features.append({"prompt": prompt, "completion": completion, "choices": choices, "references": references})
+        row = {"prompt": as_ids(prompt), "completion": as_ids(completion), "choices": [*map(as_ids, choices)]}
+        features.append(row | {"references": references})
     report = ExamplesReport(len(features), 0, int(np.count_nonzero(cuts)), sum(cuts))
     if report.tokens_cut:
         logger.warning(

@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict
 
 from hf_llm.arguments import DataArguments, TaskArguments
-from hf_llm.data.sources import file_format, find_files, first_rows, heading, hub_parts, read_chunks, split_off
+from hf_llm.data.sources import file_format, find_files, heading, hub_parts, read_chunks, split_off
 from hf_llm.tasks import Task
 
 
@@ -36,11 +37,19 @@ def load_rows(data_args: DataArguments, task_args: TaskArguments, task: Task, se
     mapping = parse_mapping(task_args.column_mapping or "")
     parts = {name: fit_columns(rows, name, task, mapping) for name, rows in parts.items()}
     if task.trainable and "validation" not in parts:
+        if len(parts["train"]) == 1:
+            raise ValueError("`--train_file` holds one row, nothing to split off: give `--validation_file`")
         parts = split_off(parts["train"], data_args.validation_fraction, seed)
+    task.prepare(DatasetDict(parts))  # before rows are left out: the labels, say, do not depend on how many are used
     limits = {"train": data_args.max_train_samples, "validation": data_args.max_eval_samples}
-    rows = DatasetDict({name: first_rows(part, limits[name]) for name, part in parts.items()})
-    task.prepare(rows)
-    return rows
+    return DatasetDict({name: draw_rows(part, limits[name], seed) for name, part in parts.items()})
+
+
+def draw_rows(part: Dataset, limit: int | None, seed: int) -> Dataset:
+    """At most `limit` rows, drawn with the seed, in their order: the first ones of many a file are all of one label."""
+    if limit is None or limit >= len(part):
+        return part
+    return part.select(sorted(np.random.default_rng(seed).permutation(len(part))[:limit].tolist()))
 
 
 def read_files(argument: str, patterns: list[str]) -> Dataset:

@@ -355,6 +355,4 @@ def _slice(row: dict, start: int, stop: int | None) -> dict:
 
 
 def first_rows(part: Dataset, limit: int | None) -> Dataset:
-    if limit is not None and limit < 1:
-        raise ValueError(f"`--max_train_samples` and `--max_eval_samples` must be at least 1, not {limit}")
     return part if limit is None else part.select(range(min(limit, len(part))))

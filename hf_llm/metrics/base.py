@@ -5,7 +5,7 @@ replacement is giving them other weights, so intervals and the paired test need 
 a corpus score as BLEU, or an F1 over classes; and no text is tokenized twice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import evaluate
 import numpy as np
@@ -78,11 +78,19 @@ class TaskMetric(evaluate.Metric):
     def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float | str]:
         """The scores, 95 % percentile bootstrap intervals as `<name>_ci95_low` and `<name>_ci95_high`, the details."""
         statistics = self.statistics(predictions, references)
-        results = self.scores(statistics, np.ones(len(statistics)))
-        (samples,) = bootstrap(self, [statistics], RESAMPLES, SEED)
-        for name in list(results):
-            results |= interval(name, samples[name])
-        return results | self.details(predictions, statistics)
+        return with_interval(self.scores, statistics) | self.details(predictions, statistics)
+
+
+Scores = Callable[[np.ndarray, np.ndarray], dict[str, float]]  # of statistics and weights, as `TaskMetric.scores`
+
+
+def with_interval(scores: Scores, statistics: np.ndarray) -> dict[str, float]:
+    """The scores of all rows, each with its 95 % interval."""
+    results = {name: float(score) for name, score in scores(statistics, np.ones(len(statistics))).items()}
+    (samples,) = bootstrap(scores, [statistics], RESAMPLES, SEED)
+    for name in list(results):
+        results |= interval(name, samples[name])
+    return results
 
 
 def weighted_means(names: Sequence[str], statistics: np.ndarray, weights: np.ndarray) -> dict[str, float]:
@@ -92,16 +100,16 @@ def weighted_means(names: Sequence[str], statistics: np.ndarray, weights: np.nda
     return dict(zip(names, (sums / total).tolist() if total else [np.nan] * len(names), strict=True))
 
 
-def bootstrap(metric: TaskMetric, systems: list[np.ndarray], resamples: int, seed: int) -> list[dict[str, np.ndarray]]:
+def bootstrap(scores: Scores, systems: list[np.ndarray], resamples: int, seed: int) -> list[dict[str, np.ndarray]]:
     """Scores of each system, (resamples,) a name; one draw of rows serves all the systems."""
     draw = np.random.default_rng(seed)
     num_rows = len(systems[0])
     samples = [[] for _ in systems]
     for _ in range(resamples):
         weights = np.bincount(draw.integers(num_rows, size=num_rows), minlength=num_rows)
-        for scores, statistics in zip(samples, systems, strict=True):
-            scores.append(metric.scores(statistics, weights))
-    return [{name: np.array([row[name] for row in scores]) for name in scores[0]} for scores in samples]
+        for of_system, statistics in zip(samples, systems, strict=True):
+            of_system.append(scores(statistics, weights))
+    return [{name: np.array([row[name] for row in of_system]) for name in of_system[0]} for of_system in samples]
 
 
 def interval(name: str, samples: np.ndarray) -> dict[str, float]:
@@ -135,7 +143,7 @@ def paired_bootstrap(
     """
     systems = [metric.statistics(p, metric.checked(p, references)) for p in (predictions, baseline_predictions)]
     score, baseline = (metric.scores(statistics, np.ones(len(statistics))) for statistics in systems)
-    samples, baseline_samples = bootstrap(metric, systems, resamples, seed)
+    samples, baseline_samples = bootstrap(metric.scores, systems, resamples, seed)
     results = {}
     for name in score:
         difference = score[name] - baseline[name]

@@ -11,7 +11,8 @@ class Classification(TaskMetric):
     """Accuracy, macro-F1 (0 to 1) and Matthews correlation (-1 to 1) of labels that are compared as they stand.
 
     As in scikit-learn every label that occurs counts in macro-F1, also one that is only predicted: free text where a
-    label should be lowers it more than any wrong label.
+    label should be lowers it more than any wrong label. In the interval, a label that a resample lacks counts with its
+    F1 over all rows: left out, it would push the interval above the score where many labels are rare.
 
     A row with several gold labels is right with any of them, and else counts as its first.
 
@@ -33,14 +34,16 @@ class Classification(TaskMetric):
     def scores(self, statistics: np.ndarray, weights: np.ndarray) -> dict[str, float]:
         """From the diagonal and the margins of the confusion matrix: all of it may be thousands of labels squared."""
         right, gold, predicted = statistics.T
-        size, total = statistics.max() + 1, weights.sum()
+        size, total = statistics[:, 1:].max() + 1, weights.sum()
         margin, guesses = np.bincount(gold, weights, size), np.bincount(predicted, weights, size)
         hits = np.bincount(gold, weights * right, size)
-        occur = margin + guesses > 0
+        occurrences = np.bincount(gold, minlength=size) + np.bincount(predicted, minlength=size)
+        f1_of_all = 2 * np.bincount(gold, right, size) / occurrences
+        f1 = np.divide(2 * hits, margin + guesses, out=f1_of_all, where=margin + guesses > 0)
         spread = (total**2 - margin @ margin) * (total**2 - guesses @ guesses)
         covariance = hits.sum() * total - margin @ guesses
         return {
             "accuracy": float(hits.sum() / total),
-            "macro_f1": float(np.mean(2 * hits[occur] / (margin + guesses)[occur])),
+            "macro_f1": float(f1.mean()),
             "matthews_correlation": float(covariance / np.sqrt(spread)) if spread else 0.0,
         }

@@ -18,7 +18,7 @@ class Generation(Task):
 
     columns: ClassVar = {
         "instruction": ("prompt", "question"),
-        "input": (),
+        "input": ("context",),
         "output": ("completion", "response", "answer"),
     }
     optional = ("input",)

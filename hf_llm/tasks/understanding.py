@@ -29,7 +29,7 @@ class Understanding(Task):
 
     columns: ClassVar = {
         "text": ("sentence", "premise", "sentence1", "question1", "question"),
-        "text2": ("hypothesis", "sentence2", "question2"),
+        "text2": ("hypothesis", "sentence2", "question2", "question"),
         "label": ("labels", "intent", "category"),
     }
     optional = ("text2",)

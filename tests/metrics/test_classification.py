@@ -48,3 +48,11 @@ def test_any_of_several_gold_labels_is_right():
     assert results["accuracy"] == 0.5
     assert results["macro_f1"] == pytest.approx(theirs(["b", "c"], ["b", "a"])["macro_f1"])
     assert metric.row_scores(["b", "c"], [["a", "b"], ["a", "b"]]) == [{"accuracy": 1}, {"accuracy": 0}]
+
+
+def test_the_interval_of_macro_f1_holds_the_score_where_labels_are_rare():
+    """Two rows of each of 40 labels, half of them right: most resamples lack some label."""
+    gold = [str(number // 2) for number in range(80)]
+    guesses = [label if number % 3 else "something else" + label for number, label in enumerate(gold)]
+    scores = Classification().compute(predictions=guesses, references=gold)
+    assert scores["macro_f1_ci95_low"] < scores["macro_f1"] < scores["macro_f1_ci95_high"]

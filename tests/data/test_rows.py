@@ -1,0 +1,148 @@
+"""Rows arrive under the task's column names, from any of the usual layouts, and what is missing is named."""
+
+import json
+
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+
+from hf_llm.arguments import DataArguments, TaskArguments
+from hf_llm.data.rows import fit_columns, load_rows, parse_mapping
+from hf_llm.tasks import load_task
+
+
+def load(task, mapping=None, seed=42, **files):
+    arguments = TaskArguments(task=task, column_mapping=mapping)
+    return load_rows(DataArguments(**files), arguments, load_task(task), seed)
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [str(path)]
+
+
+SQUAD = {"id": "1", "title": "Rain", "context": "It rained.", "question": "What?", "answers": {"text": ["It"]}}
+HUB_LAYOUTS = {
+    "XSum": ("summarization", {"document": "Long.", "summary": "Short.", "id": "1"}),
+    "CNN/DailyMail": ("summarization", {"article": "Long.", "highlights": "Short.", "id": "1"}),
+    "SAMSum": ("summarization", {"id": "1", "dialogue": "A: Hi.", "summary": "A greets."}),
+    "SciTLDR": ("summarization", {"document": "Long.", "summary": ["Short.", "Brief."]}),
+    "SQuAD 1.1": ("question_answering", SQUAD),
+    "SQuAD 2.0": ("question_answering", SQUAD | {"answers": {"text": [], "answer_start": []}}),
+    "WMT": ("translation", {"translation": {"en": "one", "de": "eins"}}),
+    "SST-2": ("understanding", {"sentence": "Fine.", "label": 1, "idx": 0}),
+    "MNLI": ("understanding", {"premise": "It rains.", "hypothesis": "It is wet.", "label": 0, "idx": 0}),
+    "QQP": ("understanding", {"question1": "Who?", "question2": "What?", "label": 0, "idx": 0}),
+    "QNLI": ("understanding", {"question": "Who?", "sentence": "She did.", "label": 0, "idx": 0}),
+    "Alpaca": ("generation", {"instruction": "Add.", "input": "1, 2", "output": "3", "text": "..."}),
+    "Dolly": ("generation", {"instruction": "Add.", "context": "1, 2", "response": "3", "category": "sums"}),
+    "prompt and completion": ("generation", {"prompt": "Add 1, 2.", "completion": "3"}),
+    "CrowS-Pairs": ("bias", {"sent_more": "a", "sent_less": "b", "bias_type": "age"}),
+}
+
+
+@pytest.mark.parametrize("layout", HUB_LAYOUTS)
+def test_the_hubs_usual_layouts_work_as_they_are(layout, tmp_path):
+    """Every text of the row that the task is about stands in its prompt or completion."""
+    task, row = HUB_LAYOUTS[layout]
+    loaded = load_task(task)
+    rows = load_rows(
+        DataArguments(validation_file=write(tmp_path / "a.jsonl", [row])), TaskArguments(task=task), loaded, 42
+    )
+    example = loaded.to_example(rows["validation"][0])
+    unused = {"id", "title", "idx", "text", "bias_type", "category", "sent_less"}
+    texts = [value for name, value in row.items() if name not in unused and isinstance(value, str)]
+    for text in texts:
+        assert text in example["prompt"] + example["completion"]
+
+
+def test_columns_are_renamed_by_a_mapping_in_both_forms():
+    """A command line's and a YAML file's; the mapping is stronger than a column that has the name already."""
+    rows = Dataset.from_list([{"body": "Long.", "document": "3", "tldr": "Short."}])
+    mapping = parse_mapping("body=document, tldr=summary")
+    assert mapping == parse_mapping('{"body": "document", "tldr": "summary"}')
+    assert fit_columns(rows, "train", load_task("summarization"), mapping)[0] == {
+        "document": "Long.",
+        "summary": "Short.",
+    }
+
+
+def test_numbered_labels_become_their_names():
+    """A Hub data set knows them; a hidden label, -1, is none."""
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["bad", "good"])})
+    rows = Dataset.from_dict({"text": ["a", "b", "c"], "label": [1, 0, -1]}, features=features)
+    assert fit_columns(rows, "train", load_task("understanding"), {})["label"][:] == ["good", "bad", None]
+
+
+@pytest.mark.parametrize(
+    "mapping, message",
+    [
+        ("body", "`--column_mapping` has `body`: write column=name pairs"),
+        ("text=document", "`--column_mapping` text=document: `validation` has no such column, only body, tldr"),
+        ("body=article", "`--column_mapping` body=article: the task has no column article, only document, summary"),
+        ("body=document", "`validation` has no column `summary`, only body, tldr: choose with `--column_mapping NAME"),
+    ],
+)
+def test_a_mapping_that_does_not_fit_is_named_with_what_is_there(mapping, message, tmp_path):
+    """One line with the columns of both sides."""
+    files = write(tmp_path / "a.jsonl", [{"body": "Long.", "tldr": "Short."}])
+    with pytest.raises(ValueError) as error:
+        load("summarization", mapping, validation_file=files)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.jsonl", '{"a": 1}\n{"a": \n', "a.jsonl` line 2: Expecting value"),
+        ("a.json", '[{"a": 1}, 2]', "a.json`: not an object: give one JSON object a line, or a list of them"),
+        ("a.txt", "text", "a.txt` has no columns: give .jsonl, .json, .csv or .parquet"),
+        ("a.jsonl", "", "a.jsonl holds no row"),
+        ("a.jsonl", '{"text": 1}\n{"text": "b"}\n', "a column holds values of several types"),
+    ],
+)
+def test_a_broken_file_is_named_with_its_line(name, content, message, tmp_path):
+    """And what to give instead."""
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError) as error:
+        load("understanding", validation_file=[str(tmp_path / name)])
+    assert message in str(error.value)
+
+
+def test_the_same_rows_come_from_every_format(tmp_path):
+    """JSON Lines, a list in JSON, CSV and Parquet."""
+    rows = [{"text": "It's, well", "label": "good"}, {"text": 'a "b"\nc', "label": "bad"}]
+    write(tmp_path / "a.jsonl", rows)
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    Dataset.from_list(rows).to_csv(str(tmp_path / "a.csv"))
+    Dataset.from_list(rows).to_parquet(str(tmp_path / "a.parquet"))
+    read = [
+        load("understanding", validation_file=[str(tmp_path / f"a.{kind}")])["validation"].to_list()
+        for kind in ("jsonl", "json", "csv", "parquet")
+    ]
+    assert read == [rows] * 4
+
+
+def test_a_limit_draws_rows_with_the_seed_in_their_order(tmp_path):
+    """The first rows of a file that is sorted by label would all have one; the labels are those of all rows."""
+    rows = [{"text": str(number), "label": "ab"[number // 50]} for number in range(100)]
+    files = write(tmp_path / "a.jsonl", rows)
+    drawn, again, other = (
+        load("understanding", seed=seed, validation_file=files, max_eval_samples=20)["validation"] for seed in (1, 1, 2)
+    )
+    numbers = [int(text) for text in drawn["text"]]
+    assert numbers == sorted(numbers) and len(set(numbers)) == 20 and set(drawn["label"]) == {"a", "b"}
+    assert drawn["text"][:] == again["text"][:] != other["text"][:]
+    task = load_task("understanding")
+    data_args = DataArguments(validation_file=files, max_eval_samples=1)
+    load_rows(data_args, TaskArguments(task="understanding"), task, 42)
+    assert task.names == ["a", "b"]
+
+
+def test_a_validation_part_is_split_off_where_none_is_given(tmp_path):
+    """With the seed; one row alone cannot be split."""
+    rows = [{"text": str(number), "label": "a"} for number in range(40)]
+    parts = load("understanding", train_file=write(tmp_path / "a.jsonl", rows))
+    assert (len(parts["train"]), len(parts["validation"])) == (38, 2)
+    assert not set(parts["train"]["text"]) & set(parts["validation"]["text"])
+    with pytest.raises(ValueError, match="`--train_file` holds one row, nothing to split off"):
+        load("understanding", train_file=write(tmp_path / "b.jsonl", rows[:1]))
