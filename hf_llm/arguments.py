@@ -186,7 +186,10 @@ class EvalArguments:
         },
     )
     output_dir: str = field(default="outputs/eval", metadata={"help": "Folder of the results."})
-    batch_size: int = field(default=8, metadata={"help": "Prompts answered together on each rank."})
+    batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Prompts answered together on each rank. Left out: 8, or what a YAML file of a task says."},
+    )
     dtype: str | None = field(
         default=None,
         metadata={
@@ -353,24 +356,25 @@ def parse_args(
 
 
 def parse_task(
-    name: str, task_args: EvalTaskArguments, data_args: DataArguments
-) -> tuple[TaskArguments, DataArguments]:
+    name: str, task_args: EvalTaskArguments, data_args: DataArguments, args: EvalArguments
+) -> tuple[TaskArguments, DataArguments, EvalArguments]:
     """The arguments of one `--task` of the evaluation recipe; flags override what a YAML file says.
+
+    Of a file the seed counts too, by which rows were split off and drawn, and the batch size.
 
     Raises:
         ValueError: the file cannot be read, or has an unknown key.
     """
     if not name.endswith((".yaml", ".yml")):
-        return dataclasses.replace(task_args, task=name), data_args
+        return dataclasses.replace(task_args, task=name), data_args, args
     groups = [ModelArguments, AdapterArguments, TaskArguments, DataArguments, FinetuneArguments, TrainingArguments]
     parser = RecipeParser(groups, None)
-    in_file = vars(parser.parse_known_args(parser.config_flags(name, set()))[0])
-    both = []
-    for of_flags, group in ((task_args, TaskArguments), (data_args, DataArguments)):
-        fields = [field for field in dataclasses.fields(group) if field.name != "task"]
-        given = {f.name: value for f in fields if (value := getattr(of_flags, f.name)) != f.default}
-        both.append(build(group, in_file | given))
-    return tuple(both)
+    in_file = parser.config_flags(name, set())
+    values = vars(parser.parse_known_args([*in_file, *sys.argv[1:]])[0])
+    values["task"] = vars(parser.parse_known_args(in_file)[0])["task"]  # the flag is the file's name
+    batch_size = args.batch_size or values["per_device_eval_batch_size"]
+    settings = dataclasses.replace(args, seed=values["seed"], batch_size=batch_size)
+    return build(TaskArguments, values), build(DataArguments, values), settings
 
 
 def flag_name(flag: str) -> str:

@@ -1,6 +1,8 @@
 """Scores of a model: perplexity and bits per byte of held-out text; a task's own metric, in and after training."""
 
 import difflib
+import importlib.util
+import logging
 import math
 import zlib
 from collections.abc import Iterable
@@ -24,10 +26,14 @@ from hf_llm.arguments import DataArguments, EvalArguments, EvalTaskArguments, Ta
 from hf_llm.data.packing import column
 from hf_llm.data.prompting import ExamplesReport, Prompter, encode_prompts, new_prompter
 from hf_llm.data.rows import load_rows
-from hf_llm.generation import complete, log_likelihoods
-from hf_llm.metrics.base import TaskMetric, paired_bootstrap, with_interval
+from hf_llm.generation import complete, log_likelihoods, num_positions
+from hf_llm.metrics.base import TaskMetric, paired_bootstrap, paired_differences, with_interval
 from hf_llm.modeling import load_for_generation
 from hf_llm.tasks import Task, load_task
+
+logger = logging.getLogger(__name__)
+
+BATCH_SIZE = 8  # prompts answered together
 
 
 def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -125,11 +131,13 @@ class TaskResult:
     Args:
         scores: of all rows, each with its 95 % interval, e.g. `rouge1`, `rouge1_ci95_low`, `rouge1_ci95_high`.
         predictions: for each row `{"prompt", "prediction", "references"}` and its own scores.
+        losses: of each gold completion in nats, and its tokens, (N, 2), where the task asks for their perplexity.
     """
 
     scores: dict[str, float | str]
     predictions: list[dict[str, Any]]
     report: ExamplesReport
+    losses: np.ndarray | None = None
 
     def answers(self) -> list[str]:
         return [row["prediction"] for row in self.predictions]
@@ -146,7 +154,7 @@ def evaluate_task(
     *,
     prompter: Prompter | None = None,
     max_length: int = 1024,
-    batch_size: int = 8,
+    batch_size: int = BATCH_SIZE,
     show_progress: bool = True,
 ) -> TaskResult:
     """Let the model answer every row of a task, and score the answers: greedy, the same on one rank and on many.
@@ -155,6 +163,7 @@ def evaluate_task(
         model: on its device; or the DeepSpeedEngine around it. Every rank calls with the same rows.
         rows: of `load_rows`, with the task's column names.
         prompter: as the model was trained with. Left out: a new one, without solved examples.
+        max_length: of prompt and answer in tokens; at most the model's positions are used.
 
     Raises:
         ValueError: a row that cannot be scored or does not fit; it is named.
@@ -162,37 +171,46 @@ def evaluate_task(
     Example:
         evaluate_task(model, tokenizer, load_task("summarization"), rows["validation"]).scores["rougeL"]
     """
-    prompter = prompter or Prompter(tokenizer, task, max_length)
+    prompter = prompter or Prompter(tokenizer, task, min(max_length, num_positions(model)))
     prompts, report = encode_prompts(rows, prompter)
-    settings = {"batch_size": batch_size, "show_progress": show_progress}
-    return TaskResult(*answer_and_score(model, prompter, rows, prompts, **settings), report)
+    score_gold(task, prompts)
+    return answer_and_score(model, prompter, rows, prompts, report, batch_size=batch_size, show_progress=show_progress)
+
+
+def score_gold(task: Task, prompts: Dataset) -> dict[str, float | str]:
+    """The scores of the gold answers: what the metric cannot take is told before the model has worked for hours."""
+    references = prompts["references"]
+    return task.metric().compute(predictions=["".join(gold[:1]) for gold in references], references=references)
 
 
 def answer_and_score(
-    model: torch.nn.Module, prompter: Prompter, rows: Dataset, prompts: Dataset, **settings
-) -> tuple[dict[str, float | str], list[dict[str, Any]]]:
-    """Scores and predictions of a `TaskResult`, for prompts of `encode_prompts`."""
+    model: torch.nn.Module, prompter: Prompter, rows: Dataset, prompts: Dataset, report: ExamplesReport, **settings
+) -> TaskResult:
+    """`evaluate_task` from the prompts and the report of `encode_prompts` on."""
     task, ranked = prompter.task, len(prompts[0]["choices"]) > 0
     texts = (rank if ranked else generate)(model, prompter, rows, prompts, **settings)
     answers = [task.answer(text, row) for text, row in zip(texts, rows, strict=True)]
-    metric, references = task.metric(), prompts["references"]
+    metric, references, losses = task.metric(), prompts["references"], None
     scores = metric.compute(predictions=answers, references=references)
     row_scores = metric.row_scores(answers, references)
     if task.with_perplexity:
-        of_all, of_rows = completion_perplexity(model, prompter.tokenizer, prompts, **settings)
-        scores |= of_all
-        row_scores = [of_row | {"perplexity": value} for of_row, value in zip(row_scores, of_rows, strict=True)]
+        losses = completion_losses(model, prompter.tokenizer, prompts, **settings)
+        scores |= with_interval(perplexity_of_rows, losses)
+        for of_row, (loss, tokens) in zip(row_scores, losses.tolist(), strict=True):
+            of_row["perplexity"] = perplexity(loss / tokens)
     predictions = [
         {"prompt": prompter.tokenizer.decode(ids), "prediction": answer, "references": gold, **of_row}
         for ids, answer, gold, of_row in zip(prompts["prompt"], answers, references, row_scores, strict=True)
     ]
-    return scores, predictions
+    return TaskResult(scores, predictions, report, losses)
 
 
 def generate(model: torch.nn.Module, prompter: Prompter, rows: Dataset, prompts: Dataset, **settings) -> list[str]:
     """What the model writes to each prompt."""
     task = prompter.task
-    options = {"max_new_tokens": task.max_new_tokens, "do_sample": False, "eos_token_id": prompter.end_token_ids}
+    of_model = getattr(model, "module", model).generation_config.eos_token_id or []
+    ends = {*prompter.end_token_ids, *(of_model if isinstance(of_model, list) else [of_model])}
+    options = {"max_new_tokens": task.max_new_tokens, "do_sample": False, "eos_token_id": sorted(ends)}
     stop_strings = () if prompter.chat else task.stop_strings
     return complete(model, prompter.tokenizer, prompts["prompt"], stop_strings=stop_strings, **options, **settings)
 
@@ -206,24 +224,32 @@ def rank(model: torch.nn.Module, prompter: Prompter, rows: Dataset, prompts: Dat
     return [task.choices(row)[int(np.argmax(of_row))] for of_row, row in zip(found, rows, strict=True)]
 
 
-def completion_perplexity(
+def completion_losses(
     model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Dataset, **settings
-) -> tuple[dict[str, float], list[float]]:
-    """exp of the mean loss over the tokens of the gold completions, given their prompts; and that of each row."""
+) -> np.ndarray:
+    """Summed loss of each gold completion in nats, given its prompt, and its number of tokens, (N, 2)."""
     completions = [[completion] for completion in prompts["completion"]]
     found = log_likelihoods(model, tokenizer, prompts["prompt"], completions, **settings)
-    statistics = np.array([(-nats, len(ids)) for (nats,), (ids,) in zip(found, completions, strict=True)])
+    return np.array([(-nats, len(ids)) for (nats,), (ids,) in zip(found, completions, strict=True)])
 
-    def scores(statistics, weights):
-        loss, tokens = weights @ statistics
-        return {"perplexity": perplexity(loss / tokens)}
 
-    return with_interval(scores, statistics), [perplexity(loss / tokens) for loss, tokens in statistics]
+def perplexity_of_rows(losses: np.ndarray, weights: np.ndarray) -> dict[str, float]:
+    """exp of the mean loss over the tokens of rows that count `weights` times each."""
+    loss, tokens = weights @ losses
+    return {"perplexity": perplexity(loss / tokens)}
 
 
 def compare(metric: TaskMetric, result: TaskResult, baseline: TaskResult) -> dict[str, float]:
-    """How much better the result is than the baseline on the same rows, with p-values by a paired bootstrap."""
-    return paired_bootstrap(metric, result.answers(), baseline.answers(), result.references())
+    """How much better the result is than the baseline on the same rows, with p-values by a paired bootstrap.
+
+    Perplexities are compared where both models part the gold completions into as many tokens.
+    """
+    differences = paired_bootstrap(metric, result.answers(), baseline.answers(), result.references())
+    if result.losses is not None:
+        if np.array_equal(result.losses[:, 1], baseline.losses[:, 1]):
+            return differences | paired_differences(perplexity_of_rows, [result.losses, baseline.losses])
+        logger.warning("Perplexities are not compared: the two models have different tokens")
+    return differences
 
 
 @dataclass
@@ -235,13 +261,13 @@ class Evaluation:
     rows: DatasetDict
     task_args: TaskArguments
     max_length: int
-    seed: int
+    args: EvalArguments
 
-    def score(self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> TaskResult:
+    def score(self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> TaskResult:
         """What the model does on the validation rows, with prompts as its tokenizer has them."""
-        settings = self.task_args, self.max_length, self.seed
-        prompter, rows = new_prompter(tokenizer, self.task, self.rows, *settings)
-        options = {"prompter": prompter, "batch_size": batch_size}
+        max_length = min(self.max_length, num_positions(model))
+        prompter, rows = new_prompter(tokenizer, self.task, self.rows, self.task_args, max_length, self.args.seed)
+        options = {"prompter": prompter, "batch_size": self.args.batch_size or BATCH_SIZE}
         return evaluate_task(model, tokenizer, self.task, rows["validation"], **options)
 
 
@@ -253,19 +279,23 @@ def load_evaluations(task_args: EvalTaskArguments, data_args: DataArguments, arg
     """
     if not (task_args.task or args.harness):
         raise ValueError("nothing to score: give `--task` or `--harness`")
-    evaluations = []
-    for name in task_args.task:
-        of_task, of_data = parse_task(name, task_args, data_args)
-        task = load_task(of_task.task, of_task.task_options)
-        rows = load_rows(of_data, of_task, task, args.seed)
-        evaluations.append(Evaluation(Path(name).stem, task, rows, of_task, of_data.max_length, args.seed))
-    return evaluations
+    if args.harness and not importlib.util.find_spec("lm_eval"):
+        raise ValueError("`--harness` needs lm-evaluation-harness: `pip install -e '.[harness]'`")
+    evaluations = {}
+    for entry in task_args.task:
+        of_task, of_data, settings = parse_task(entry, task_args, data_args, args)
+        task, name = load_task(of_task.task, of_task.task_options), Path(entry).stem
+        if name in evaluations:
+            raise ValueError(f"`--task` has `{name}` twice, and their results would have one place: rename a file")
+        rows = load_rows(of_data, of_task, task, settings.seed)
+        evaluations[name] = Evaluation(name, task, rows, of_task, of_data.max_length, settings)
+    return list(evaluations.values())
 
 
 def score_model(name: str, evaluations: list[Evaluation], args: EvalArguments) -> list[TaskResult]:
     """Load a model and score it on one task after the other."""
     model, tokenizer = load_for_generation(name, args.trust_remote_code, args.dtype)
-    return [evaluation.score(model, tokenizer, args.batch_size) for evaluation in evaluations]
+    return [evaluation.score(model, tokenizer) for evaluation in evaluations]
 
 
 def run_harness(name: str, args: EvalArguments, task_args: TaskArguments, max_samples: int | None) -> dict[str, float]:
@@ -274,17 +304,15 @@ def run_harness(name: str, args: EvalArguments, task_args: TaskArguments, max_sa
     Raises:
         ValueError: it is not installed, or does not know a task.
     """
-    try:
-        from lm_eval import simple_evaluate
-        from lm_eval.config.evaluate_config import EvaluatorConfig
-        from lm_eval.models.huggingface import HFLM
-    except ImportError:
-        raise ValueError("`--harness` needs lm-evaluation-harness: `pip install -e '.[harness]'`") from None
+    from lm_eval import simple_evaluate
+    from lm_eval.config.evaluate_config import EvaluatorConfig
+    from lm_eval.models.huggingface import HFLM
+
     config = EvaluatorConfig(tasks=list(args.harness))  # names, or paths of YAML files
     manager = config.process_tasks()
     model, tokenizer = load_for_generation(name, args.trust_remote_code, args.dtype)
     measured = simple_evaluate(
-        HFLM(pretrained=model, tokenizer=tokenizer, batch_size=args.batch_size),
+        HFLM(pretrained=model, tokenizer=tokenizer, batch_size=args.batch_size or BATCH_SIZE),
         tasks=config.tasks,
         task_manager=manager,
         num_fewshot=task_args.num_fewshot or None,
@@ -299,10 +327,9 @@ def run_harness(name: str, args: EvalArguments, task_args: TaskArguments, max_sa
     }
 
 
-def check_best_metric(name: str | None, task: Task) -> None:
+def check_best_metric(name: str | None, scores: dict[str, float | str]) -> None:
     """Refuse a `metric_for_best_model` that no evaluation will have, before anything is trained."""
-    numbers = task.metric().compute(predictions=["a"], references=[["a"]])
-    known = ["loss", "perplexity", *(score for score, value in numbers.items() if not isinstance(value, str))]
+    known = ["loss", "perplexity", *(score for score, value in scores.items() if not isinstance(value, str))]
     asked = (name or "loss").removeprefix("eval_")
     if asked not in known:
         (near,) = difflib.get_close_matches(asked, known, 1, cutoff=0)
@@ -338,8 +365,10 @@ class TaskEvaluation(TrainerCallback):
         batch_size: int | None = None,
     ):
         self.trainer, self.task, self.rows = trainer, task, rows
+        max_length = min(max_length, num_positions(trainer.model))
         self.prompter = prompter or Prompter(trainer.processing_class, task, max_length)
         self.prompts, self.report = encode_prompts(rows, self.prompter)  # a row that does not fit is told at the start
+        self.of_gold = score_gold(task, self.prompts)
         self.batch_size = batch_size or trainer.args.per_device_eval_batch_size
         self.result: TaskResult | None = None
 
@@ -348,14 +377,15 @@ class TaskEvaluation(TrainerCallback):
         if EarlyStoppingCallback in kinds[: kinds.index(TaskEvaluation)]:
             raise ValueError("add TaskEvaluation before EarlyStoppingCallback, which looks at its scores")
         if isinstance(self.trainer.compute_metrics, TokenMetrics | None):  # or there are scores that nobody knows yet
-            check_best_metric(args.metric_for_best_model, self.task)
+            check_best_metric(args.metric_for_best_model, self.of_gold)
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         trainer = self.trainer
         settings = {"batch_size": self.batch_size, "show_progress": not args.disable_tqdm}
         with trainer.accelerator.autocast():  # around it all: weights are cast once, not at every token
-            scored = answer_and_score(trainer.model_wrapped, self.prompter, self.rows, self.prompts, **settings)
-        self.result = TaskResult(*scored, self.report)
+            self.result = answer_and_score(
+                trainer.model_wrapped, self.prompter, self.rows, self.prompts, self.report, **settings
+            )
         numbers = {f"eval_{name}": value for name, value in self.result.scores.items() if not isinstance(value, str)}
         metrics.update(numbers)
         trainer.log(dict(numbers))

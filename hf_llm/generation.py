@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
 from hf_llm.arguments import GenerateArguments
 from hf_llm.data.packing import takes_positions
@@ -89,7 +90,6 @@ def complete(
     Example:
         complete(model, tokenizer, ["The capital of France is"], max_new_tokens=5)
     """
-    stopping = {"stop_strings": list(stop_strings), "tokenizer": tokenizer} if stop_strings else {}
     encoded = encode_prompts(tokenizer, prompts)
     texts = {}
     with ready_to_generate(model) as (plain, in_step):
@@ -99,12 +99,13 @@ def complete(
             torch.manual_seed(seed + number)
             rows = [{"input_ids": encoded[i]} for i in batch]
             inputs = tokenizer.pad(rows, padding_side="left", return_tensors="pt").to(plain.device)
+            stop = StopAtText(tokenizer, inputs["input_ids"].shape[1], stop_strings)
             output = plain.generate(
                 **inputs,
+                stopping_criteria=[stop] if stop_strings else None,
                 pad_token_id=tokenizer.pad_token_id,
                 use_cache=True,
                 synced_gpus=in_step,  # by itself it would wait for the other ranks under ZeRO-3 in any case
-                **stopping,
                 **options,
             )
             for i, ids in zip(batch, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
@@ -113,13 +114,18 @@ def complete(
     return [texts[i] for i in range(len(prompts))]
 
 
+def num_positions(model: torch.nn.Module) -> float:
+    """How many tokens the model can tell the places of; infinite where it does not say."""
+    plain = getattr(model, "module", model)  # within a DeepSpeedEngine, whose `config` is DeepSpeed's
+    return getattr(plain.config.get_text_config(), "max_position_embeddings", None) or math.inf
+
+
 def check_positions(model: PreTrainedModel, prompt: int, new_tokens: int) -> None:
     """Refuse to write beyond the positions that the model has: what comes there is noise."""
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if positions is not None and prompt + new_tokens > positions:
+    if prompt + new_tokens > num_positions(model):
         raise ValueError(
-            f"`--max_new_tokens` {new_tokens} after a prompt of {prompt} tokens is beyond the model's {positions} "
-            "positions: take fewer, or shorter prompts"
+            f"`--max_new_tokens` {new_tokens} after a prompt of {prompt} tokens is beyond the model's "
+            f"{num_positions(model)} positions: take fewer, or shorter prompts"
         )
 
 
@@ -127,6 +133,21 @@ def decode_completion(tokenizer: PreTrainedTokenizerBase, prompt: list[int], com
     """The text that a completion adds to its prompt: some tokenizers take a first word's space away."""
     before, whole = (tokenizer.decode(ids, skip_special_tokens=True) for ids in (prompt, prompt + completion))
     return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(completion, skip_special_tokens=True)
+
+
+class StopAtText(StoppingCriteria):
+    """Ends a row once its completion holds a stop string; transformers' own would stop at a line end before any word.
+
+    Args:
+        width: of the padded prompts, in tokens.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, width: int, stop_strings: Sequence[str]):
+        self.tokenizer, self.width, self.stop_strings = tokenizer, width, stop_strings
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
+        texts = self.tokenizer.batch_decode(input_ids[:, self.width :], skip_special_tokens=True)
+        return torch.tensor([cut_at(text, self.stop_strings) != text for text in texts], device=input_ids.device)
 
 
 def cut_at(text: str, stop_strings: Sequence[str]) -> str:

@@ -24,7 +24,7 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import HfHubHTTPError, HTTPError  # HTTPError: of the HTTP client that the Hub client uses
 from huggingface_hub.utils import filter_repo_objects, validate_repo_id
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ NOT_PUSHED = [
     "*.log",
     "complete.json",
     "trainer_state.json",
+    "predictions.jsonl",  # with the texts that were evaluated
     "events.out.*",
 ]
 # What `from_pretrained` or a reader would mix with the new files if an earlier push had left it in the repository.
@@ -65,7 +66,8 @@ def publish(trainer: Trainer, results: dict[str, float], *, base_model: str | No
         args.output_dir,
         base_model=base_model,
         datasets=[dataset] if dataset else [],
-        results={name: value for name, value in results.items() if name in REPORTED},
+        # The task's scores are those that have an interval.
+        results={name: value for name, value in results.items() if name in REPORTED or f"{name}_ci95_low" in results},
         hyperparameters=hyperparameters(args),
     )
     if args.push_to_hub:
@@ -78,6 +80,20 @@ def publish(trainer: Trainer, results: dict[str, float], *, base_model: str | No
             commit_message="Final model",
         )
         logger.info(f"Pushed and verified: {url}")
+
+
+def check_base(args: TrainingArguments, model: PreTrainedModel) -> None:
+    """Refuse to publish adapters on a base that only this machine has: nobody could load them.
+
+    Raises:
+        ValueError: the base is a local folder or file.
+    """
+    for config in getattr(model, "peft_config", {}).values():
+        if args.push_to_hub and Path(config.base_model_name_or_path).exists():
+            raise ValueError(
+                f"`--push_to_hub` would publish adapters on the local base `{config.base_model_name_or_path}`: push "
+                "that first and name it by its Hub id, or train all weights"
+            )
 
 
 class PushCheckpoints(TrainerCallback):

@@ -31,6 +31,8 @@ from hf_llm.data.tokenization import train_tokenizer
 
 logger = logging.getLogger(__name__)
 
+ADAPTER_CONFIG = "adapter_config.json"
+
 
 def source(name: str) -> tuple[str, dict[str, str]]:
     """What `from_pretrained` takes for a folder, a Hub id or a .gguf file: a name and keyword arguments.
@@ -159,6 +161,11 @@ def load_model(
     for name in ("config_overrides", "initializer_range"):
         if getattr(model_args, name) is not None:
             logger.warning(f"Ignored: `--{name}` describes a new model, and this one is loaded")
+    if (adapter := adapter_of(model_args.model_name_or_path)) is not None:
+        raise ValueError(
+            f"`--model_name_or_path` {adapter} is an adapter: train on its base, or merge them first "
+            "(`PeftModel.merge_and_unload`, `save_pretrained`)"
+        )
     try:
         model = load_weights(model_args, **options)
     except Exception as error:  # from a missing file to a shape that does not fit: the library has no common class
@@ -218,6 +225,18 @@ def load_weights(model_args: ModelArguments, **options) -> PreTrainedModel:
     return model
 
 
+def load_to_finetune(
+    model_args: ModelArguments,
+    adapter_args: AdapterArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    bf16: bool,
+) -> PreTrainedModel:
+    """`load_model`, and adapters on it where they are asked for."""
+    model = load_model(model_args, tokenizer, max_length, **frozen_precision(adapter_args, bf16))
+    return add_adapter(model, adapter_args)
+
+
 def add_adapter(model: PreTrainedModel, adapter_args: AdapterArguments) -> PreTrainedModel:
     """The model with trainable low-rank adapters on frozen weights; as it is without `--lora_r`.
 
@@ -229,7 +248,7 @@ def add_adapter(model: PreTrainedModel, adapter_args: AdapterArguments) -> PreTr
             raise ValueError("`--use_dora` and `--load_in_4bit` belong to adapters: give `--lora_r` too, e.g. 16")
         return model
     if adapter_args.load_in_4bit:
-        model = peft.prepare_model_for_kbit_training(model)
+        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     config = peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=adapter_args.lora_r,
@@ -291,24 +310,43 @@ def load_for_generation(
     Raises:
         ValueError: they cannot be read, or the adapter does not fit its base.
     """
-    model_args = ModelArguments(model_name_or_path=name, trust_remote_code=trust_remote_code)
-    tokenizer = load_tokenizer(model_args)
-    adapter = Path(name).expanduser() / "adapter_config.json"
-    if adapter.is_file():
-        model_args.model_name_or_path = json.loads(adapter.read_text())["base_model_name_or_path"]
-    model = load_model(model_args, tokenizer, max_length=1)
-    if adapter.is_file():
-        model = load_adapter(model, adapter.parent)
-    device = PartialState().device
+    device, adapter = PartialState().device, adapter_of(name)
     if dtype is None:
         dtype = "bfloat16" if has_bfloat16(device.type == "cpu") else "float32"
-    return model.to(device, getattr(torch, dtype)).eval(), tokenizer
+    model_args = ModelArguments(model_name_or_path=name, trust_remote_code=trust_remote_code)
+    if adapter is not None:
+        model_args.model_name_or_path = json.loads((adapter / ADAPTER_CONFIG).read_text())["base_model_name_or_path"]
+        if (adapter / "tokenizer_config.json").is_file():
+            model_args.tokenizer_name = name
+    tokenizer = load_tokenizer(model_args)
+    # An adapter is added in float32 and the sum rounded once.
+    loaded_as = torch.float32 if adapter is not None else getattr(torch, dtype)
+    model = load_model(model_args, tokenizer, max_length=1, dtype=loaded_as)
+    if adapter is not None:
+        model = load_adapter(model, adapter)
+        for parameter in model.parameters():  # not the buffers: rotary frequencies stay exact
+            parameter.data = parameter.data.to(getattr(torch, dtype))
+    return model.to(device).eval(), tokenizer
+
+
+def adapter_of(name: str) -> Path | None:
+    """The folder of a PEFT adapter, where `name` is one."""
+    folder = Path(name).expanduser()
+    return folder if (folder / ADAPTER_CONFIG).is_file() else None
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """The base with an adapter's weights added into its own, so that it is as fast as the base alone."""
+    base = model.name_or_path
     try:
-        return peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+        adapted = peft.PeftModel.from_pretrained(model, str(folder))
+        there = set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False))
+        given = set(peft.utils.load_peft_weights(str(folder), device="cpu"))
     except Exception as error:  # a shape or a module that does not fit, a file that is missing or broken
-        base = model.name_or_path
         raise ValueError(f"adapter `{folder}` does not fit its base `{base}`: {one_line(error)}") from error
+    if strange := sorted(there ^ given):  # PEFT passes over them
+        raise ValueError(
+            f"adapter `{folder}` does not fit its base `{base}`: {len(strange)} tensors are only in one of them, the "
+            f"first is {strange[0]}"
+        )
+    return adapted.merge_and_unload()

@@ -1,7 +1,6 @@
 """What a run says at its end, for a person to read."""
 
 import json
-import math
 import os
 import textwrap
 from pathlib import Path
@@ -12,7 +11,7 @@ from transformers import Trainer
 from hf_llm.arguments import EvalArguments
 from hf_llm.checkpoints import write_text
 from hf_llm.evaluation import Evaluation, TaskResult, compare
-from hf_llm.generation import complete, encode_prompts
+from hf_llm.generation import complete, encode_prompts, num_positions
 from hf_llm.modeling import count_parameters
 
 SAMPLE_TOKENS = 128
@@ -152,8 +151,7 @@ def print_predictions(predictions: list[dict]) -> None:
 
 def sample_text(trainer: Trainer, prompt: str) -> str:
     """What the model writes after `prompt`, as far as its positions reach."""
-    positions = getattr(trainer.model.config, "max_position_embeddings", math.inf)
-    room = min(SAMPLE_TOKENS, positions - len(encode_prompts(trainer.processing_class, [prompt])[0]))
+    room = min(SAMPLE_TOKENS, num_positions(trainer.model) - len(encode_prompts(trainer.processing_class, [prompt])[0]))
     if room < 1:
         return " (the prompt fills all of the model's positions)"
     drawing = {"max_new_tokens": room, "do_sample": True, "temperature": 0.8, "top_k": 40}

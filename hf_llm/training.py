@@ -190,8 +190,18 @@ def run_facts(trainer: Trainer) -> dict[str, Any]:
         "rows": len(rows),
         "data": Hasher.hash([ids.tolist() for ids in rows.select(spread)["input_ids"]]),
         "ranks": args.world_size,
+        **adapter_facts(trainer.model),
         **hyperparameters(args),  # the optimizer's state holds the old ones, and would go on with them
     }
+
+
+def adapter_facts(model: PreTrainedModel) -> dict[str, Any]:
+    """Settings of adapters that loading their weights does not bring back."""
+    if not hasattr(model, "peft_config"):
+        return {}
+    config = model.peft_config["default"]
+    facts = {name: getattr(config, name) for name in ("lora_alpha", "lora_dropout", "use_dora")}
+    return facts | {"lora_r": config.r, "lora_target_modules": sorted(config.target_modules)}
 
 
 def train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:

@@ -14,8 +14,8 @@ from hf_llm.data.prompting import new_prompter
 from hf_llm.data.rows import load_rows
 from hf_llm.distributed import shut_down
 from hf_llm.evaluation import TaskEvaluation, TokenMetrics, token_losses
-from hf_llm.hub import publish
-from hf_llm.modeling import add_adapter, frozen_precision, load_model, load_tokenizer
+from hf_llm.hub import check_base, publish
+from hf_llm.modeling import load_to_finetune, load_tokenizer
 from hf_llm.reporting import report_finetuning
 from hf_llm.tasks import load_task
 from hf_llm.training import early_stopping, run_training
@@ -33,9 +33,10 @@ def main():
     tokenizer = load_tokenizer(model_args)
     prompter, rows = new_prompter(tokenizer, task, rows, task_args, data_args.max_length, args.seed)
     train, validation, reports = encode_and_pack(rows, prompter, data_args.packing)
-    model = load_model(model_args, tokenizer, data_args.max_length, **frozen_precision(adapter_args, args.bf16))
+    model = load_to_finetune(model_args, adapter_args, tokenizer, data_args.max_length, args.bf16)
+    check_base(args, model)
     trainer = Trainer(
-        model=add_adapter(model, adapter_args),
+        model=model,
         args=args,
         data_collator=PackingCollator(tokenizer.pad_token_id, position_ids=data_args.packing),
         train_dataset=train,

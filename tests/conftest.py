@@ -119,7 +119,7 @@ def tiny_base(tmp_path_factory) -> Path:
     from hf_llm.data.tokenization import train_tokenizer
 
     folder = tmp_path_factory.mktemp("base")
-    size = {"vocab_size": 600, "hidden_size": 32, "max_position_embeddings": 1024}
+    size = {"vocab_size": 600, "hidden_size": 64, "intermediate_size": 64, "max_position_embeddings": 1024}
     new_model(initializer_range=0.06, **size).save_pretrained(folder)
     train_tokenizer(python_docs()["train"]["text"][:40], vocab_size=600).save_pretrained(folder)
     return folder

@@ -197,8 +197,11 @@ def test_the_score_is_that_of_the_function_alone(numbers, tmp_path):
 
 
 def test_the_score_decides_when_to_stop_and_what_to_keep(numbers, tmp_path, monkeypatch):
-    """Best at the second evaluation and then never again: stopped after the patience, the second weights loaded."""
-    scripted = iter([10.0, 30.0, 20.0, 25.0, 30.0])
+    """Best at the second evaluation and then never again: stopped after the patience, the second weights loaded.
+
+    The first score is that of the gold answers, which are tried at the start.
+    """
+    scripted = iter([100.0, 10.0, 30.0, 20.0, 25.0, 30.0])
     monkeypatch.setattr(TASK, "metric", lambda: Scripted(scripted), raising=False)
     model = new_model(max_position_embeddings=256, vocab_size=400)
     evaluating = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 9}
@@ -242,8 +245,6 @@ def test_a_metric_that_no_evaluation_has_is_refused_before_training(numbers, tmp
         trainer.train()
 
 
-# TRL still sets the old name of an option of transformers 5.
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
 def test_trls_trainer_gives_the_score_of_the_stock_one(numbers, tmp_path):
     """Trained for three steps by SFTTrainer with the callback; the stock Trainer scores the same weights alike."""
     model, tokenizer = new_model(max_position_embeddings=256, vocab_size=400), numbers[1]

@@ -43,7 +43,7 @@ def evaluate(task: str, model: str, **settings) -> list:
     config = {"max_length": 512, "task_options": "", "per_device_eval_batch_size": 16} | CONFIG.get(task, {})
     as_trained = {"batch_size": config["per_device_eval_batch_size"], "max_eval_samples": 6, "dtype": "float32"}
     as_trained |= {name: config[name] for name in ("max_length", "task_options")}
-    return [EVAL, *flags({"model_name_or_path": model, "task": task} | as_trained | settings)]
+    return [EVAL, *flags({"model_name_or_path": model} | as_trained | settings | {"task": task})]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def work(tmp_path_factory, tiny_base) -> Path:
     shutil.copytree(tiny_base, folder / BASE)
     rows = {
         "good": [{"translation": {"en": "one", "de": "eins"}}, {"translation": {"en": "two", "de": "zwei"}}],
-        "no_column": [{"en": "one", "de": "eins"}],
+        "no_column": [{"English": "one", "German": "eins"}],
         "no_pair": [{"translation": {"en": "one", "fr": "un"}}],
         "no_reference": [{"document": "Long text.", "summary": "Short."}, {"document": "Another.", "summary": " "}],
         "labels": [{"text": "Fine.", "label": "good"}, {"text": "Hm.", "label": "unsure"}],
@@ -93,7 +93,7 @@ PAIRS_FOR_THE_HARNESS = {
 BAD_INPUTS = {
     "missing_column": (
         evaluate("translation", BASE, validation_file="no_column.jsonl"),
-        ["`validation` has no column `translation`, only en, de: choose with `--column_mapping NAME=translation`"],
+        ["`validation` has no column `translation`, only English, German: choose with `--column_mapping"],
     ),
     "missing_language": (
         evaluate("translation", BASE, validation_file="no_pair.jsonl"),
@@ -120,6 +120,23 @@ BAD_INPUTS = {
     "no_rows": (
         evaluate("translation", BASE, validation_file="empty.jsonl"),
         ["`--validation_file` empty.jsonl holds no row"],
+    ),
+    "one_place_for_two_results": (
+        [*evaluate("translation", BASE), ROOT / "recipes" / "configs" / "translation.yaml"],
+        ["`--task` has `translation` twice"],
+    ),
+    "nothing_to_score": ([EVAL, "--model_name_or_path", BASE], ["nothing to score: give `--task` or `--harness`"]),
+    "nothing_to_train_on": (
+        finetune("translation", validation_file="good.jsonl"),
+        ["there is nothing to train on: give `--train_file`"],
+    ),
+    "push_of_an_adapter_on_a_local_base": (
+        finetune("translation", lora_r=2, push_to_hub=True, hub_model_id="user/adapter"),
+        ["`--push_to_hub` would publish adapters on the local base `outputs/pretrain_tiny`"],
+    ),
+    "resuming_with_another_scale": (
+        finetune("translation", lora_r=4, lora_alpha=99, max_steps=4, resume_from_checkpoint="new/lora/checkpoint-2"),
+        ["`new/lora/checkpoint-2` is of another run: ", "lora_alpha was 8 and is 99"],
     ),
     "unknown_task": (
         evaluate("translate", "outputs/pretrain_tiny"),
@@ -149,6 +166,7 @@ def forked(processes, work):
         "translation", **saving, resume_from_checkpoint="new/lora/checkpoint-2", output_dir="new/lora_resumed"
     )
     jobs["dora"] = finetune("translation", lora_r=4, use_dora=True, output_dir="new/dora")
+    jobs["qlora"] = finetune("translation", lora_r=4, load_in_4bit=True, output_dir="new/qlora")
     jobs["other_adapter"] = finetune("translation", lora_r=2, output_dir="new/other_adapter")
     for path in CONFIGS:
         if path.stem not in task_names():
@@ -224,19 +242,20 @@ def test_a_baseline_is_scored_on_the_same_rows_with_a_p_value(name, said, work):
     ]
     figures = read_json(folder / "eval_results.json")
     tested = [key.removesuffix("_p_value") for key in figures if key.endswith("_p_value")]
-    assert tested
+    assert ("perplexity" in tested) if name == "generation" else tested
     for key in tested:
         assert figures[f"{key}_difference"] == pytest.approx(figures[key] - figures[f"baseline_{key}"])
 
 
 def test_adapters_alone_are_saved_and_score_as_they_did_in_training(said, work):
     """A few kilobytes; the evaluation recipe puts them on their base."""
-    said("lora"), said("dora"), said("eval_lora")
+    said("lora"), said("dora"), said("qlora"), said("eval_lora")
     folder = work / "new" / "lora"
     assert (folder / "adapter_model.safetensors").is_file() and not (folder / "model.safetensors").exists()
     predictions = read_json_lines(folder / "predictions.jsonl")
     assert predictions == read_json_lines(work / "eval" / "lora" / "predictions.jsonl")
     assert "eval_loss" in read_json(folder / "eval_results.json")
+    assert (work / "new" / "qlora" / "adapter_model.safetensors").is_file()
 
 
 def test_resuming_with_adapters_is_exact(said, work):

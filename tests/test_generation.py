@@ -101,6 +101,23 @@ def test_a_completion_keeps_the_space_before_its_first_word():
     assert decode_completion(tokenizer, tokenizer("a dog").input_ids, [2, 3]) == " ran"
 
 
+def test_a_line_end_stops_an_answer_only_after_its_first_word(tokenizer, monkeypatch):
+    """An answer that begins with an empty line is not empty."""
+    model, asked = new_model(), tokenizer("Document").input_ids
+    written = tokenizer("\nDocument 3\ncounts", add_special_tokens=False).input_ids
+
+    def scripted(past_key_values, **rest):
+        output = forward(past_key_values=past_key_values, **rest)
+        output.logits[:, -1] = 0
+        output.logits[:, -1, written[past_key_values.get_seq_length() - len(asked)]] = 9
+        return output
+
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", scripted)
+    text = complete(model, tokenizer, ["Document"], stop_strings=["\n"], max_new_tokens=len(written), do_sample=False)
+    assert text == ["\nDocument 3"]
+
+
 def test_writing_beyond_the_positions_is_refused(tokenizer):
     """64 of them here, as the longest prompt and the new tokens need together."""
     with pytest.raises(ValueError, match=r"`--max_new_tokens` 60 after a prompt of .* beyond the model's 64 positions"):
@@ -172,8 +189,6 @@ def scored_model(name):
     return new_model(name)
 
 
-# PEFT still reads the old name of a property of transformers 5.
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.parametrize("batch_size", [1, 3, 20])
 @pytest.mark.parametrize("answers", [ANSWERS, [of_prompt[:1] for of_prompt in ANSWERS]], ids=["choices", "one each"])
 @pytest.mark.parametrize("name", MODELS)

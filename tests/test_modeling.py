@@ -12,9 +12,17 @@ from safetensors.torch import load_file, save_file
 from tiny import TEXTS, new_model, new_tokenizer
 from transformers import AutoModelForCausalLM
 
-from hf_llm.arguments import ModelArguments
+from hf_llm.arguments import AdapterArguments, ModelArguments
 from hf_llm.data.tokenization import train_tokenizer
-from hf_llm.modeling import count_parameters, load_model, load_tokenizer, new_config
+from hf_llm.modeling import (
+    add_adapter,
+    count_parameters,
+    frozen_precision,
+    load_for_generation,
+    load_model,
+    load_tokenizer,
+    new_config,
+)
 
 GROUPED = "hidden_size=64,intermediate_size=128,num_hidden_layers=2,num_attention_heads=4,num_key_value_heads=2"
 CONFIGS = sorted((Path(__file__).parent.parent / "recipes" / "configs").glob("pretrain*.yaml"))
@@ -236,3 +244,69 @@ def test_a_gguf_file_loads_and_saves_like_any_model(tmp_path, tokenizer):
     assert (loaded - wanted).abs().max() < 1e-5
     assert torch.equal(loaded, reloaded)
     assert load_tokenizer(ModelArguments(model_name_or_path=str(tmp_path / "saved")))(TEXTS[5]).input_ids == ids
+
+
+# Adapters, and models to generate with
+
+
+def adapter_on(base, folder, tokenizer=None):
+    """A LoRA adapter that changes what its base says, saved."""
+    model = load_model(ModelArguments(model_name_or_path=str(base)), new_tokenizer(), 64)
+    model = add_adapter(model, AdapterArguments(lora_r=2))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("with_tokenizer", [True, False])
+def test_an_adapter_is_loaded_on_its_base(folder, tmp_path, tokenizer, with_tokenizer):
+    """The sum of both says what they said together; the base's tokenizer serves where the adapter has none."""
+    trained = adapter_on(folder, tmp_path / "adapter", tokenizer if with_tokenizer else None).eval()
+    model, loaded = load_for_generation(str(tmp_path / "adapter"), dtype="float32")
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        assert torch.allclose(model(ids).logits, trained(ids).logits, atol=1e-5)
+        assert not torch.allclose(model(ids).logits, load_for_generation(str(folder), dtype="float32")[0](ids).logits)
+    assert loaded.get_vocab() == tokenizer.get_vocab()
+
+
+def test_an_adapter_of_a_larger_model_is_refused(folder, tmp_path, tokenizer):
+    """PEFT would load what fits and pass over the rest."""
+    adapter_on(folder, tmp_path / "adapter", tokenizer)
+    new_model(vocab_size=len(tokenizer), num_hidden_layers=1).save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"does not fit its base `.*`: \d+ tensors are only in one of them"):
+        load_for_generation(str(tmp_path / "adapter"))
+
+
+def test_training_from_an_adapter_is_refused_with_the_remedy(folder, tmp_path, tokenizer):
+    """A second adapter over it would lose it."""
+    adapter_on(folder, tmp_path / "adapter", tokenizer)
+    with pytest.raises(ValueError, match="is an adapter: train on its base, or merge them first"):
+        load_model(ModelArguments(model_name_or_path=str(tmp_path / "adapter")), tokenizer, 64)
+
+
+@pytest.mark.parametrize("adapter", [True, False])
+def test_rotary_frequencies_stay_exact_in_bfloat16(folder, tmp_path, tokenizer, adapter):
+    """Rounded, the angles of far positions would be wrong by a radian."""
+    adapter_on(folder, tmp_path / "adapter", tokenizer)
+    model, _ = load_for_generation(str(tmp_path / "adapter" if adapter else folder), dtype="bfloat16")
+    exact = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert next(model.parameters()).dtype == torch.bfloat16
+    assert torch.equal(model.model.rotary_emb.inv_freq, exact.model.rotary_emb.inv_freq)
+
+
+def test_weights_under_adapters_are_bfloat16_where_that_is_used():
+    """Nothing trains them, so that float32 would only cost memory; without adapters they stay float32."""
+    assert frozen_precision(AdapterArguments(lora_r=4), bf16=True) == {"dtype": torch.bfloat16}
+    assert frozen_precision(AdapterArguments(lora_r=4), bf16=False) == frozen_precision(AdapterArguments(), True) == {}
+
+
+@pytest.mark.parametrize("options", [{"use_dora": True}, {"load_in_4bit": True}])
+def test_options_of_adapters_need_a_rank(options):
+    """Rather than being ignored."""
+    with pytest.raises(ValueError, match="belong to adapters: give `--lora_r` too"):
+        add_adapter(new_model(), AdapterArguments(**options))

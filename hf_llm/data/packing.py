@@ -187,6 +187,8 @@ def encode_and_pack(
     """As `tokenize_and_pack`, for the rows of a task."""
     if not prompter.task.trainable:
         raise ValueError(f"`--task` {type(prompter.task).__name__.lower()} is only evaluated: use recipes/eval.py")
+    if "train" not in rows:
+        raise ValueError("there is nothing to train on: give `--train_file`, or a data set with a part `train`")
     packed, reports = {}, {}
     for part, prefix in (("train", "train"), ("validation", "eval")):
         features, encoded = encode_examples(rows[part], prompter, part)

@@ -1,12 +1,16 @@
 """Rows of a task -> token ids: in plain text or by the chat template, with solved examples, shortened to fit."""
 
 import contextlib
+import functools
 import logging
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 from datasets import Dataset, DatasetDict
+from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from hf_llm.arguments import TaskArguments
@@ -15,6 +19,7 @@ from hf_llm.tasks import Task
 logger = logging.getLogger(__name__)
 
 PROBE = "the completion"
+CUE = 8  # characters before a completion, enough for a tokenizer to see where it begins
 
 
 @dataclass
@@ -58,14 +63,23 @@ class Prompter:
             raise ValueError(f"tokenizer `{tokenizer.name_or_path}` has no eos token: give another `--tokenizer_name`")
         self.tokenizer, self.task, self.max_length, self.shots = tokenizer, task, max_length, shots or []
         self.chat = style == "chat" or (style is None and bool(tokenizer.chat_template))
-        self.end = self._end_of_turn() if self.chat else tokenizer.eos_token
+        self.cue, self.end = self._turn() if self.chat else ("", tokenizer.eos_token)
+        self.completion_ids = functools.lru_cache(10_000)(self.completion_ids)  # choices are those of every row
         self.end_token_ids = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(self.end)]
 
-    def _end_of_turn(self) -> str:
-        """What the template puts behind an answer: with some models another token than the end of a document."""
+    def _turn(self) -> tuple[str, str]:
+        """What the template puts right before an answer, and the special token that ends one.
+
+        With some models that is another token than the end of a document, and not the last one of the turn.
+        """
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}]
-        end = self.tokenizer.apply_chat_template(turns, tokenize=False).rpartition(PROBE)[2].strip()
-        return end if end in self.tokenizer.get_vocab() else self.tokenizer.eos_token
+        before, _, after = self.tokenizer.apply_chat_template(turns, tokenize=False).rpartition(PROBE)
+        special = self.tokenizer.all_special_ids
+        closing = [i for i in self._ids(after) if i in special or i in self.tokenizer.added_tokens_decoder]
+        return before[-CUE:], self.tokenizer.convert_ids_to_tokens(closing[0]) if closing else self.tokenizer.eos_token
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False).input_ids
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """A prompt with the shots before it."""
@@ -77,15 +91,17 @@ class Prompter:
             ]
             turns.append({"role": "user", "content": prompt})
             text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-            return self.tokenizer(text, add_special_tokens=False).input_ids
+            return self._ids(text)
         before = "".join(f"{shot['prompt']} {shot['completion']}\n\n" for shot in self.shots)
         return without_end(self.tokenizer(before + prompt).input_ids, self.tokenizer)
 
     def completion_ids(self, completion: str, after: str, end: bool = True) -> list[int]:
         """A completion of the prompt `after`, closed by the token that ends an answer."""
-        space = "" if self.chat or not after else " "
-        text = space + completion + (self.end if end else "")
-        return self.tokenizer(text, add_special_tokens=False).input_ids
+        cue = self.cue if self.chat else after[-CUE:]
+        text = ("" if self.chat or not after else " ") + completion + (self.end if end else "")
+        # With what stands before it: alone, a SentencePiece tokenizer would put a space of its own before it.
+        before, whole = self._ids(cue), self._ids(cue + text)
+        return whole[len(before) :] if whole[: len(before)] == before else self._ids(text)
 
     def fit(self, row: dict[str, Any], budget: int) -> tuple[list[int], int]:
         """The row's prompt in at most `budget` tokens, and how many of its document's tokens were cut for it.
@@ -97,6 +113,8 @@ class Prompter:
         if len(ids) <= budget:
             return ids, 0
         document = row.get(self.task.document) or ""
+        if not self.tokenizer.is_fast:
+            raise ValueError(f"{len(ids)} tokens are too many, and this tokenizer cannot tell where to cut a document")
         ends = [end for _, end in self.tokenizer(document, return_offsets_mapping=True)["offset_mapping"]]
         keep = len(ends)
         while len(ids) > budget and keep > 0:
@@ -106,7 +124,7 @@ class Prompter:
         if len(ids) > budget:
             raise ValueError(
                 f"a prompt of {len(ids)} tokens leaves no room for the completion in `--max_length` {self.max_length}: "
-                "give a larger one, or fewer `--num_fewshot`"
+                f"give {len(ids) + self.max_length - budget} or more, or fewer `--num_fewshot`"
             )
         return ids, len(ends) - keep
 
@@ -143,7 +161,9 @@ def draw_shots(rows: DatasetDict, task: Task, number: int, seed: int) -> tuple[l
     taken, shots = [], []
     for index in np.random.default_rng(seed).permutation(len(rows[part])).tolist():
         example = task.to_example(rows[part][index])
-        if example["completion"] and example["prompt"] not in evaluated and len(shots) < number:
+        if len(shots) == number:
+            break
+        if example["completion"] and example["prompt"] not in evaluated:
             taken.append(index)
             shots.append(example)
     if len(shots) < number or len(taken) == len(rows[part]):
@@ -162,6 +182,11 @@ def naming_row(part: str, number: int):
         raise ValueError(f"`{part}` row {number}: {error}") from None
 
 
+def progress(rows: Dataset, part: str) -> Iterable[dict[str, Any]]:
+    """The rows under a progress bar, on rank 0."""
+    return tqdm(rows, desc=f"Prompts of {part}", disable=not PartialState().is_main_process)
+
+
 def as_ids(ids: list[int]) -> np.ndarray:
     """Token ids at 4 bytes each, where a list takes nine times as much."""
     return np.array(ids, np.int32)
@@ -177,7 +202,7 @@ def encode_examples(rows: Dataset, prompter: Prompter, part: str = "train") -> t
         ValueError: a completion is longer than `max_length`, or no row has one; the row is named.
     """
     features, dropped, cuts = [], 0, []
-    for number, row in enumerate(rows):
+    for number, row in enumerate(progress(rows, part)):
         with naming_row(part, number):
             example = prompter.task.to_example(row)
             completion = prompter.completion_ids(example["completion"], example["prompt"])
@@ -214,14 +239,17 @@ def encode_prompts(rows: Dataset, prompter: Prompter, part: str = "validation") 
         ValueError: a gold answer is empty, or a prompt does not fit; the row is named.
     """
     task, features, cuts = prompter.task, [], []
-    for number, row in enumerate(rows):
+    for number, row in enumerate(progress(rows, part)):
         with naming_row(part, number):
             example, references = task.to_example(row), task.references(row)
             if not (references or task.may_have_no_answer):
                 raise ValueError("the reference is empty: remove the row, or give it one")
             completion = prompter.completion_ids(example["completion"], example["prompt"])
-            choices = [prompter.completion_ids(text, example["prompt"], end=False) for text in task.choices(row) or []]
-            room = max(map(len, choices)) if choices else task.max_new_tokens
+            choices = [
+                prompter.completion_ids(text, example["prompt"], task.choices_end) for text in task.choices(row) or []
+            ]
+            rooms = map(len, choices) if choices else (task.max_new_tokens, task.with_perplexity and len(completion))
+            room = max(rooms)
             prompt, cut = prompter.fit(row, prompter.max_length - room)
         cuts.append(cut)
         row = {"prompt": as_ids(prompt), "completion": as_ids(completion), "choices": [*map(as_ids, choices)]}

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,8 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from hf_llm.arguments import DataArguments, TaskArguments
 from hf_llm.data.sources import file_format, find_files, heading, hub_parts, read_chunks, split_off
 from hf_llm.tasks import Task
+
+logger = logging.getLogger(__name__)
 
 
 def load_rows(data_args: DataArguments, task_args: TaskArguments, task: Task, seed: int) -> DatasetDict:
@@ -35,8 +38,12 @@ def load_rows(data_args: DataArguments, task_args: TaskArguments, task: Task, se
     else:
         parts = task.sample()
     mapping = parse_mapping(task_args.column_mapping or "")
-    parts = {name: fit_columns(rows, name, task, mapping) for name, rows in parts.items()}
-    if task.trainable and "validation" not in parts:
+    parts = {name: fit_columns(task.adapt(rows), name, task, mapping) for name, rows in parts.items()}
+    if not task.trainable:
+        parts.pop("train", None)
+    if not parts:
+        raise ValueError("there are no rows to evaluate: give `--validation_file`")
+    if "validation" not in parts:
         if len(parts["train"]) == 1:
             raise ValueError("`--train_file` holds one row, nothing to split off: give `--validation_file`")
         parts = split_off(parts["train"], data_args.validation_fraction, seed)
@@ -57,8 +64,9 @@ def read_files(argument: str, patterns: list[str]) -> Dataset:
     rows = [row for path in find_files(argument, patterns) for row in read_file(path)]
     if not rows:
         raise ValueError(f"`{argument}` {' '.join(patterns)} holds no row: name other files")
+    columns = dict.fromkeys(name for row in rows for name in row)
     try:
-        return Dataset.from_list(rows)
+        return Dataset.from_dict({name: [row.get(name) for row in rows] for name in columns})
     except pa.ArrowException as error:
         raise ValueError(
             f"`{argument}` {' '.join(patterns)}: a column holds values of several types: {error}"
@@ -77,7 +85,17 @@ def read_file(path: str) -> Iterator[dict[str, Any]]:
         text = b"".join(read_chunks(path)).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise ValueError(f"`{path}` cannot be read: {heading(error)}") from None
-    yield from csv.DictReader(io.StringIO(text, newline="")) if kind == ".csv" else parse_json(text, path)
+    yield from (parse_csv if kind == ".csv" else parse_json)(text, path)
+
+
+def parse_csv(text: str, path: str) -> Iterator[dict[str, str]]:
+    """Rows under the names of the first line; every value stays the text that it is."""
+    csv.field_size_limit(len(text) + 1)  # a document may be longer than csv's own limit
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    for row in reader:
+        if None in row:
+            raise ValueError(f"`{path}` line {reader.line_num}: more values than the first line has names")
+        yield row
 
 
 def parse_json(text: str, path: str) -> Iterator[dict[str, Any]]:
@@ -131,6 +149,36 @@ def fit_columns(rows: Dataset, part: str, task: Task, mapping: dict[str, str]) -
     rows = rows.select_columns(list(chosen.values())).rename_columns({name: ours for ours, name in chosen.items()})
     for name, feature in rows.features.items():
         if isinstance(feature, ClassLabel):
-            names = [feature.names[number] if number >= 0 else None for number in rows[name]]  # -1: hidden labels
-            rows = rows.remove_columns(name).add_column(name, names)
+            rows = with_names(rows, name, part)
+    for name in task.texts:
+        if name in rows.column_names:
+            rows = with_texts(rows, name, part, name in task.optional)
     return rows
+
+
+def with_names(rows: Dataset, column: str, part: str) -> Dataset:
+    """Numbered labels by their names; rows with a hidden one, -1, are dropped and counted."""
+    labelled = rows.filter(lambda label: label is not None and label >= 0, input_columns=column)
+    if not labelled:
+        raise ValueError(f"`{part}`: the labels of all {len(rows)} rows are hidden: name another part or data set")
+    if dropped := len(rows) - len(labelled):
+        logger.warning(f"{part}: {dropped} of {len(rows)} rows dropped, whose labels are hidden")
+    names = [rows.features[column].names[number] for number in labelled[column]]
+    return labelled.remove_columns(column).add_column(column, names)
+
+
+def with_texts(rows: Dataset, column: str, part: str, optional: bool) -> Dataset:
+    """A column of texts, a list of sentences joined to one.
+
+    Raises:
+        ValueError: a value is no text; the row is named.
+    """
+    texts = [" ".join(value) if is_texts(value) else value for value in rows[column]]
+    for number, text in enumerate(texts):
+        if not (isinstance(text, str) or (optional and text is None)):
+            raise ValueError(f"`{part}` row {number}: `{column}` is `{text}`, no text: correct or remove the row")
+    return rows.remove_columns(column).add_column(column, texts)
+
+
+def is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)

@@ -46,8 +46,6 @@ def load_splits(data_args: TextArguments, seed: int) -> DatasetDict:
         raise ValueError("`--dataset_name` and `--train_file` are both given: name the data with one of them")
     if data_args.validation_file and not data_args.train_file:
         raise ValueError("`--validation_file` is given without `--train_file`: name the training files as well")
-    if not 0 < data_args.validation_fraction < 1:
-        raise ValueError(f"`--validation_fraction` is {data_args.validation_fraction}: give a number between 0 and 1")
     if data_args.train_file:
         parts = _local_parts(data_args)
     elif data_args.dataset_name in (None, "python_docs"):
@@ -62,7 +60,10 @@ def load_splits(data_args: TextArguments, seed: int) -> DatasetDict:
 
 
 def hub_parts(data_args: DataArguments) -> dict[str, Dataset]:
-    """The named Hub data set (or folder): `train` and, where there is one, `validation` or else `test`."""
+    """The named Hub data set (or folder): `train`, and the first of `validation`, `validation_...` and `test`.
+
+    Each where there is one.
+    """
     name = data_args.dataset_name
     try:
         parts = datasets.load_dataset(name, data_args.dataset_config_name)
@@ -71,17 +72,20 @@ def hub_parts(data_args: DataArguments) -> dict[str, Dataset]:
             f"`--dataset_name` {name} cannot be loaded: {heading(error)}: check the name, the network and "
             "--dataset_config_name, or give --train_file"
         ) from None
-    if "train" not in parts:
-        raise ValueError(f"`--dataset_name` {name} has no part `train`, only {', '.join(parts)}: name another data set")
-    chosen = {"train": parts["train"]}
-    if validation := next((part for part in ("validation", "test") if part in parts), None):
+    chosen = {"train": parts["train"]} if "train" in parts else {}
+    held_out = sorted(part for part in parts if part.startswith("validation"))  # MNLI has two
+    if validation := next((part for part in (*held_out, "test") if part in parts), None):
         chosen["validation"] = parts[validation]
         logger.info(f"{name}: validation is its part `{validation}`")
+    if not chosen:
+        raise ValueError(f"`--dataset_name` {name} has no part `train`, only {', '.join(parts)}: name another data set")
     return chosen
 
 
 def _hub_texts(data_args: TextArguments) -> dict[str, Dataset]:
     parts, name, field = hub_parts(data_args), data_args.dataset_name, data_args.dataset_text_field
+    if "train" not in parts:
+        raise ValueError(f"`--dataset_name` {name} has no part `train`: name another data set")
     for rows in parts.values():
         if field not in rows.column_names:
             raise ValueError(_no_column(f"`--dataset_name` {name}", field, rows.column_names))
@@ -326,6 +330,8 @@ def _drop_empty(part: Dataset, name: str) -> Dataset:
 
 
 def split_off(documents: Dataset, fraction: float, seed: int) -> dict[str, Dataset]:
+    if not 0 < fraction < 1:
+        raise ValueError(f"`--validation_fraction` is {fraction}: give a number between 0 and 1")
     if len(documents) == 1:
         return _cut_document(documents, fraction)
     count = min(max(1, round(len(documents) * fraction)), len(documents) - 1)

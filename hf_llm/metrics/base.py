@@ -142,8 +142,15 @@ def paired_bootstrap(
         1.0
     """
     systems = [metric.statistics(p, metric.checked(p, references)) for p in (predictions, baseline_predictions)]
-    score, baseline = (metric.scores(statistics, np.ones(len(statistics))) for statistics in systems)
-    samples, baseline_samples = bootstrap(metric.scores, systems, resamples, seed)
+    return paired_differences(metric.scores, systems, resamples, seed)
+
+
+def paired_differences(
+    scores: Scores, systems: list[np.ndarray], resamples: int = RESAMPLES, seed: int = SEED
+) -> dict[str, float]:
+    """`paired_bootstrap` of the statistics of a system and of its baseline."""
+    score, baseline = (scores(statistics, np.ones(len(statistics))) for statistics in systems)
+    samples, baseline_samples = bootstrap(scores, systems, resamples, seed)
     results = {}
     for name in score:
         difference = score[name] - baseline[name]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import yaml
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 
 from hf_llm.metrics.base import TaskMetric
 
@@ -30,12 +30,18 @@ class Task:
 
     # Name of a column -> other names that data sets on the Hub give to it.
     columns: ClassVar[dict[str, tuple[str, ...]]] = {}
+    texts: ClassVar[tuple[str, ...]] = ()  # those that hold one text a row, or a list of its sentences
     optional: ClassVar[tuple[str, ...]] = ()
     document: ClassVar[str | None] = None  # the column that is shortened where a row is too long
     stop_strings: ClassVar[tuple[str, ...]] = ("\n",)
     trainable: ClassVar[bool] = True
+    choices_end: ClassVar[bool] = True  # rank choices with the token that ends an answer, as they are trained
     with_perplexity: ClassVar[bool] = False  # score the gold completions' likelihood too
     may_have_no_answer: ClassVar[bool] = False  # an empty list of references is an answer too
+
+    def adapt(self, rows: Dataset) -> Dataset:
+        """Bring a layout that new names alone cannot fit to `columns` into one that they do."""
+        return rows
 
     def prepare(self, rows: DatasetDict) -> None:
         """Look at the data once, before any row is used: at its labels, say."""
@@ -104,8 +110,10 @@ def parse_options(name: str, task_class: type[Task], options: str) -> dict[str, 
         given = json.loads(options)
     else:
         pairs = [part.partition("=") for part in options.split(",") if part.strip()]
-        given = {key.strip(): yaml.safe_load(value) for key, _, value in pairs}
+        given = {key.strip(): value.strip() for key, _, value in pairs}
     types = {field.name: field.type for field in dataclasses.fields(task_class)}
+    if not options.lstrip().startswith("{"):  # a command line has no types: `no` is a language here, there a refusal
+        given = {key: value if types.get(key) is str else yaml.safe_load(value) for key, value in given.items()}
     for key, value in given.items():
         if key not in types:
             near = difflib.get_close_matches(key, types, 1, cutoff=0) or list(types)
@@ -117,6 +125,12 @@ def parse_options(name: str, task_class: type[Task], options: str) -> dict[str, 
 
 
 def as_list(value: str | list[str] | None) -> list[str]:
-    """One gold answer or several, as a list without empty ones."""
+    """One gold answer or several, as a list without empty ones.
+
+    Raises:
+        ValueError: it is something else than text.
+    """
     values = [value] if isinstance(value, str) else value or []
+    if not (isinstance(values, list) and all(isinstance(text, str) for text in values)):
+        raise ValueError(f"`{value}` is no text and no list of texts")
     return [text.strip() for text in values if text.strip()]

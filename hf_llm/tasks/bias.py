@@ -19,7 +19,9 @@ class Bias(Task):
     """Accuracy here is the share of pairs in which the stereotype is likelier: 0.5 is a model without preference."""
 
     columns: ClassVar = {"sent_more": ("stereotype",), "sent_less": ("anti_stereotype",)}
+    texts = ("sent_more", "sent_less")
     trainable = False
+    choices_end = False
 
     def to_example(self, row):
         return {"prompt": "", "completion": row["sent_more"].strip()}

@@ -21,6 +21,7 @@ class Generation(Task):
         "input": ("context",),
         "output": ("completion", "response", "answer"),
     }
+    texts = ("instruction", "input")
     optional = ("input",)
     document = "input"
     stop_strings = ()

@@ -21,6 +21,7 @@ class QuestionAnswering(Task):
     with_context: bool = True
 
     columns: ClassVar = {"question": ("query",), "answers": ("answer",), "context": ("passage",)}
+    texts = ("question", "context")
     optional = ("context",)
     document = "context"
     may_have_no_answer = True

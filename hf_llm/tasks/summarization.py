@@ -17,7 +17,11 @@ class Summarization(Task):
     language: str = "en"  # of the summaries, by which ROUGE parts words
     max_new_tokens: int = 96
 
-    columns: ClassVar = {"document": ("article", "dialogue", "text"), "summary": ("highlights", "summaries", "target")}
+    columns: ClassVar = {
+        "document": ("article", "dialogue", "text", "source"),
+        "summary": ("highlights", "summaries", "target"),
+    }
+    texts = ("document",)
     document = "document"
 
     def to_example(self, row):

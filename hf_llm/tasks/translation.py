@@ -7,7 +7,7 @@ from datasets import Dataset, DatasetDict
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from hf_llm.metrics.translation import Translation as TranslationMetric
-from hf_llm.tasks import Task
+from hf_llm.tasks import Task, as_list
 
 # Numbers in words, for the sample.
 NUMBERS = {
@@ -30,19 +30,28 @@ NUMBERS = {
 
 @dataclass
 class Translation(Task):
-    """BLEU, chrF and TER. The direction is `source` to `target`, by the keys of the column `translation`."""
+    """BLEU and chrF, with `ter=true` TER too, from `source` to `target`: keys of the column `translation`."""
 
     source: str = "en"
     target: str = "de"
+    ter: bool = False
     max_new_tokens: int = 128
 
     columns: ClassVar = {"translation": ()}
 
+    def adapt(self, rows):
+        """Columns that are named by the two languages, as a CSV file has them."""
+        pair = [self.source, self.target]
+        if "translation" in rows.column_names or not set(pair) <= set(rows.column_names):
+            return rows
+        texts = [dict(zip(pair, row, strict=True)) for row in zip(*(rows[code] for code in pair), strict=True)]
+        return rows.add_column("translation", texts).remove_columns(pair)
+
     def to_example(self, row):
         texts = row["translation"]
         for language in (self.source, self.target):
-            if not texts.get(language):
-                there = ", ".join(key for key, text in texts.items() if text) or "nothing"
+            if texts.get(language) is None:
+                there = ", ".join(key for key, text in texts.items() if text is not None) or "nothing"
                 raise ValueError(f"no `{language}` in `translation`, only {there}: choose with `--task_options`")
         source, target = (LANGUAGES.get(code, code).capitalize() for code in (self.source, self.target))
         return {
@@ -51,10 +60,10 @@ class Translation(Task):
         }
 
     def references(self, row):
-        return [row["translation"][self.target]]
+        return as_list(row["translation"][self.target])
 
     def metric(self):
-        return TranslationMetric(target_language=self.target)
+        return TranslationMetric(target_language=self.target, ter=self.ter)
 
     def sample(self):
         """Numbers in words, English and German."""

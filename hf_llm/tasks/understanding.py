@@ -1,5 +1,6 @@
 """Choose the label of a text, or of a pair of texts: classification and inference, rows as GLUE has them."""
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,6 +10,8 @@ from datasets import Dataset, DatasetDict
 from hf_llm.data.python_docs import python_docs
 from hf_llm.metrics.classification import Classification
 from hf_llm.tasks import Task
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -32,6 +35,7 @@ class Understanding(Task):
         "text2": ("hypothesis", "sentence2", "question2", "question"),
         "label": ("labels", "intent", "category"),
     }
+    texts = ("text", "text2")
     optional = ("text2",)
     document = "text"
 
@@ -42,7 +46,13 @@ class Understanding(Task):
 
     def prepare(self, rows):
         if not self.names:
-            self.names = sorted({str(label) for part in rows.values() for label in part.unique("label")})
+            labels = {label for part in rows.values() for label in part.unique("label") if label is not None}
+            self.names = sorted(map(str, labels))
+            if list(rows) == ["validation"]:
+                logger.warning(
+                    f"the {len(self.names)} labels that occur in `validation` are the choices: where there are more, "
+                    "give them by `labels=a|b|...` in `--task_options`, or `--train_file` too"
+                )
         self.listed = len(self.names) <= 20 if self.show_labels is None else self.show_labels
 
     def to_example(self, row):
@@ -50,12 +60,14 @@ class Understanding(Task):
         if row.get("text2") is not None:
             texts += f"Second text: {row['text2'].strip()}\n"
         among = f" Choose from: {', '.join(self.names)}." if self.listed else ""
-        return {"prompt": f"Label the text.{among}\n\n{texts}Label:", "completion": self.references(row)[0]}
+        return {"prompt": f"Label the text.{among}\n\n{texts}Label:", "completion": "".join(self.references(row))}
 
     def references(self, row):
         label = row["label"]
-        if isinstance(label, int) and self.labels and 0 <= label < len(self.names):
-            label = self.names[label]
+        if label is None:
+            return []
+        if self.labels and str(label).isdigit() and str(label) not in self.names and int(label) < len(self.names):
+            label = self.names[int(label)]
         if str(label) not in self.names:
             raise ValueError(f"label `{label}` is not among the choices {', '.join(self.names[:20])}: see `labels`")
         return [str(label)]

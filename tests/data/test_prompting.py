@@ -3,6 +3,8 @@
 import pytest
 from datasets import Dataset, DatasetDict
 from tiny import new_tokenizer
+from tokenizers import Tokenizer, models, normalizers
+from transformers import PreTrainedTokenizerFast
 
 from hf_llm.data.prompting import Prompter, draw_shots, encode_examples, encode_prompts
 from hf_llm.tasks import load_task
@@ -73,3 +75,41 @@ def test_a_row_that_cannot_be_used_is_named(row, message):
     prompter, rows = Prompter(TOKENIZER, TASK, 128), Dataset.from_list([row])
     with pytest.raises(ValueError, match=message):
         encode_prompts(rows, prompter) if "validation" in message else encode_examples(rows, prompter)
+
+
+def test_the_first_special_token_after_an_answer_ends_it():
+    """Phi-3 puts a line end and the end of the document behind its end of turn."""
+    template = "{% for m in messages %}<|bos|>{{ m.content }}<|pad|>\n{% endfor %}<|eos|>"
+    tokenizer = new_tokenizer()
+    tokenizer.chat_template = template
+    prompter = Prompter(tokenizer, TASK, 512)
+    assert prompter.end == "<|pad|>" and set(prompter.end_token_ids) == {tokenizer.eos_token_id, tokenizer.pad_token_id}
+
+
+def test_a_completion_is_encoded_as_it_stands_behind_its_prompt():
+    """A SentencePiece tokenizer would put a space of its own before the first word of a text."""
+    words = {"▁Answer": 0, ":": 1, "▁": 2, "▁Paris": 3, "Paris": 4, "<eos>": 5, "<unk>": 6}
+    backend = Tokenizer(models.Unigram([(word, -float(len(word) < 2)) for word in words], unk_id=6))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", unk_token="<unk>")
+    assert tokenizer("Answer: Paris").input_ids == [0, 1, 3]
+    prompter = Prompter(tokenizer, TASK, 512)
+    assert prompter.completion_ids("Paris", "Answer:", end=False) == [3]
+    assert prompter.completion_ids("Paris", "Answer:")[-1] == tokenizer.eos_token_id
+
+
+def test_choices_are_ranked_with_their_end_as_they_are_trained():
+    """Or a label that another one begins with would always be likelier."""
+    task = load_task("understanding", "labels=card|card lost")
+    rows = DatasetDict(validation=Dataset.from_list([{"text": "Hm.", "label": "card"}]))
+    task.prepare(rows)
+    prompts, _ = encode_prompts(rows["validation"], Prompter(TOKENIZER, task, 512))
+    assert all(choice[-1] == TOKENIZER.eos_token_id for choice in prompts["choices"][0])
+
+
+def test_there_is_room_for_the_gold_completion_where_its_likelihood_is_asked():
+    """It may be longer than the longest answer."""
+    task = load_task("generation", "max_new_tokens=2")
+    rows = Dataset.from_list([{"instruction": "Go on.", "input": "then it ends. " * 30, "output": "Document " * 9}])
+    prompts, _ = encode_prompts(rows, Prompter(TOKENIZER, task, 100))
+    assert len(prompts[0]["prompt"]) + len(prompts[0]["completion"]) <= 100

@@ -66,11 +66,15 @@ def test_columns_are_renamed_by_a_mapping_in_both_forms():
     }
 
 
-def test_numbered_labels_become_their_names():
-    """A Hub data set knows them; a hidden label, -1, is none."""
+def test_numbered_labels_become_their_names(caplog):
+    """A Hub data set knows them; rows with a hidden label, -1, are dropped and counted."""
     features = Features({"text": Value("string"), "label": ClassLabel(names=["bad", "good"])})
     rows = Dataset.from_dict({"text": ["a", "b", "c"], "label": [1, 0, -1]}, features=features)
-    assert fit_columns(rows, "train", load_task("understanding"), {})["label"][:] == ["good", "bad", None]
+    task = load_task("understanding")
+    assert fit_columns(rows, "train", task, {})["label"][:] == ["good", "bad"]
+    assert "train: 1 of 3 rows dropped, whose labels are hidden" in caplog.text
+    with pytest.raises(ValueError, match="`test`: the labels of all 1 rows are hidden"):
+        fit_columns(rows.select([2]), "test", task, {})
 
 
 @pytest.mark.parametrize(
@@ -97,6 +101,9 @@ def test_a_mapping_that_does_not_fit_is_named_with_what_is_there(mapping, messag
         ("a.json", '[{"a": 1}, 2]', "a.json`: not an object: give one JSON object a line, or a list of them"),
         ("a.txt", "text", "a.txt` has no columns: give .jsonl, .json, .csv or .parquet"),
         ("a.jsonl", "", "a.jsonl holds no row"),
+        ("a.csv", "text,label\na,b\nc,d,e\n", "a.csv` line 3: more values than the first line has names"),
+        ("a.jsonl", '{"text": null, "label": "b"}', "`validation` row 0: `text` is `None`, no text"),
+        ("a.jsonl", '{"text": 5, "label": "b"}', "`validation` row 0: `text` is `5`, no text"),
         ("a.jsonl", '{"text": 1}\n{"text": "b"}\n', "a column holds values of several types"),
     ],
 )
@@ -146,3 +153,43 @@ def test_a_validation_part_is_split_off_where_none_is_given(tmp_path):
     assert not set(parts["train"]["text"]) & set(parts["validation"]["text"])
     with pytest.raises(ValueError, match="`--train_file` holds one row, nothing to split off"):
         load("understanding", train_file=write(tmp_path / "b.jsonl", rows[:1]))
+
+
+def test_a_column_that_the_first_row_lacks_is_read(tmp_path):
+    """Alpaca's `input` is there only where there is one."""
+    rows = [{"instruction": "Sing.", "output": "La."}, {"instruction": "Add.", "input": "1, 2", "output": "3"}]
+    loaded = load("generation", validation_file=write(tmp_path / "a.jsonl", rows))["validation"]
+    assert loaded["input"][:] == [None, "1, 2"]
+
+
+def test_columns_named_by_languages_are_a_translation(tmp_path):
+    """As a CSV file of pairs has them; an empty target in train is dropped and counted later, not refused."""
+    (tmp_path / "a.csv").write_text("en,de,fr\none,eins,un\ntwo,,deux\n")
+    rows = load("translation", validation_file=[str(tmp_path / "a.csv")])["validation"]
+    assert rows["translation"][:] == [{"en": "one", "de": "eins"}, {"en": "two", "de": ""}]
+    assert load_task("translation").to_example(rows[1])["completion"] == ""
+
+
+def test_a_document_in_sentences_is_joined(tmp_path):
+    """SciTLDR's `source` is a list."""
+    rows = [{"source": ["One.", "Two."], "target": ["Short.", "Brief."]}]
+    loaded = load("summarization", validation_file=write(tmp_path / "a.jsonl", rows))["validation"]
+    assert loaded["document"][:] == ["One. Two."]
+
+
+def test_a_long_field_of_a_csv_file_is_read(tmp_path):
+    """Longer than the csv module's own limit of 131,072 characters."""
+    (tmp_path / "a.csv").write_text(f"text,label\n{'a ' * 100_000},b\n")
+    assert len(load("understanding", validation_file=[str(tmp_path / "a.csv")])["validation"]["text"][0]) == 200_000
+
+
+def test_a_named_data_set_may_have_a_test_part_alone(tmp_path):
+    """As CrowS-Pairs has; a folder stands for the Hub."""
+    write(tmp_path / "test.jsonl", [{"sent_more": "a", "sent_less": "b"}])
+    assert set(load("bias", dataset_name=str(tmp_path))) == {"validation"}
+
+
+def test_a_task_that_is_only_evaluated_wants_rows_to_evaluate(tmp_path):
+    """Training rows are not taken in their place."""
+    with pytest.raises(ValueError, match="there are no rows to evaluate: give `--validation_file`"):
+        load("bias", train_file=write(tmp_path / "a.jsonl", [{"sent_more": "a", "sent_less": "b"}]))

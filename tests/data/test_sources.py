@@ -257,7 +257,7 @@ def test_errors_of_named_data_sets(tmp_path, monkeypatch):
     message = error_of(dataset_name=str(tmp_path), dataset_text_field="n")
     assert "`--dataset_text_field` n holds" in message and "int64" in message
     os.rename(tmp_path / "train.jsonl", tmp_path / "test.jsonl")
-    assert "no part `train`, only test" in error_of(dataset_name=str(tmp_path))
+    assert "has no part `train`: name another" in error_of(dataset_name=str(tmp_path))
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert "`--dataset_name` nobody/nothing cannot be loaded: " in error_of(dataset_name="nobody/nothing")

@@ -86,6 +86,7 @@ def test_options_are_set_by_name_and_from_json():
     by_flag = load_task("translation", "source=de,target=zh,max_new_tokens=7")
     assert by_flag == load_task("translation", '{"source": "de", "target": "zh", "max_new_tokens": 7}')
     assert (by_flag.source, by_flag.target, by_flag.max_new_tokens) == ("de", "zh", 7)
+    assert load_task("translation", "target=no").target == "no", "Norwegian, which YAML takes for a refusal"
 
 
 @pytest.mark.parametrize(
