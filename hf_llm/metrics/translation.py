@@ -11,6 +11,7 @@ from hf_llm.metrics.base import TaskMetric
 from hf_llm.metrics.segmentation import WITHOUT_SPACES, language_code
 
 ENDS = [10, 28]  # of the columns of BLEU and of chrF
+ROWS_AT_A_TIME = 200  # sacreBLEU keeps all n-grams of all references it is given, 20 kB a row
 TOKENIZERS = dict.fromkeys(WITHOUT_SPACES, "char") | {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
 
 
@@ -45,9 +46,16 @@ class Translation(TaskMetric):
 
     def statistics(self, predictions: Sequence[str], references: list[list[str]]) -> np.ndarray:
         """Counts that add up to the corpus scores: (N, 10) of BLEU, (N, 18) of chrF, (N, 2) of TER, side by side."""
-        streams = list(zip_longest(*references))  # None where a row has fewer references
-        columns = [metric._extract_corpus_statistics(predictions, streams) for metric in self.metrics.values()]
-        return np.hstack([np.array(rows, dtype=float) for rows in columns])
+        parts = []
+        for start in range(0, len(predictions), ROWS_AT_A_TIME):
+            part = slice(start, start + ROWS_AT_A_TIME)
+            streams = list(zip_longest(*references[part]))  # None where a row has fewer references
+            extracted = [m._extract_corpus_statistics(predictions[part], streams) for m in self.metrics.values()]
+            parts.append(np.hstack([np.array(rows, dtype=float) for rows in extracted]))
+        of_rows = {len(texts) for texts in references}
+        for metric in self.metrics.values():
+            metric.num_refs = min(of_rows) if len(of_rows) == 1 else -1  # in the signature; of all parts
+        return np.vstack(parts)
 
     def scores(self, statistics: np.ndarray, weights: np.ndarray) -> dict[str, float]:
         """Scores of the summed counts."""

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from itertools import zip_longest
 
 import numpy as np
 import pytest
@@ -88,3 +89,12 @@ def test_a_missing_tokenizer_is_one_line_with_the_remedy(monkeypatch):
         ValueError, match=r"^`target_language` 'ja' is tokenized by MeCab: pip install 'sacrebleu\[ja\]'$"
     ):
         Translation("ja")
+
+
+def test_many_rows_are_scored_and_signed_as_one_corpus():
+    """They are counted in parts, for memory; a row with two references is in the first part alone."""
+    texts = [f"Am Tag {number} schien die Sonne." for number in range(450)]
+    references = [[texts[0], "Es regnete."], *([text.replace("schien", "sank")] for text in texts[1:])]
+    scores = Translation("de").compute(predictions=texts, references=references)
+    whole = BLEU().corpus_score(texts, list(zip_longest(*references)))
+    assert scores["bleu"] == pytest.approx(whole.score, abs=1e-9) and "nrefs:var" in scores["bleu_signature"]
