@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -137,8 +138,12 @@ class AdapterArguments:
     )
     use_dora: bool = field(default=False, metadata={"help": "Weight-decomposed adapters (DoRA)."})
     load_in_4bit: bool = field(
-        default=False, metadata={"help": "Keep the frozen weights in 4 bits (QLoRA); needs bitsandbytes and a GPU."}
+        default=False, metadata={"help": "Keep the frozen weights in 4 bits (QLoRA); needs the extra `qlora`."}
     )
+
+    def __post_init__(self):
+        if self.lora_r is None and (self.use_dora or self.load_in_4bit):
+            raise ValueError("`--use_dora` and `--load_in_4bit` belong to adapters: give `--lora_r` too, e.g. 16")
 
 
 @dataclass
@@ -185,7 +190,10 @@ class EvalArguments:
             "--num_fewshot, --max_eval_samples and --prompt_style chat."
         },
     )
-    output_dir: str = field(default="outputs/eval", metadata={"help": "Folder of the results."})
+    output_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder of the results. Left out: one in outputs/eval, named by the model and the tasks."},
+    )
     batch_size: int | None = field(
         default=None,
         metadata={"help": "Prompts answered together on each rank. Left out: 8, or what a YAML file of a task says."},
@@ -235,6 +243,7 @@ REPLACED_DEFAULTS = REPLACED | {
 # What transformers takes without a word, or refuses hours later without the flag's name.
 AT_LEAST = {
     "max_length": 2,
+    "lora_r": 1,
     "learning_rate": 0,
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
     **dict.fromkeys(("max_train_samples", "max_eval_samples"), 1),
@@ -260,16 +269,18 @@ class RecipeParser(HfArgumentParser):
     def nearest(self, name: str) -> str:
         """The known flag that looks most like an unknown one."""
         known = [action.dest for action in self._actions]
-        near = difflib.get_close_matches(name.lstrip("-").split("=")[0].replace("-", "_"), known, 1, cutoff=0.4)
+        name = name.lstrip("-").split("=")[0].replace("-", "_")
+        begun = sorted((flag for flag in known if len(flag) > 3 and name.startswith(flag)), key=len)[-1:]
+        near = begun or difflib.get_close_matches(name, known, 1, cutoff=0.4)
         return f"; the nearest is `{near[0]}`" if near else ""
 
-    def config_flags(self, path: str, replaced: set[str]) -> list[str]:
+    def config_flags(self, path: str, replaced: set[str], flag: str = "config") -> list[str]:
         """A YAML file, without the keys in `replaced`, as the command line that it stands for, each value checked."""
         try:
             text = Path(path).expanduser().read_text(encoding="utf-8")
             settings = yaml.safe_load(text) or {}
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ValueError(f"`--config` {path} cannot be read: {' '.join(str(error).split())}") from None
+            raise ValueError(f"`--{flag}` {path} cannot be read: {' '.join(str(error).split())}") from None
         if not isinstance(settings, dict):
             raise ValueError(f"`--config` {path}: write lines `key: value`")
         keys = [key.value for key, _ in yaml.compose(text).value] if settings else []
@@ -369,12 +380,18 @@ def parse_task(
         return dataclasses.replace(task_args, task=name), data_args, args
     groups = [ModelArguments, AdapterArguments, TaskArguments, DataArguments, FinetuneArguments, TrainingArguments]
     parser = RecipeParser(groups, None)
-    in_file = parser.config_flags(name, set())
+    in_file = parser.config_flags(name, set(), "task")
     values = vars(parser.parse_known_args([*in_file, *sys.argv[1:]])[0])
     values["task"] = vars(parser.parse_known_args(in_file)[0])["task"]  # the flag is the file's name
     batch_size = args.batch_size or values["per_device_eval_batch_size"]
     settings = dataclasses.replace(args, seed=values["seed"], batch_size=batch_size)
     return build(TaskArguments, values), build(DataArguments, values), settings
+
+
+def results_folder(task_args: EvalTaskArguments, args: EvalArguments) -> str:
+    """`--output_dir`, or a folder of its own for this model and these tasks: earlier results stay."""
+    names = [Path(name).stem for name in (args.model_name_or_path, *task_args.task, *args.harness)]
+    return args.output_dir or f"outputs/eval/{'-'.join(names)}"
 
 
 def flag_name(flag: str) -> str:
@@ -409,6 +426,8 @@ def show_messages() -> None:
         transformers.utils.logging.disable_progress_bar()
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    for message in ("`is_gradient_checkpointing`", "Could not find a config file"):  # PEFT's: nothing for a user to do
+        warnings.filterwarnings("ignore", message=message)
     package = logging.getLogger("hf_llm")
     package.handlers = [handler]
     package.setLevel(logging.INFO if int(os.environ.get("RANK", 0)) == 0 else logging.ERROR)

@@ -268,7 +268,10 @@ class Evaluation:
         max_length = min(self.max_length, num_positions(model))
         prompter, rows = new_prompter(tokenizer, self.task, self.rows, self.task_args, max_length, self.args.seed)
         options = {"prompter": prompter, "batch_size": self.args.batch_size or BATCH_SIZE}
-        return evaluate_task(model, tokenizer, self.task, rows["validation"], **options)
+        try:
+            return evaluate_task(model, tokenizer, self.task, rows["validation"], **options)
+        except ValueError as error:  # one of several tasks
+            raise ValueError(f"{self.name}: {error}") from error
 
 
 def load_evaluations(task_args: EvalTaskArguments, data_args: DataArguments, args: EvalArguments) -> list[Evaluation]:

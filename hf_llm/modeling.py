@@ -67,12 +67,16 @@ def load_tokenizer(
         ValueError: the tokenizer cannot be read.
     """
     name = checkpoint or model_args.tokenizer_name or model_args.model_name_or_path
+    if name is None and train_split is None:
+        raise ValueError("there is no model to start from: give `--model_name_or_path`, a folder or a Hub id")
     if name is None:
         trained = [None]
         if PartialState().is_main_process:
             trained = [train_tokenizer((row["text"] for row in train_split), model_args.vocab_size)]
         # Ids that differ between ranks would ruin a run in silence: all take the one of rank 0.
         return broadcast_object_list(trained)[0]
+    if Path(name).is_dir() and not any(Path(name).glob("*.json")):
+        raise ValueError(f"`{name}` holds no model: did the run that was to write it come to its end?")
     try:
         path, gguf = source(name)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=model_args.trust_remote_code, **gguf)
@@ -241,11 +245,9 @@ def add_adapter(model: PreTrainedModel, adapter_args: AdapterArguments) -> PreTr
     """The model with trainable low-rank adapters on frozen weights; as it is without `--lora_r`.
 
     Raises:
-        ValueError: an option of adapters without a rank, or no module of the given names.
+        ValueError: no module has one of the given names.
     """
     if adapter_args.lora_r is None:
-        if adapter_args.use_dora or adapter_args.load_in_4bit:
-            raise ValueError("`--use_dora` and `--load_in_4bit` belong to adapters: give `--lora_r` too, e.g. 16")
         return model
     if adapter_args.load_in_4bit:
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
@@ -260,7 +262,10 @@ def add_adapter(model: PreTrainedModel, adapter_args: AdapterArguments) -> PreTr
     try:
         model = peft.get_peft_model(model, config)
     except ValueError as error:
-        raise ValueError(f"`--lora_r` {adapter_args.lora_r}: {one_line(error)}") from error
+        linear = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
+        raise ValueError(
+            f"`--lora_target_modules`: {one_line(error)[:150]}; the linear layers are {', '.join(sorted(linear))}"
+        ) from error
     trained = count_parameters(model, trained=True)
     logger.info(f"Adapters: {trained:,} of {count_parameters(model):,} parameters are trained")
     return model

@@ -5,7 +5,7 @@ python recipes/eval.py --model_name_or_path outputs/mine --baseline FOLDER --tas
 torchrun --nproc_per_node 2 recipes/eval.py --model_name_or_path FOLDER --task question_answering bias
 """
 
-from hf_llm.arguments import DataArguments, EvalArguments, EvalTaskArguments, parse_args, report_errors
+from hf_llm.arguments import DataArguments, EvalArguments, EvalTaskArguments, parse_args, report_errors, results_folder
 from hf_llm.checkpoints import check_writable
 from hf_llm.distributed import shut_down
 from hf_llm.evaluation import load_evaluations, run_harness, score_model
@@ -14,6 +14,7 @@ from hf_llm.reporting import report_evaluations, report_harness
 
 def main():
     task_args, data_args, args = parse_args([EvalTaskArguments, DataArguments, EvalArguments], description=__doc__)
+    args.output_dir = results_folder(task_args, args)
     check_writable(args.output_dir)
     evaluations = load_evaluations(task_args, data_args, args)
     models = [name for name in (args.model_name_or_path, args.baseline) if name]

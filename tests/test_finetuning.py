@@ -125,6 +125,8 @@ BAD_INPUTS = {
         [*evaluate("translation", BASE), ROOT / "recipes" / "configs" / "translation.yaml"],
         ["`--task` has `translation` twice"],
     ),
+    "no_model": ([FINETUNE, "--task", "translation"], ["there is no model to start from: give `--model_name_or_path`"]),
+    "missing_yaml_file": (evaluate("nope.yaml", BASE), ["`--task` nope.yaml cannot be read"]),
     "nothing_to_score": ([EVAL, "--model_name_or_path", BASE], ["nothing to score: give `--task` or `--harness`"]),
     "nothing_to_train_on": (
         finetune("translation", validation_file="good.jsonl"),

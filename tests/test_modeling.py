@@ -309,4 +309,18 @@ def test_weights_under_adapters_are_bfloat16_where_that_is_used():
 def test_options_of_adapters_need_a_rank(options):
     """Rather than being ignored."""
     with pytest.raises(ValueError, match="belong to adapters: give `--lora_r` too"):
-        add_adapter(new_model(), AdapterArguments(**options))
+        AdapterArguments(**options)
+
+
+def test_modules_that_the_model_lacks_are_answered_with_those_it_has():
+    """By the name of the option."""
+    with pytest.raises(ValueError, match=r"`--lora_target_modules`: .*nosuch.*; the linear layers are down_proj, "):
+        add_adapter(new_model(), AdapterArguments(lora_r=2, lora_target_modules=["nosuch"]))
+
+
+def test_a_folder_without_a_model_is_named_as_that(tmp_path):
+    """What an interrupted run leaves behind; and no model at all is no reason to train a tokenizer."""
+    with pytest.raises(ValueError, match="holds no model: did the run"):
+        load_tokenizer(ModelArguments(model_name_or_path=str(tmp_path)))
+    with pytest.raises(ValueError, match="there is no model to start from: give `--model_name_or_path`"):
+        load_tokenizer(ModelArguments())

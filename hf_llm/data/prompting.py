@@ -123,8 +123,9 @@ class Prompter:
             ids = self.prompt_ids(self.task.to_example(cut)["prompt"])
         if len(ids) > budget:
             raise ValueError(
-                f"a prompt of {len(ids)} tokens leaves no room for the completion in `--max_length` {self.max_length}: "
-                f"give {len(ids) + self.max_length - budget} or more, or fewer `--num_fewshot`"
+                f"a prompt of {len(ids)} tokens leaves no room for {self.max_length - budget} more in `--max_length` "
+                f"{self.max_length}: give {len(ids) + self.max_length - budget} or more, a smaller `max_new_tokens` in "
+                f"`--task_options`{', or fewer `--num_fewshot`' if self.shots else ''}"
             )
         return ids, len(ends) - keep
 

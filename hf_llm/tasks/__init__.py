@@ -94,7 +94,8 @@ def load_task(name: str, options: str | None = None) -> Task:
         'zh'
     """
     if name not in task_names():
-        raise ValueError(f"`--task` {name} is not known: there are {', '.join(task_names())}")
+        known = ", ".join(task_names())
+        raise ValueError(f"`--task` {name} is not known: there are {known}; put spaces between several")
     module = importlib.import_module(f"{__name__}.{name}")
     task_class = next(
         value
