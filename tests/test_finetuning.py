@@ -327,6 +327,8 @@ TWO_RANKS = {
     "zero2_written": WRITTEN | {"deepspeed": "zero2"},
     "zero3_written": WRITTEN | {"deepspeed": "zero3"},
     "zero3_ranked": RANKED | {"deepspeed": "zero3"},
+    "zero3_written_in_step": WRITTEN | {"deepspeed": "zero3", "max_steps": 20},
+    "zero3_ranked_in_step": RANKED | {"deepspeed": "zero3", "max_steps": 20},
 }
 
 
@@ -339,8 +341,11 @@ def two_ranks(processes, work):
         settings = LEARNING | TWO_RANKS[name] | {"deepspeed": config, "output_dir": f"new/{name}"}
         application = settings.pop("application")
         launcher = ["torchrun", "--standalone", "--nproc_per_node", 2]
+        if name.endswith("in_step"):  # weights are gathered layer by layer, and the ranks call the model together
+            launcher.append(ROOT / "tests" / "scarce_memory.py")
         tuned = processes.run([*launcher, *finetune(application, **settings)], work)
         assert tuned.status == 0, tuned.stderr
+        assert ("gathered layer by layer" in tuned.stderr) == name.endswith("in_step")
         as_trained = {"max_eval_samples": 13, "batch_size": 4, "output_dir": f"eval/{name}"}
         as_trained |= {key: settings[key] for key in FILES if key in settings}
         return processes.run([sys.executable, *evaluate(application, f"new/{name}", **as_trained)], work)
@@ -380,6 +385,6 @@ def test_the_best_checkpoint_by_the_tasks_score_is_kept(name, two_ranks, work):
     folder = work / "new" / name
     state, key = read_json(folder / "trainer_state.json"), f"eval_{TWO_RANKS[name]['metric_for_best_model']}"
     scores = {entry["step"]: entry[key] for entry in state["log_history"] if key in entry}
-    assert set(scores) >= {10, 20, 30}
+    assert set(scores) >= {10, 20}
     assert state["best_metric"] == max(scores.values()) == scores[state["best_global_step"]]
     assert read_json(folder / "eval_results.json")[key] == state["best_metric"]
