@@ -282,7 +282,7 @@ class RecipeParser(HfArgumentParser):
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ValueError(f"`--{flag}` {path} cannot be read: {' '.join(str(error).split())}") from None
         if not isinstance(settings, dict):
-            raise ValueError(f"`--config` {path}: write lines `key: value`")
+            raise ValueError(f"`--{flag}` {path}: write lines `key: value`")
         keys = [key.value for key, _ in yaml.compose(text).value] if settings else []
         if twice := [key for key in settings if keys.count(key) > 1]:
             raise ValueError(f"`{path}`: `{twice[0]}` appears twice: keep one")
@@ -390,7 +390,8 @@ def parse_task(
 
 def results_folder(task_args: EvalTaskArguments, args: EvalArguments) -> str:
     """`--output_dir`, or a folder of its own for this model and these tasks: earlier results stay."""
-    names = [Path(name).stem for name in (args.model_name_or_path, *task_args.task, *args.harness)]
+    tasks = [Path(name).stem for name in (*task_args.task, *args.harness)]
+    names = [Path(args.model_name_or_path).name, *tasks]  # of the model with what follows a dot, as in 1.7B
     return args.output_dir or f"outputs/eval/{'-'.join(names)}"
 
 

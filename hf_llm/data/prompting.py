@@ -64,7 +64,7 @@ class Prompter:
         self.tokenizer, self.task, self.max_length, self.shots = tokenizer, task, max_length, shots or []
         self.chat = style == "chat" or (style is None and bool(tokenizer.chat_template))
         self.cue, self.end = self._turn() if self.chat else ("", tokenizer.eos_token)
-        self.completion_ids = functools.lru_cache(10_000)(self.completion_ids)  # choices are those of every row
+        self._ids_after = functools.lru_cache(1000)(self._ids_after)  # a label is a choice of every row
         self.end_token_ids = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(self.end)]
 
     def _turn(self) -> tuple[str, str]:
@@ -99,7 +99,10 @@ class Prompter:
         """A completion of the prompt `after`, closed by the token that ends an answer."""
         cue = self.cue if self.chat else after[-CUE:]
         text = ("" if self.chat or not after else " ") + completion + (self.end if end else "")
-        # With what stands before it: alone, a SentencePiece tokenizer would put a space of its own before it.
+        return self._ids_after(cue, text)
+
+    def _ids_after(self, cue: str, text: str) -> list[int]:
+        """Of a text with what stands before it: alone, SentencePiece would put a space of its own before it."""
         before, whole = self._ids(cue), self._ids(cue + text)
         return whole[len(before) :] if whole[: len(before)] == before else self._ids(text)
 

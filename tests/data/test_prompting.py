@@ -113,3 +113,13 @@ def test_there_is_room_for_the_gold_completion_where_its_likelihood_is_asked():
     rows = Dataset.from_list([{"instruction": "Go on.", "input": "then it ends. " * 30, "output": "Document " * 9}])
     prompts, _ = encode_prompts(rows, Prompter(TOKENIZER, task, 100))
     assert len(prompts[0]["prompt"]) + len(prompts[0]["completion"]) <= 100
+
+
+def test_a_label_is_encoded_once_for_all_rows():
+    """77 labels of 10,000 rows would otherwise be tokenized 770,000 times."""
+    task = load_task("understanding", "labels=card|card lost")
+    rows = DatasetDict(validation=Dataset.from_list([{"text": f"Hm {i}.", "label": "card"} for i in range(20)]))
+    task.prepare(rows)
+    prompter = Prompter(TOKENIZER, task, 512)
+    encode_prompts(rows["validation"], prompter)
+    assert prompter._ids_after.cache_info().misses == 2
