@@ -12,6 +12,7 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict
 
 from hf_llm.arguments import DataArguments, TaskArguments
+from hf_llm.data.packing import column as column_of
 from hf_llm.data.sources import file_format, find_files, heading, hub_parts, read_chunks, split_off
 from hf_llm.tasks import Task
 
@@ -173,6 +174,9 @@ def with_texts(rows: Dataset, column: str, part: str, optional: bool) -> Dataset
     Raises:
         ValueError: a value is no text; the row is named.
     """
+    plain = getattr(rows.features[column], "dtype", None) in ("string", "large_string")
+    if plain and (optional or not column_of(rows, column).null_count):
+        return rows  # as nearly always: millions of texts stay where they are, on the disk
     texts = [" ".join(value) if is_texts(value) else value for value in rows[column]]
     for number, text in enumerate(texts):
         if not (isinstance(text, str) or (optional and text is None)):
