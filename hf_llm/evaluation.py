@@ -42,15 +42,22 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     Keeps 16 bytes a row instead of its logits, so that memory does not grow with the evaluation set.
 
     Args:
-        logits: (B, T, vocabulary); row i of a sequence predicts token i + 1.
+        logits: (B, T, vocabulary); row i of a sequence predicts token i + 1. Or (L, vocabulary), those alone that
+            predict one of the batch's L labels, as `PackingCollator(skip_prompts=True)` asks for them.
         labels: (B, T); -100 is not counted.
 
     Returns:
         (B, 2) float64: summed loss in nats, number of predicted tokens.
     """
     logits = logits[0] if isinstance(logits, tuple) else logits
+    labels = labels[:, 1:]
+    if logits.dim() == 3:
+        logits = logits[:, :-1]
+    else:
+        counts = (labels != -100).sum(1).tolist()
+        logits, labels = logits.split(counts), labels[labels != -100].split(counts)
     rows = []
-    for row_logits, row_labels in zip(logits[:, :-1], labels[:, 1:], strict=True):  # one row at a time: float32 copies
+    for row_logits, row_labels in zip(logits, labels, strict=True):  # one row at a time: float32 copies
         loss = torch.nn.functional.cross_entropy(row_logits.float(), row_labels, ignore_index=-100, reduction="none")
         rows.append(torch.stack([loss.double().sum(), (row_labels != -100).sum().double()]))
     return torch.stack(rows)

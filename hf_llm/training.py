@@ -20,7 +20,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import SaveStrategy
 
 from hf_llm.checkpoints import CompleteCheckpoints, check_same_run
-from hf_llm.data.packing import check_isolation, column
+from hf_llm.data.packing import PackingCollator, check_isolation, column
 from hf_llm.distributed import DeepSpeedInForce
 from hf_llm.hub import PushCheckpoints, hyperparameters
 from hf_llm.modeling import count_parameters
@@ -79,13 +79,13 @@ class Throughput(TrainerCallback):
 
     Model FLOPs utilisation after PaLM (Chowdhery et al., 2022, appendix B): 6 N + 12 L H Q A FLOPs a token, forward
     and backward, recomputation not counted; N the parameters without the embedding lookup (frozen ones cost 4), A the
-    mean length of document that a token attends in, so that what isolation saves is not counted as done. The peak is
-    the data sheet's dense bfloat16 rate, or where the device is not known (a CPU) the rate of a matrix product measured
-    here.
+    mean length of document that a token attends in, so that what isolation saves is not counted as done; nor are the
+    logits of prompts, where the model skips them. The peak is the data sheet's dense bfloat16 rate, or where the device
+    is not known (a CPU) the rate of a matrix product measured here.
     """
 
-    def __init__(self, model: PreTrainedModel, attended: float):
-        self.flops_per_token = flops_per_token(model, attended)
+    def __init__(self, model: PreTrainedModel, attended: float, predicting: float):
+        self.flops_per_token = flops_per_token(model, attended, predicting)
         self.seconds = self.total_seconds = 0.0
         self.tokens = self.total_tokens = 0
 
@@ -131,17 +131,23 @@ class Throughput(TrainerCallback):
         return {f"train_{key}": value for key, value in figures.items()}
 
 
-def flops_per_token(model: PreTrainedModel, attended: float) -> float:
-    """FLOPs that one token costs in training; `attended` is the mean number of tokens in its document."""
+def flops_per_token(model: PreTrainedModel, attended: float, predicting: float = 1.0) -> float:
+    """FLOPs that one token costs in training.
+
+    Args:
+        attended: mean number of tokens in its document.
+        predicting: share of the tokens whose logits are computed.
+    """
     config = model.config.get_text_config()
     embedding = model.get_input_embeddings().weight
-    lookup = 0 if config.tie_word_embeddings else getattr(embedding, "ds_numel", embedding.numel())
+    size = getattr(embedding, "ds_numel", embedding.numel())  # also of the layer that makes logits
+    lookup = 0 if config.tie_word_embeddings else size
     heads = getattr(config, "num_attention_heads", 0)  # none in a state-space model
     head_size = getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)
     trained = count_parameters(model, trained=True)
     frozen = count_parameters(model) - trained
-    lookup_cost = lookup * (6 if embedding.requires_grad else 4)
-    return 6 * trained + 4 * frozen - lookup_cost + 12 * config.num_hidden_layers * heads * head_size * attended
+    skipped = (lookup + size * (1 - predicting)) * (6 if embedding.requires_grad else 4)
+    return 6 * trained + 4 * frozen - skipped + 12 * config.num_hidden_layers * heads * head_size * attended
 
 
 def peak_flops(device: torch.device, bf16: bool) -> tuple[float, str]:
@@ -163,6 +169,14 @@ def mean_attended(rows: Dataset) -> float:
     """Mean over tokens of the length of the document piece that the token is in."""
     lengths = np.concatenate([chunk.flatten().to_numpy() for chunk in column(rows, "lengths").chunks]).astype(float)
     return float((lengths**2).sum() / lengths.sum())
+
+
+def predicting_share(rows: Dataset, collator: PackingCollator) -> float:
+    """Share of the tokens whose logits are computed."""
+    if not collator.skip_prompts:
+        return 1.0
+    labels = np.concatenate([chunk.flatten().to_numpy() for chunk in column(rows, "labels").chunks])
+    return float((labels != -100).mean())
 
 
 def early_stopping(args: TrainingArguments, patience: int | None) -> list[TrainerCallback]:
@@ -254,7 +268,8 @@ def run_training(trainer: Trainer, checkpoint: str | None, packing: bool, report
     logger.info(f"Precision: {'bfloat16' if args.bf16 else 'float16' if args.fp16 else 'float32'} on {args.device}")
     if checkpoint:
         check_same_run(checkpoint, run)
-    throughput = Throughput(trainer.model, mean_attended(trainer.train_dataset))
+    rows = trainer.train_dataset
+    throughput = Throughput(trainer.model, mean_attended(rows), predicting_share(rows, trainer.data_collator))
     for callback in [
         *([DeepSpeedInForce(trainer)] if args.deepspeed else []),
         *([CheckIsolation()] if packing else []),

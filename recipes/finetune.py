@@ -9,7 +9,7 @@ from transformers import Trainer, TrainingArguments, set_seed
 from hf_llm import arguments
 from hf_llm.arguments import parse_args, report_errors
 from hf_llm.checkpoints import find_checkpoint
-from hf_llm.data.packing import PackingCollator, encode_and_pack
+from hf_llm.data.packing import PackingCollator, can_skip_prompts, encode_and_pack
 from hf_llm.data.prompting import new_prompter
 from hf_llm.data.rows import load_rows
 from hf_llm.distributed import shut_down
@@ -38,7 +38,7 @@ def main():
     trainer = Trainer(
         model=model,
         args=args,
-        data_collator=PackingCollator(tokenizer.pad_token_id, position_ids=data_args.packing),
+        data_collator=PackingCollator(tokenizer.pad_token_id, data_args.packing, can_skip_prompts(model, args)),
         train_dataset=train,
         eval_dataset=validation,
         processing_class=tokenizer,

@@ -110,7 +110,8 @@ def test_the_trainers_own_loss_would_weigh_batches_equally(by_hand, model, token
 
 
 def test_token_losses_are_sums_and_counts_of_each_row():
-    """Row by row the cross entropy of the labels that are not -100, also when logits come in a tuple or bfloat16."""
+    """Row by row the cross entropy of the labels that are not -100, also when logits come in a tuple, in
+    bfloat16, or are only those before a label."""
     torch.manual_seed(0)
     logits = torch.randn(2, 4, 7)
     labels = torch.tensor([[1, 2, -100, 3], [-100, -100, 5, -100]])
@@ -119,6 +120,8 @@ def test_token_losses_are_sums_and_counts_of_each_row():
     assert np.allclose(token_losses(logits, labels).numpy(), expected)
     assert np.allclose(token_losses((logits, None), labels).numpy(), expected)
     assert np.allclose(token_losses(logits.bfloat16(), labels).numpy(), expected, rtol=0.02)
+    before_a_label = torch.stack([logits[0, 0], logits[0, 2], logits[1, 1]])
+    assert np.allclose(token_losses(before_a_label, labels).numpy(), expected)
 
 
 def test_an_enormous_loss_is_an_infinite_perplexity(tokenizer):

@@ -255,7 +255,10 @@ def test_flops_of_a_token_equal_a_count_by_hand(tied):
     model = new_model(tie_word_embeddings=tied)
     block = hidden * heads * head + 2 * hidden * head + heads * head * hidden + 3 * hidden * inner + 2 * hidden
     parameters = layers * block + hidden + vocab * hidden  # the last is the output matrix
-    assert flops_per_token(model, attended=10.0) == 6 * parameters + 12 * layers * heads * head * 10
+    attention = 12 * layers * heads * head * 10
+    assert flops_per_token(model, attended=10.0) == 6 * parameters + attention
+    without_logits = parameters - 0.75 * vocab * hidden
+    assert flops_per_token(model, attended=10.0, predicting=0.25) == 6 * without_logits + attention
 
 
 def test_a_token_attends_in_its_own_document():

@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 from datasets import Dataset, DatasetDict
 from datasets.fingerprint import Hasher
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from hf_llm.data.prompting import ExamplesReport, Prompter, encode_examples, show_example
 from hf_llm.data.tokenization import tokenize
@@ -210,15 +210,19 @@ class PackingCollator:
     Args:
         pad_token_id: fills the short rows; padding is a document of its own whose labels are all -100.
         position_ids: False for rows of one document each, for models that take no positions.
+        skip_prompts: let the model compute logits, which may cost as much as all the layers before them, only where
+            a label follows. For models that `can_skip_prompts` finds able to.
     """
 
     pad_token_id: int
     position_ids: bool = True
+    skip_prompts: bool = False
 
     def __call__(self, rows: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
         """Rows `{"input_ids": (t,), "lengths": (pieces,)}` -> `input_ids`, `labels`, `position_ids`, all (B, T).
 
-        Rows with `labels`, (t,), keep those.
+        Rows with `labels`, (t,), keep those. With `skip_prompts` also `logits_to_keep`, (B, T) bool, true before the L
+        labels of the batch, and `shift_labels`, (L,), those labels; the model's logits are then (L, vocabulary).
         """
         width = max(len(row["input_ids"]) for row in rows)
         input_ids = np.full((len(rows), width), self.pad_token_id, np.int64)
@@ -235,6 +239,9 @@ class PackingCollator:
         batch = {"input_ids": input_ids, "labels": labels} | (
             {"position_ids": position_ids} if self.position_ids else {}
         )
+        if self.skip_prompts:
+            following = np.pad(labels[:, 1:], ((0, 0), (0, 1)), constant_values=-100)
+            batch |= {"logits_to_keep": following != -100, "shift_labels": following[following != -100]}
         return {key: torch.from_numpy(value) for key, value in batch.items()}
 
 
@@ -275,6 +282,14 @@ def within_adapters(model: PreTrainedModel) -> PreTrainedModel:
 def takes_positions(model: PreTrainedModel) -> bool:
     """Whether `position_ids` can be given to the model."""
     return "position_ids" in inspect.signature(type(within_adapters(model)).forward).parameters
+
+
+def can_skip_prompts(model: PreTrainedModel, args: TrainingArguments) -> bool:
+    """Whether the model takes a mask of the logits that its loss needs; Liger, say, puts a loss of its own there."""
+    if args.use_liger_kernel or args.label_smoothing_factor or args.torch_compile:
+        return False
+    forward = inspect.getsource(type(within_adapters(model)).forward)
+    return "slice_logits_to_keep(" in forward and "self.loss_function(" in forward
 
 
 def check_isolation(model: PreTrainedModel) -> None:

@@ -1,13 +1,15 @@
 """Packing keeps every token, fills the rows well, and documents in one row do not see each other."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from tiny import new_model
-from transformers import Trainer, TrainingArguments
+from transformers import BartConfig, BartForCausalLM, Trainer, TrainingArguments
 
-from hf_llm.data.packing import PackingCollator, best_fit, check_isolation, cut, pack
+from hf_llm.data.packing import PackingCollator, best_fit, can_skip_prompts, check_isolation, cut, pack
 
 ISOLATED = ["llama", "qwen3", "mistral", "gemma", "gpt2"]
 
@@ -134,6 +136,50 @@ def test_models_without_positions_get_none():
     """Rows of one document each, for architectures that take no position ids."""
     batch = PackingCollator(2, position_ids=False)([{"input_ids": [5, 6], "lengths": [2]}])
     assert {key: value.tolist() for key, value in batch.items()} == {"input_ids": [[5, 6]], "labels": [[-100, 6]]}
+
+
+def test_the_logits_that_are_kept_are_those_before_a_label():
+    """Two completions in one row: a mask over the batch, and the labels that follow, row after row."""
+    rows = [
+        {"input_ids": [10, 11, 12, 20, 21], "labels": [-100, 11, 12, -100, 21], "lengths": [3, 2]},
+        {"input_ids": [30, 31, 32], "labels": [-100, -100, 32], "lengths": [3]},
+    ]
+    batch = PackingCollator(2, skip_prompts=True)(rows)
+    assert batch["logits_to_keep"].int().tolist() == [[1, 1, 0, 1, 0], [0, 1, 0, 0, 0]]
+    assert batch["shift_labels"].tolist() == [11, 12, 21, 32]
+    assert torch.equal(batch["labels"], PackingCollator(2)(rows)["labels"])
+
+
+@pytest.mark.parametrize("model_type", ISOLATED)
+def test_skipping_the_logits_of_prompts_changes_neither_loss_nor_gradients(model_type, tmp_path):
+    """The stock Trainer's loss, one logit for each label; only the matrix products have another shape."""
+    model = new_model(model_type)
+    rows = [{"input_ids": ids, "labels": [-100] * 5 + ids[5:]} for ids in random_documents(9, 20, seed=3) if ids[5:]]
+    rows, _ = pack(Dataset.from_list(rows), 24)
+    trainer = Trainer(model, TrainingArguments(str(tmp_path), use_cpu=True, report_to="none"))
+    assert can_skip_prompts(model, trainer.args)
+    found = []
+    for skip in (False, True):
+        batch = PackingCollator(2, skip_prompts=skip)([*rows])
+        count = trainer._get_num_items_in_batch([batch], trainer.args.device)
+        loss, outputs = trainer.compute_loss(model, batch, return_outputs=True, num_items_in_batch=count)
+        model.zero_grad()
+        loss.backward()
+        gradients = torch.cat([p.grad.flatten() for p in model.parameters()])
+        found.append((count, loss.item(), gradients))
+    assert outputs.logits.shape[0] == count == found[0][0]
+    assert found[1][1] == pytest.approx(found[0][1], abs=1e-6)
+    assert torch.allclose(found[1][2], found[0][2], atol=1e-6)
+
+
+@pytest.mark.parametrize("setting", ["use_liger_kernel", "label_smoothing_factor", "torch_compile"])
+def test_losses_that_want_all_logits_get_them(setting):
+    """Liger's, the label smoother's, and those of architectures that shift labels themselves."""
+    args = SimpleNamespace(**{"use_liger_kernel": False, "label_smoothing_factor": 0.0, "torch_compile": False})
+    assert can_skip_prompts(new_model("llama"), args)
+    sizes = {"decoder_layers": 1, "decoder_attention_heads": 1, "decoder_ffn_dim": 8}
+    assert not can_skip_prompts(BartForCausalLM(BartConfig(vocab_size=30, d_model=8, **sizes)), args)
+    assert not can_skip_prompts(new_model("llama"), SimpleNamespace(**vars(args) | {setting: 1}))
 
 
 @pytest.fixture(scope="module", params=ISOLATED)
