@@ -1,13 +1,13 @@
 """Rows of a task -> token ids: in plain text or by the chat template, with solved examples, shortened to fit."""
 
 import contextlib
-import functools
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from tqdm.auto import tqdm
@@ -19,6 +19,7 @@ from hf_llm.tasks import Task
 logger = logging.getLogger(__name__)
 
 PROBE = "the completion"
+ROWS_AT_A_TIME = 1000
 CUE = 8  # characters before a completion, enough for a tokenizer to see where it begins
 
 
@@ -64,7 +65,6 @@ class Prompter:
         self.tokenizer, self.task, self.max_length, self.shots = tokenizer, task, max_length, shots or []
         self.chat = style == "chat" or (style is None and bool(tokenizer.chat_template))
         self.cue, self.end = self._turn() if self.chat else ("", tokenizer.eos_token)
-        self._ids_after = functools.lru_cache(1000)(self._ids_after)  # a label is a choice of every row
         self.end_token_ids = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(self.end)]
 
     def _turn(self) -> tuple[str, str]:
@@ -75,44 +75,66 @@ class Prompter:
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}]
         before, _, after = self.tokenizer.apply_chat_template(turns, tokenize=False).rpartition(PROBE)
         special = self.tokenizer.all_special_ids
-        closing = [i for i in self._ids(after) if i in special or i in self.tokenizer.added_tokens_decoder]
+        closing = [i for i in self._ids([after])[0] if i in special or i in self.tokenizer.added_tokens_decoder]
         return before[-CUE:], self.tokenizer.convert_ids_to_tokens(closing[0]) if closing else self.tokenizer.eos_token
 
-    def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False).input_ids
+    def _ids(self, texts: list[str], special: bool = False) -> list[list[int]]:
+        return self.tokenizer(texts, add_special_tokens=special, return_attention_mask=False).input_ids
 
-    def prompt_ids(self, prompt: str) -> list[int]:
-        """A prompt with the shots before it."""
+    def prompt_ids(self, prompts: list[str]) -> list[list[int]]:
+        """Prompts, each with the shots before it; a tokenizer is fastest with many texts at once."""
         if self.chat:
-            turns = [
+            shots = [
                 {"role": role, "content": shot[part]}
                 for shot in self.shots
                 for role, part in (("user", "prompt"), ("assistant", "completion"))
             ]
-            turns.append({"role": "user", "content": prompt})
-            text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-            return self._ids(text)
+            turns = [[*shots, {"role": "user", "content": prompt}] for prompt in prompts]
+            return self._ids(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
         before = "".join(f"{shot['prompt']} {shot['completion']}\n\n" for shot in self.shots)
-        return without_end(self.tokenizer(before + prompt).input_ids, self.tokenizer)
+        found = self._ids([before + prompt for prompt in prompts], special=True)
+        return [without_end(ids, self.tokenizer) for ids in found]
 
-    def completion_ids(self, completion: str, after: str, end: bool = True) -> list[int]:
-        """A completion of the prompt `after`, closed by the token that ends an answer."""
-        cue = self.cue if self.chat else after[-CUE:]
-        text = ("" if self.chat or not after else " ") + completion + (self.end if end else "")
-        return self._ids_after(cue, text)
+    def completion_ids(self, completions: list[str], prompts: list[str], end: bool = True) -> list[list[int]]:
+        """Completions of prompts, each closed by the token that ends an answer.
 
-    def _ids_after(self, cue: str, text: str) -> list[int]:
-        """Of a text with what stands before it: alone, SentencePiece would put a space of its own before it."""
-        before, whole = self._ids(cue), self._ids(cue + text)
-        return whole[len(before) :] if whole[: len(before)] == before else self._ids(text)
+        Each as it stands behind its prompt: alone, SentencePiece would put a space of its own before it. What occurs
+        several times, as the labels of a classification do, is tokenized once.
+        """
+        pairs = [
+            (self.cue, completion) if self.chat else (prompt[-CUE:], f" {completion}" if prompt else completion)
+            for completion, prompt in zip(completions, prompts, strict=True)
+        ]
+        unique, closing = list(dict.fromkeys(pairs)), self.end if end else ""
+        cues = list({cue for cue, _ in unique})
+        before = dict(zip(cues, self._ids(cues), strict=True))
+        found = dict(zip(unique, self._ids([f"{cue}{text}{closing}" for cue, text in unique]), strict=True))
+        for (cue, text), ids in found.items():
+            start = len(before[cue])
+            found[cue, text] = ids[start:] if ids[:start] == before[cue] else self._ids([text + closing])[0]
+        return [found[pair] for pair in pairs]
 
-    def fit(self, row: dict[str, Any], budget: int) -> tuple[list[int], int]:
+    def room_before(self, completion: list[int]) -> int:
+        """How many tokens a prompt may have.
+
+        Raises:
+            ValueError: none.
+        """
+        if len(completion) >= self.max_length:
+            raise ValueError(
+                f"a completion of {len(completion)} tokens does not fit in `--max_length` {self.max_length}"
+            )
+        return self.max_length - len(completion)
+
+    def fit(self, row: dict[str, Any], ids: list[int], budget: int) -> tuple[list[int], int]:
         """The row's prompt in at most `budget` tokens, and how many of its document's tokens were cut for it.
+
+        Args:
+            ids: the whole prompt.
 
         Raises:
             ValueError: it does not fit with no document at all.
         """
-        ids = self.prompt_ids(self.task.to_example(row)["prompt"])
         if len(ids) <= budget:
             return ids, 0
         document = row.get(self.task.document) or ""
@@ -123,7 +145,7 @@ class Prompter:
         while len(ids) > budget and keep > 0:
             keep = max(0, keep - (len(ids) - budget))
             cut = row | {self.task.document: document[: ends[keep - 1] if keep else 0]}
-            ids = self.prompt_ids(self.task.to_example(cut)["prompt"])
+            (ids,) = self.prompt_ids([self.task.to_example(cut)["prompt"]])
         if len(ids) > budget:
             raise ValueError(
                 f"a prompt of {len(ids)} tokens leaves no room for {self.max_length - budget} more in `--max_length` "
@@ -186,14 +208,23 @@ def naming_row(part: str, number: int):
         raise ValueError(f"`{part}` row {number}: {error}") from None
 
 
-def progress(rows: Dataset, part: str) -> Iterable[dict[str, Any]]:
-    """The rows under a progress bar, on rank 0."""
-    return tqdm(rows, desc=f"Prompts of {part}", disable=not PartialState().is_main_process)
+def batches(rows: Dataset, part: str) -> Iterator[list[tuple[int, dict[str, Any]]]]:
+    """The rows with their numbers, some at a time, under a progress bar on rank 0."""
+    with tqdm(total=len(rows), desc=f"Prompts of {part}", disable=not PartialState().is_main_process) as bar:
+        for start in range(0, len(rows), ROWS_AT_A_TIME):
+            batch = rows.select(range(start, min(start + ROWS_AT_A_TIME, len(rows)))).to_list()
+            yield list(enumerate(batch, start))
+            bar.update(len(batch))
 
 
-def as_ids(ids: list[int]) -> np.ndarray:
-    """Token ids at 4 bytes each, where a list takes nine times as much."""
-    return np.array(ids, np.int32)
+def example_of(row: dict[str, Any], task: Task, part: str, number: int) -> dict[str, str]:
+    with naming_row(part, number):
+        return task.to_example(row)
+
+
+def token_lists(lists: list[list[int]]) -> pa.Array:
+    """Token ids in Arrow, 4 bytes each: millions of Python's lists would take ten times as much."""
+    return pa.array(lists, pa.list_(pa.int32()))
 
 
 def encode_examples(rows: Dataset, prompter: Prompter, part: str = "train") -> tuple[Dataset, ExamplesReport]:
@@ -205,31 +236,35 @@ def encode_examples(rows: Dataset, prompter: Prompter, part: str = "train") -> t
     Raises:
         ValueError: a completion is longer than `max_length`, or no row has one; the row is named.
     """
-    features, dropped, cuts = [], 0, []
-    for number, row in enumerate(progress(rows, part)):
-        with naming_row(part, number):
-            example = prompter.task.to_example(row)
-            completion = prompter.completion_ids(example["completion"], example["prompt"])
-            if not example["completion"]:
-                dropped += 1
-                continue
-            if len(completion) >= prompter.max_length:
-                raise ValueError(
-                    f"a completion of {len(completion)} tokens does not fit in `--max_length` {prompter.max_length}"
-                )
-            prompt, cut = prompter.fit(row, prompter.max_length - len(completion))
-        cuts.append(cut)
-        labels = as_ids([-100] * len(prompt) + completion)
-        features.append({"input_ids": as_ids(prompt + completion), "labels": labels})
-    if not features:
+    tables, cuts = [], []
+    for batch in batches(rows, part):
+        examples = [(number, row, example_of(row, prompter.task, part, number)) for number, row in batch]
+        examples = [of_row for of_row in examples if of_row[-1]["completion"]]
+        if not examples:
+            continue
+        texts = [example["prompt"] for *_, example in examples]
+        prompts = prompter.prompt_ids(texts)
+        completions = prompter.completion_ids([example["completion"] for *_, example in examples], texts)
+        for i, (number, row, _) in enumerate(examples):
+            with naming_row(part, number):
+                prompts[i], cut = prompter.fit(row, prompts[i], prompter.room_before(completions[i]))
+            cuts.append(cut)
+        both = list(zip(prompts, completions, strict=True))
+        columns = {
+            "input_ids": token_lists([prompt + completion for prompt, completion in both]),
+            "labels": token_lists([[-100] * len(prompt) + completion for prompt, completion in both]),
+        }
+        tables.append(pa.table(columns))
+    if not tables:
         raise ValueError(f"`{part}`: none of the {len(rows)} rows has a completion to learn")
-    report = ExamplesReport(len(features), dropped, int(np.count_nonzero(cuts)), sum(cuts))
+    dropped = len(rows) - len(cuts)
+    report = ExamplesReport(len(cuts), dropped, int(np.count_nonzero(cuts)), sum(cuts))
     if dropped or report.tokens_cut:
         logger.warning(
-            f"{part}: {dropped} rows without a completion dropped; {report.examples_shortened} of {len(features)} "
+            f"{part}: {dropped} rows without a completion dropped; {report.examples_shortened} of {len(cuts)} "
             f"documents shortened by {report.tokens_cut} tokens together to fit in {prompter.max_length}"
         )
-    return Dataset.from_list(features), report
+    return Dataset(pa.concat_tables(tables)), report
 
 
 def encode_prompts(rows: Dataset, prompter: Prompter, part: str = "validation") -> tuple[Dataset, ExamplesReport]:
@@ -242,29 +277,46 @@ def encode_prompts(rows: Dataset, prompter: Prompter, part: str = "validation") 
     Raises:
         ValueError: a gold answer is empty, or a prompt does not fit; the row is named.
     """
-    task, features, cuts = prompter.task, [], []
-    for number, row in enumerate(progress(rows, part)):
-        with naming_row(part, number):
-            example, references = task.to_example(row), task.references(row)
-            if not (references or task.may_have_no_answer):
-                raise ValueError("the reference is empty: remove the row, or give it one")
-            completion = prompter.completion_ids(example["completion"], example["prompt"])
-            choices = [
-                prompter.completion_ids(text, example["prompt"], task.choices_end) for text in task.choices(row) or []
-            ]
-            rooms = map(len, choices) if choices else (task.max_new_tokens, task.with_perplexity and len(completion))
-            room = max(rooms)
-            prompt, cut = prompter.fit(row, prompter.max_length - room)
-        cuts.append(cut)
-        row = {"prompt": as_ids(prompt), "completion": as_ids(completion), "choices": [*map(as_ids, choices)]}
-        features.append(row | {"references": references})
-    report = ExamplesReport(len(features), 0, int(np.count_nonzero(cuts)), sum(cuts))
+    task, tables, cuts = prompter.task, [], []
+    for batch in batches(rows, part):
+        examples, references, choices = [], [], []
+        for number, row in batch:
+            with naming_row(part, number):
+                examples.append(task.to_example(row))
+                references.append(task.references(row))
+                choices.append(task.choices(row) or [])
+                if not (references[-1] or task.may_have_no_answer):
+                    raise ValueError("the reference is empty: remove the row, or give it one")
+        texts = [example["prompt"] for example in examples]
+        prompts = prompter.prompt_ids(texts)
+        completions = prompter.completion_ids([example["completion"] for example in examples], texts)
+        ranked = encode_choices(prompter, choices, texts)
+        for i, (number, row) in enumerate(batch):
+            gold = len(completions[i]) if task.with_perplexity else 0
+            room = max(map(len, ranked[i]), default=max(task.max_new_tokens, gold))
+            with naming_row(part, number):
+                prompts[i], cut = prompter.fit(row, prompts[i], prompter.max_length - room)
+            cuts.append(cut)
+        columns = {"prompt": token_lists(prompts), "completion": token_lists(completions)}
+        columns["choices"] = pa.array(ranked, pa.list_(pa.list_(pa.int32())))
+        columns["references"] = pa.array(references, pa.list_(pa.string()))
+        tables.append(pa.table(columns))
+    report = ExamplesReport(len(cuts), 0, int(np.count_nonzero(cuts)), sum(cuts))
     if report.tokens_cut:
         logger.warning(
-            f"{part}: {report.examples_shortened} of {len(features)} documents shortened by {report.tokens_cut} tokens "
+            f"{part}: {report.examples_shortened} of {len(cuts)} documents shortened by {report.tokens_cut} tokens "
             f"together to fit in {prompter.max_length}"
         )
-    return Dataset.from_list(features), report
+    return Dataset(pa.concat_tables(tables)), report
+
+
+def encode_choices(prompter: Prompter, choices: list[list[str]], prompts: list[str]) -> list[list[list[int]]]:
+    """The choices of each prompt, empty where its answer is generated."""
+    flat = [(text, prompt) for of_prompt, prompt in zip(choices, prompts, strict=True) for text in of_prompt]
+    if not flat:
+        return [[] for _ in prompts]
+    ids = iter(prompter.completion_ids(*map(list, zip(*flat, strict=True)), prompter.task.choices_end))
+    return [[next(ids) for _ in of_prompt] for of_prompt in choices]
 
 
 def show_example(features: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -6,6 +6,7 @@ from tiny import new_tokenizer
 from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
+from hf_llm.data import prompting
 from hf_llm.data.prompting import Prompter, draw_shots, encode_examples, encode_prompts
 from hf_llm.tasks import load_task
 
@@ -50,8 +51,11 @@ def test_the_chat_template_is_used_where_there_is_one_and_its_end_is_learned():
         Prompter(tokenizer, TASK, 512, "chat")
     tokenizer.chat_template = CHAT
     prompter = Prompter(tokenizer, TASK, 512)
-    ids = prompter.prompt_ids("A question?") + prompter.completion_ids("An answer", "A question?")
-    assert tokenizer.decode(ids) == "<|bos|>A question?<|eos|><|bos|>An answer<|eos|>"
+    (prompt,), (completion,) = (
+        prompter.prompt_ids(["A question?"]),
+        prompter.completion_ids(["An answer"], ["A question?"]),
+    )
+    assert tokenizer.decode(prompt + completion) == "<|bos|>A question?<|eos|><|bos|>An answer<|eos|>"
 
 
 def test_solved_examples_are_taken_out_of_the_part_that_they_are_from():
@@ -59,7 +63,7 @@ def test_solved_examples_are_taken_out_of_the_part_that_they_are_from():
     shots, rows = draw_shots(DatasetDict(validation=ROWS), TASK, 2, seed=0)
     left = {row["summary"] for row in rows["validation"]}
     assert len(left) == 7 and not left & {shot["completion"] for shot in shots}
-    text = TOKENIZER.decode(Prompter(TOKENIZER, TASK, 512, shots=shots).prompt_ids("Now this:"))
+    text = TOKENIZER.decode(Prompter(TOKENIZER, TASK, 512, shots=shots).prompt_ids(["Now this:"])[0])
     assert text.endswith(f"{shots[1]['completion']}\n\nNow this:")
 
 
@@ -94,8 +98,8 @@ def test_a_completion_is_encoded_as_it_stands_behind_its_prompt():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", unk_token="<unk>")
     assert tokenizer("Answer: Paris").input_ids == [0, 1, 3]
     prompter = Prompter(tokenizer, TASK, 512)
-    assert prompter.completion_ids("Paris", "Answer:", end=False) == [3]
-    assert prompter.completion_ids("Paris", "Answer:")[-1] == tokenizer.eos_token_id
+    assert prompter.completion_ids(["Paris"], ["Answer:"], end=False) == [[3]]
+    assert prompter.completion_ids(["Paris"], ["Answer:"])[0][-1] == tokenizer.eos_token_id
 
 
 def test_choices_are_ranked_with_their_end_as_they_are_trained():
@@ -115,11 +119,25 @@ def test_there_is_room_for_the_gold_completion_where_its_likelihood_is_asked():
     assert len(prompts[0]["prompt"]) + len(prompts[0]["completion"]) <= 100
 
 
-def test_a_label_is_encoded_once_for_all_rows():
+def test_a_label_is_encoded_once_for_all_rows(monkeypatch):
     """77 labels of 10,000 rows would otherwise be tokenized 770,000 times."""
     task = load_task("understanding", "labels=card|card lost")
     rows = DatasetDict(validation=Dataset.from_list([{"text": f"Hm {i}.", "label": "card"} for i in range(20)]))
     task.prepare(rows)
-    prompter = Prompter(TOKENIZER, task, 512)
-    encode_prompts(rows["validation"], prompter)
-    assert prompter._ids_after.cache_info().misses == 2
+    prompter, texts = Prompter(TOKENIZER, task, 512), []
+    encode = prompter._ids
+    monkeypatch.setattr(prompter, "_ids", lambda batch, **options: texts.extend(batch) or encode(batch, **options))
+    prompts, _ = encode_prompts(rows["validation"], prompter)
+    assert sum(text.endswith("card lost<|eos|>") for text in texts) == 1
+    assert [TOKENIZER.decode(choice) for choice in prompts[19]["choices"]] == [" card<|eos|>", " card lost<|eos|>"]
+
+
+def test_rows_are_encoded_as_each_alone(monkeypatch):
+    """Some at a time, whatever their number; a row without a completion takes no place."""
+    rows = [*ROWS, {"document": "Nothing to say.", "summary": ""}, *ROWS]
+    prompter = Prompter(TOKENIZER, TASK, 512)
+    alone = [encode_examples(Dataset.from_list([row]), prompter)[0][0] for row in rows if row["summary"]]
+    for number in (1, 4, 1000):
+        monkeypatch.setattr(prompting, "ROWS_AT_A_TIME", number)
+        together, report = encode_examples(Dataset.from_list(rows), prompter)
+        assert together.to_list() == alone and report.examples_dropped == 1
