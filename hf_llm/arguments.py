@@ -245,6 +245,7 @@ AT_LEAST = {
     "max_length": 2,
     "lora_r": 1,
     "learning_rate": 0,
+    "num_fewshot": 0,
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
     **dict.fromkeys(("max_train_samples", "max_eval_samples"), 1),
     **dict.fromkeys(("early_stopping_patience", "dataset_num_proc", "batch_size", "max_new_tokens", "num_beams"), 1),
@@ -382,7 +383,10 @@ def parse_task(
     parser = RecipeParser(groups, None)
     in_file = parser.config_flags(name, set(), "task")
     values = vars(parser.parse_known_args([*in_file, *sys.argv[1:]])[0])
-    values["task"] = vars(parser.parse_known_args(in_file)[0])["task"]  # the flag is the file's name
+    of_file, rest = parser.parse_known_args(in_file)
+    if rest:
+        raise ValueError(f"`--task` {name}: its `task` names several; write a file for each")
+    values["task"] = of_file.task  # the flag is the file's name
     batch_size = args.batch_size or values["per_device_eval_batch_size"]
     settings = dataclasses.replace(args, seed=values["seed"], batch_size=batch_size)
     return build(TaskArguments, values), build(DataArguments, values), settings
@@ -393,6 +397,21 @@ def results_folder(task_args: EvalTaskArguments, args: EvalArguments) -> str:
     tasks = [Path(name).stem for name in (*task_args.task, *args.harness)]
     names = [Path(args.model_name_or_path).name, *tasks]  # of the model with what follows a dot, as in 1.7B
     return args.output_dir or f"outputs/eval/{'-'.join(names)}"
+
+
+def parse_object(flag: str, text: str) -> dict[str, Any]:
+    """A JSON object, as which a mapping in a YAML file arrives.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        given = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"`{flag}` {text} is no JSON object: {error}") from None
+    if not isinstance(given, dict):
+        raise ValueError(f"`{flag}` {text} is no JSON object: write name=value pairs, parted by commas")
+    return given
 
 
 def flag_name(flag: str) -> str:

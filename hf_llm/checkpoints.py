@@ -15,6 +15,7 @@ MANIFEST = "complete.json"
 
 def write_text(path: Path, text: str) -> None:
     """Write a file that appears complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.tmp")
     beside.write_text(text, encoding="utf-8")
     os.replace(beside, path)

@@ -22,13 +22,20 @@ from transformers import (
     TrainerCallback,
 )
 
-from hf_llm.arguments import DataArguments, EvalArguments, EvalTaskArguments, TaskArguments, parse_task
+from hf_llm.arguments import (
+    DataArguments,
+    EvalArguments,
+    EvalTaskArguments,
+    ModelArguments,
+    TaskArguments,
+    parse_task,
+)
 from hf_llm.data.packing import column
 from hf_llm.data.prompting import ExamplesReport, Prompter, encode_prompts, new_prompter
 from hf_llm.data.rows import load_rows
 from hf_llm.generation import complete, log_likelihoods, num_positions
 from hf_llm.metrics.base import TaskMetric, paired_bootstrap, paired_differences, with_interval
-from hf_llm.modeling import load_for_generation
+from hf_llm.modeling import load_for_generation, load_tokenizer
 from hf_llm.tasks import Task, load_task
 
 logger = logging.getLogger(__name__)
@@ -270,15 +277,16 @@ class Evaluation:
     max_length: int
     args: EvalArguments
 
-    def score(self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> TaskResult:
-        """What the model does on the validation rows, with prompts as its tokenizer has them."""
-        max_length = min(self.max_length, num_positions(model))
-        prompter, rows = new_prompter(tokenizer, self.task, self.rows, self.task_args, max_length, self.args.seed)
-        options = {"prompter": prompter, "batch_size": self.args.batch_size or BATCH_SIZE}
+    def encode(self, tokenizer: PreTrainedTokenizerBase, positions: float) -> tuple:
+        """Prompter, rows, prompts and report: the prompts as the model's tokenizer has them."""
+        max_length = min(self.max_length, positions)
         try:
-            return evaluate_task(model, tokenizer, self.task, rows["validation"], **options)
+            prompter, rows = new_prompter(tokenizer, self.task, self.rows, self.task_args, max_length, self.args.seed)
+            prompts, report = encode_prompts(rows["validation"], prompter)
+            score_gold(self.task, prompts)
         except ValueError as error:  # one of several tasks
             raise ValueError(f"{self.name}: {error}") from error
+        return prompter, rows["validation"], prompts, report
 
 
 def load_evaluations(task_args: EvalTaskArguments, data_args: DataArguments, args: EvalArguments) -> list[Evaluation]:
@@ -289,8 +297,11 @@ def load_evaluations(task_args: EvalTaskArguments, data_args: DataArguments, arg
     """
     if not (task_args.task or args.harness):
         raise ValueError("nothing to score: give `--task` or `--harness`")
-    if args.harness and not importlib.util.find_spec("lm_eval"):
-        raise ValueError("`--harness` needs lm-evaluation-harness: `pip install -e '.[harness]'`")
+    if args.harness:
+        load_harness(args.harness)
+    for name in (args.model_name_or_path, args.baseline):
+        if name:  # the second model is loaded hours later
+            load_tokenizer(ModelArguments(model_name_or_path=name, trust_remote_code=args.trust_remote_code))
     evaluations = {}
     for entry in task_args.task:
         of_task, of_data, settings = parse_task(entry, task_args, data_args, args)
@@ -303,27 +314,41 @@ def load_evaluations(task_args: EvalTaskArguments, data_args: DataArguments, arg
 
 
 def score_model(name: str, evaluations: list[Evaluation], args: EvalArguments) -> list[TaskResult]:
-    """Load a model and score it on one task after the other."""
+    """Load a model and score it on one task after the other; what is wrong with one is told before the first."""
     model, tokenizer = load_for_generation(name, args.trust_remote_code, args.dtype)
-    return [evaluation.score(model, tokenizer) for evaluation in evaluations]
+    encoded = [evaluation.encode(tokenizer, num_positions(model)) for evaluation in evaluations]
+    sizes = [evaluation.args.batch_size or BATCH_SIZE for evaluation in evaluations]
+    return [answer_and_score(model, *of_task, batch_size=size) for of_task, size in zip(encoded, sizes, strict=True)]
 
 
-def run_harness(name: str, args: EvalArguments, task_args: TaskArguments, max_samples: int | None) -> dict[str, float]:
-    """Load a model and hand it to lm-evaluation-harness; what that measures, as `<task>_<metric>`.
+def load_harness(names: list[str]) -> tuple:
+    """The tasks of lm-evaluation-harness, names or YAML files, and its manager.
 
     Raises:
         ValueError: it is not installed, or does not know a task.
     """
-    from lm_eval import simple_evaluate
+    if not importlib.util.find_spec("lm_eval"):
+        raise ValueError("`--harness` needs lm-evaluation-harness: `pip install -e '.[harness]'`")
     from lm_eval.config.evaluate_config import EvaluatorConfig
+
+    config = EvaluatorConfig(tasks=list(names))
+    try:
+        manager = config.process_tasks()
+    except (ValueError, OSError) as error:
+        raise ValueError(f"`--harness` {' '.join(names)}: {error}: give names that it knows, or YAML files") from None
+    return config.tasks, manager
+
+
+def run_harness(name: str, args: EvalArguments, task_args: TaskArguments, max_samples: int | None) -> dict[str, float]:
+    """Load a model and hand it to lm-evaluation-harness; what that measures, as `<task>_<metric>`."""
+    from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
-    config = EvaluatorConfig(tasks=list(args.harness))  # names, or paths of YAML files
-    manager = config.process_tasks()
+    tasks, manager = load_harness(args.harness)
     model, tokenizer = load_for_generation(name, args.trust_remote_code, args.dtype)
     measured = simple_evaluate(
         HFLM(pretrained=model, tokenizer=tokenizer, batch_size=args.batch_size or BATCH_SIZE),
-        tasks=config.tasks,
+        tasks=tasks,
         task_manager=manager,
         num_fewshot=task_args.num_fewshot or None,
         limit=max_samples,

@@ -62,6 +62,9 @@ def work(tmp_path_factory, tiny_base) -> Path:
     for name, of_file in rows.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in of_file))
     (folder / "empty.jsonl").write_text("")
+    in_a_file = {"task": "summarization", "validation_file": "no_reference.jsonl", "max_length": 512}
+    (folder / "no_reference.yaml").write_text(yaml.dump(in_a_file))
+    (folder / "two.yaml").write_text(yaml.dump({"task": ["summarization", "bias"]}))
     draw = random.Random(0)
     for part, number in (("train", 260), ("validation", 40)):
         labels = draw.choices(list(WORDS_OF), k=number)
@@ -97,21 +100,21 @@ BAD_INPUTS = {
     ),
     "missing_language": (
         evaluate("translation", BASE, validation_file="no_pair.jsonl"),
-        ["`validation` row 0: no `de` in `translation`, only en, fr: choose with `--task_options`"],
+        ["no_pair.jsonl` line 1: no `de` in `translation`, only en, fr: choose with `--task_options`"],
     ),
     "empty_reference": (
         evaluate("summarization", BASE, validation_file="no_reference.jsonl"),
-        ["`validation` row 1: the reference is empty"],
+        ["no_reference.jsonl` line 2: the reference is empty"],
     ),
     "label_not_among_the_choices": (
         evaluate(
             "understanding", "outputs/pretrain_tiny", validation_file="labels.jsonl", task_options="labels=good|bad"
         ),
-        ["`validation` row 1: label `unsure` is not among the choices good, bad"],
+        ["labels.jsonl` line 2: label `unsure` is not among the choices good, bad"],
     ),
     "completion_too_long": (
         finetune("summarization", train_file="long.jsonl", validation_file="long.jsonl", max_length=256),
-        ["`train` row 0: a completion of ", " tokens does not fit in `--max_length` 256"],
+        ["long.jsonl` line 1: a completion of ", " tokens does not fit in `--max_length` 256"],
     ),
     "adapter_of_another_base": (
         evaluate("translation", "new/other_adapter"),
@@ -126,6 +129,19 @@ BAD_INPUTS = {
         ["`--task` has `translation` twice"],
     ),
     "no_model": ([FINETUNE, "--task", "translation"], ["there is no model to start from: give `--model_name_or_path`"]),
+    "missing_baseline": (
+        evaluate("translation", BASE, baseline="a/b/c"),
+        ["cannot load a tokenizer from `a/b/c`: there is no such folder or file"],
+    ),
+    "unknown_task_of_the_harness": (
+        evaluate("translation", BASE, harness="nope"),
+        ["`--harness` nope: Tasks not found: nope"],
+    ),
+    "second_task_with_a_bad_row": (
+        [*evaluate("bias", BASE), "no_reference.yaml"],
+        ["no_reference.jsonl` line 2: the reference is empty"],
+    ),
+    "yaml_file_with_two_tasks": (evaluate("two.yaml", BASE), ["`--task` two.yaml: its `task` names several"]),
     "missing_yaml_file": (evaluate("nope.yaml", BASE), ["`--task` nope.yaml cannot be read"]),
     "nothing_to_score": ([EVAL, "--model_name_or_path", BASE], ["nothing to score: give `--task` or `--harness`"]),
     "nothing_to_train_on": (
@@ -148,7 +164,7 @@ BAD_INPUTS = {
     "template_that_is_missing": (finetune("translation", prompt_style="chat"), ["`--prompt_style` chat", "use plain"]),
     "more_solved_examples_than_rows": (
         finetune("translation", train_file="good.jsonl", validation_file="good.jsonl", num_fewshot=5),
-        ["`--num_fewshot` 5: `train` has no more than"],
+        ["`--num_fewshot` 5: `train` has 0 different rows to draw from, and one must be left"],
     ),
     "adapter_options_alone": (finetune("translation", use_dora=True), ["give `--lora_r` too"]),
     "best_by_no_metric": (
@@ -180,6 +196,7 @@ def forked(processes, work):
     jobs["eval_lora"] = evaluate("translation", "new/lora", output_dir="eval/lora")
     several = [*flags({"model_name_or_path": "new/translation", "dtype": "float32", "batch_size": 16}), "--task"]
     several += [ROOT / "recipes" / "configs" / "translation.yaml", "bias", "--harness", "pairs.yaml"]
+    jobs["eval_harness"] = [EVAL, *flags({"model_name_or_path": BASE, "harness": "pairs.yaml", "max_eval_samples": 6})]
     jobs["eval_several"] = [EVAL, *several, *flags({"max_eval_samples": 6, "output_dir": "eval/several"})]
 
     def run():
@@ -285,6 +302,8 @@ def test_a_yaml_file_of_finetuning_says_how_to_score(said, work):
 def test_the_harness_finds_the_same_likelier_sentences(said, work):
     """lm-evaluation-harness on the same model and rows, from a local task file: its accuracy is ours."""
     said("eval_several")
+    said("eval_harness")
+    assert (work / "outputs" / "eval" / "pretrain_tiny-pairs" / "harness_results.json").is_file()
     theirs = read_json(work / "eval" / "several" / "harness_results.json")
     ours = read_json(work / "eval" / "several" / "bias" / "eval_results.json")
     assert theirs["pairs_acc"] == ours["accuracy"]

@@ -1,6 +1,5 @@
 """Rows of a task -> token ids: in plain text or by the chat template, with solved examples, shortened to fit."""
 
-import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from hf_llm.arguments import TaskArguments
-from hf_llm.tasks import Task
+from hf_llm.tasks import Task, naming
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +139,8 @@ class Prompter:
         document = row.get(self.task.document) or ""
         if not self.tokenizer.is_fast:
             raise ValueError(f"{len(ids)} tokens are too many, and this tokenizer cannot tell where to cut a document")
-        ends = [end for _, end in self.tokenizer(document, return_offsets_mapping=True)["offset_mapping"]]
+        found = self.tokenizer(document, add_special_tokens=False, return_offsets_mapping=True)
+        ends = [end for _, end in found["offset_mapping"]]
         keep = len(ends)
         while len(ids) > budget and keep > 0:
             keep = max(0, keep - (len(ids) - budget))
@@ -184,41 +184,36 @@ def draw_shots(rows: DatasetDict, task: Task, number: int, seed: int) -> tuple[l
         return [], rows
     part = "train" if "train" in rows else "validation"
     evaluated = {task.to_example(row)["prompt"] for row in rows["validation"]} if part == "train" else set()
-    taken, shots = [], []
+    taken, shots = [], {}
     for index in np.random.default_rng(seed).permutation(len(rows[part])).tolist():
-        example = task.to_example(rows[part][index])
+        example = example_of(rows[part][index], task, f"`{part}` row {index}")
         if len(shots) == number:
             break
-        if example["completion"] and example["prompt"] not in evaluated:
+        if example["completion"] and example["prompt"] not in {*evaluated, *shots}:
             taken.append(index)
-            shots.append(example)
-    if len(shots) < number or len(taken) == len(rows[part]):
-        raise ValueError(f"`--num_fewshot` {number}: `{part}` has no more than {len(shots)} rows to draw from")
+            shots[example["prompt"]] = example
+    rest = np.setdiff1d(np.arange(len(rows[part])), taken).tolist()
+    if part == "validation":  # a row that asks the same as a shot would find its answer before it
+        rest = [index for index in rest if task.to_example(rows[part][index])["prompt"] not in shots]
+    if len(shots) < number or not rest:
+        raise ValueError(
+            f"`--num_fewshot` {number}: `{part}` has {len(shots)} different rows to draw from, and one must be left"
+        )
     logger.info(f"{number} solved examples before each prompt: rows {taken} of {part}, which are not used otherwise")
-    rest = np.setdiff1d(np.arange(len(rows[part])), taken)
-    return shots, DatasetDict({**rows, part: rows[part].select(rest)})
+    return list(shots.values()), DatasetDict({**rows, part: rows[part].select(rest)})
 
 
-@contextlib.contextmanager
-def naming_row(part: str, number: int):
-    """Puts the row's place before the message of an error."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"`{part}` row {number}: {error}") from None
-
-
-def batches(rows: Dataset, part: str) -> Iterator[list[tuple[int, dict[str, Any]]]]:
-    """The rows with their numbers, some at a time, under a progress bar on rank 0."""
+def batches(rows: Dataset, part: str) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+    """The rows with their numbers in words, some at a time, under a progress bar on rank 0."""
     with tqdm(total=len(rows), desc=f"Prompts of {part}", disable=not PartialState().is_main_process) as bar:
         for start in range(0, len(rows), ROWS_AT_A_TIME):
             batch = rows.select(range(start, min(start + ROWS_AT_A_TIME, len(rows)))).to_list()
-            yield list(enumerate(batch, start))
+            yield [(f"`{part}` row {number}", row) for number, row in enumerate(batch, start)]
             bar.update(len(batch))
 
 
-def example_of(row: dict[str, Any], task: Task, part: str, number: int) -> dict[str, str]:
-    with naming_row(part, number):
+def example_of(row: dict[str, Any], task: Task, number: str) -> dict[str, str]:
+    with naming(row, number):
         return task.to_example(row)
 
 
@@ -238,7 +233,7 @@ def encode_examples(rows: Dataset, prompter: Prompter, part: str = "train") -> t
     """
     tables, cuts = [], []
     for batch in batches(rows, part):
-        examples = [(number, row, example_of(row, prompter.task, part, number)) for number, row in batch]
+        examples = [(number, row, example_of(row, prompter.task, number)) for number, row in batch]
         examples = [of_row for of_row in examples if of_row[-1]["completion"]]
         if not examples:
             continue
@@ -246,7 +241,7 @@ def encode_examples(rows: Dataset, prompter: Prompter, part: str = "train") -> t
         prompts = prompter.prompt_ids(texts)
         completions = prompter.completion_ids([example["completion"] for *_, example in examples], texts)
         for i, (number, row, _) in enumerate(examples):
-            with naming_row(part, number):
+            with naming(row, number):
                 prompts[i], cut = prompter.fit(row, prompts[i], prompter.room_before(completions[i]))
             cuts.append(cut)
         both = list(zip(prompts, completions, strict=True))
@@ -281,7 +276,7 @@ def encode_prompts(rows: Dataset, prompter: Prompter, part: str = "validation") 
     for batch in batches(rows, part):
         examples, references, choices = [], [], []
         for number, row in batch:
-            with naming_row(part, number):
+            with naming(row, number):
                 examples.append(task.to_example(row))
                 references.append(task.references(row))
                 choices.append(task.choices(row) or [])
@@ -294,7 +289,7 @@ def encode_prompts(rows: Dataset, prompter: Prompter, part: str = "validation") 
         for i, (number, row) in enumerate(batch):
             gold = len(completions[i]) if task.with_perplexity else 0
             room = max(map(len, ranked[i]), default=max(task.max_new_tokens, gold))
-            with naming_row(part, number):
+            with naming(row, number):
                 prompts[i], cut = prompter.fit(row, prompts[i], prompter.max_length - room)
             cuts.append(cut)
         columns = {"prompt": token_lists(prompts), "completion": token_lists(completions)}

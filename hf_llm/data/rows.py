@@ -4,17 +4,20 @@ import csv
 import io
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, DatasetDict
+import pyarrow.compute as pc
+import pyarrow.parquet
+from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets
 
-from hf_llm.arguments import DataArguments, TaskArguments
+from hf_llm.arguments import DataArguments, TaskArguments, parse_object
 from hf_llm.data.packing import column as column_of
 from hf_llm.data.sources import file_format, find_files, heading, hub_parts, read_chunks, split_off
-from hf_llm.tasks import Task
+from hf_llm.tasks import PLACE, Task
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +42,7 @@ def load_rows(data_args: DataArguments, task_args: TaskArguments, task: Task, se
     else:
         parts = task.sample()
     mapping = parse_mapping(task_args.column_mapping or "")
-    parts = {name: fit_columns(task.adapt(rows), name, task, mapping) for name, rows in parts.items()}
+    parts = {name: fit_columns(with_places(rows, name), name, task, mapping) for name, rows in parts.items()}
     if not task.trainable:
         parts.pop("train", None)
     if not parts:
@@ -65,28 +68,40 @@ def read_files(argument: str, patterns: list[str]) -> Dataset:
     rows = [row for path in find_files(argument, patterns) for row in read_file(path)]
     if not rows:
         raise ValueError(f"`{argument}` {' '.join(patterns)} holds no row: name other files")
-    columns = dict.fromkeys(name for row in rows for name in row)
-    try:
-        return Dataset.from_dict({name: [row.get(name) for row in rows] for name in columns})
-    except pa.ArrowException as error:
-        raise ValueError(
-            f"`{argument}` {' '.join(patterns)}: a column holds values of several types: {error}"
-        ) from None
+    columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+    for name, values in columns.items():
+        try:
+            columns[name] = pa.array(values)
+        except (pa.ArrowException, OverflowError, UnicodeError) as error:
+            raise ValueError(
+                f"`{argument}` {' '.join(patterns)}: the values of column `{name}` are of several types, or none that "
+                f"can be kept: {heading(error)}"
+            ) from None
+    return Dataset(pa.table(columns))
 
 
 def read_file(path: str) -> Iterator[dict[str, Any]]:
-    """The rows of one file, in Python's types: dates stay the text that they are."""
+    """The rows of one file with their places, in Python's types: dates stay the text that they are."""
     kind = file_format(path)[0]
     if kind == ".txt":
         raise ValueError(f"`{path}` has no columns: give .jsonl, .json, .csv or .parquet")
     if kind == ".parquet":
-        yield from pa.parquet.read_table(path).to_pylist()
+        yield from parse_parquet(path)
         return
     try:
         text = b"".join(read_chunks(path)).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise ValueError(f"`{path}` cannot be read: {heading(error)}") from None
     yield from (parse_csv if kind == ".csv" else parse_json)(text, path)
+
+
+def parse_parquet(path: str) -> Iterator[dict[str, Any]]:
+    """Rows; numbered labels that `datasets` wrote by their names."""
+    table = pa.parquet.read_table(path)
+    named = {name: label for name, label in Dataset(table).features.items() if isinstance(label, ClassLabel)}
+    for number, row in enumerate(table.to_pylist()):
+        names = {name: None if row[name] in (None, -1) else label.names[row[name]] for name, label in named.items()}
+        yield row | names | {PLACE: f"`{path}` row {number}"}
 
 
 def parse_csv(text: str, path: str) -> Iterator[dict[str, str]]:
@@ -96,7 +111,7 @@ def parse_csv(text: str, path: str) -> Iterator[dict[str, str]]:
     for row in reader:
         if None in row:
             raise ValueError(f"`{path}` line {reader.line_num}: more values than the first line has names")
-        yield row
+        yield row | {PLACE: f"`{path}` line {reader.line_num}"}
 
 
 def parse_json(text: str, path: str) -> Iterator[dict[str, Any]]:
@@ -112,42 +127,57 @@ def parse_json(text: str, path: str) -> Iterator[dict[str, Any]]:
             place = f"`{path}`" if listed else f"`{path}` line {number}"
             problem = heading(error).replace("line 1 column", "column")
             raise ValueError(f"{place}: {problem}: give one JSON object a line, or a list of them") from None
-        yield from rows
+        for index, row in enumerate(rows):
+            yield row | {PLACE: f"`{path}` row {index}" if listed else f"`{path}` line {number}"}
 
 
 def parse_mapping(mapping: str) -> dict[str, str]:
     """`body=document,tldr=summary`, or the same as a JSON object -> `{"body": "document", "tldr": "summary"}`."""
     if mapping.lstrip().startswith("{"):
-        return json.loads(mapping)
+        return parse_object("--column_mapping", mapping)
     pairs = [part.partition("=") for part in mapping.split(",") if part.strip()]
     if wrong := [name for name, equals, ours in pairs if not (equals and ours.strip())]:
         raise ValueError(f"`--column_mapping` has `{wrong[0]}`: write column=name pairs, parted by commas")
     return {name.strip(): ours.strip() for name, _, ours in pairs}
 
 
+def with_places(rows: Dataset, part: str) -> Dataset:
+    """With the column that says where each row is from, which files have already."""
+    if PLACE in rows.column_names:
+        return rows
+    numbers = pc.cast(pa.array(np.arange(len(rows))), pa.string())
+    places = pc.binary_join_element_wise(f"`{part}` row ", numbers, "")
+    return concatenate_datasets([rows, Dataset(pa.table({PLACE: places}))], axis=1)
+
+
 def fit_columns(rows: Dataset, part: str, task: Task, mapping: dict[str, str]) -> Dataset:
-    """The task's columns alone, under its names; numbered labels become their names.
+    """The task's columns alone, under its names, and the rows' places; numbered labels become their names.
 
     Raises:
         ValueError: a column is missing.
     """
-    there = rows.column_names
+    there = [name for name in rows.column_names if name != PLACE]
     for name, ours in mapping.items():
         if name not in there:
             raise ValueError(f"`--column_mapping` {name}={ours}: `{part}` has no such column, only {', '.join(there)}")
-        if ours not in task.columns:
-            known = ", ".join(task.columns)
+        if ours not in task.column_names():
+            known = ", ".join(task.column_names())
             raise ValueError(f"`--column_mapping` {name}={ours}: the task has no column {ours}, only {known}")
-    chosen = {ours: name for name, ours in mapping.items()}
+    if twice := [ours for ours, times in Counter(mapping.values()).items() if times > 1]:
+        raise ValueError(f"`--column_mapping` names two columns `{twice[0]}`: name one")
+    hidden = [ours for ours in mapping.values() if ours in there and ours not in mapping]
+    rows = task.adapt(rows.remove_columns(hidden).rename_columns(mapping))
+    chosen = {}
     for ours, others in task.columns.items():
-        free = [name for name in (ours, *others) if name in there and name not in chosen.values()]
-        if ours not in chosen and free:
+        free = [name for name in (ours, *others) if name in rows.column_names and name not in chosen.values()]
+        if free:
             chosen[ours] = free[0]
-        if ours not in chosen and ours not in task.optional:
+        elif ours not in task.optional:
             raise ValueError(
                 f"`{part}` has no column `{ours}`, only {', '.join(there)}: choose with `--column_mapping NAME={ours}`"
             )
-    rows = rows.select_columns(list(chosen.values())).rename_columns({name: ours for ours, name in chosen.items()})
+    kept = [*chosen.values(), *([PLACE] if PLACE in rows.column_names else [])]
+    rows = rows.select_columns(kept).rename_columns({name: ours for ours, name in chosen.items()})
     for name, feature in rows.features.items():
         if isinstance(feature, ClassLabel):
             rows = with_names(rows, name, part)
@@ -180,7 +210,8 @@ def with_texts(rows: Dataset, column: str, part: str, optional: bool) -> Dataset
     texts = [" ".join(value) if is_texts(value) else value for value in rows[column]]
     for number, text in enumerate(texts):
         if not (isinstance(text, str) or (optional and text is None)):
-            raise ValueError(f"`{part}` row {number}: `{column}` is `{text}`, no text: correct or remove the row")
+            place = rows[number].get(PLACE, f"`{part}` row {number}")
+            raise ValueError(f"{place}: `{column}` is `{text}`, no text: correct or remove the row")
     return rows.remove_columns(column).add_column(column, texts)
 
 

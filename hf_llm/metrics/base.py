@@ -45,7 +45,13 @@ class TaskMetric(evaluate.Metric):
     def checked(self, predictions: Sequence[str], references: Sequence | None) -> list[list[str]]:
         """The references as one list for each prediction; a ValueError as `add_batch` has it."""
         references = [[]] * len(predictions) if references is None else references
-        references = [[row] if isinstance(row, str) else list(row) for row in references]
+        if isinstance(predictions, str) or isinstance(references, str):
+            raise ValueError("`predictions` and `references` are lists, of a text or of a list of texts for each row")
+        references = [[row] if isinstance(row, str) else row for row in references]
+        for row, texts in enumerate(references):
+            if not (isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts)):
+                raise ValueError(f"`references[{row}]` is {texts}: give a text, or a list of texts")
+        references = list(map(list, references))
         if len(predictions) == 0:
             raise ValueError("`predictions` is empty: give at least one text")
         if len(predictions) != len(references):

@@ -4,10 +4,10 @@ What flows: a raw row -> `to_example` -> prompt and completion -> the model -> `
 `references`.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import importlib
-import json
 import pkgutil
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,7 +15,10 @@ from typing import Any, ClassVar
 import yaml
 from datasets import Dataset, DatasetDict
 
+from hf_llm.arguments import parse_object
 from hf_llm.metrics.base import TaskMetric
+
+PLACE = "_place"  # the column that says where a row is from, as an error names it
 
 
 @dataclass
@@ -38,6 +41,10 @@ class Task:
     choices_end: ClassVar[bool] = True  # rank choices with the token that ends an answer, as they are trained
     with_perplexity: ClassVar[bool] = False  # score the gold completions' likelihood too
     may_have_no_answer: ClassVar[bool] = False  # an empty list of references is an answer too
+
+    def column_names(self) -> list[str]:
+        """Every name that `--column_mapping` may give to a column."""
+        return list(self.columns)
 
     def adapt(self, rows: Dataset) -> Dataset:
         """Bring a layout that new names alone cannot fit to `columns` into one that they do."""
@@ -107,22 +114,39 @@ def load_task(name: str, options: str | None = None) -> Task:
 
 def parse_options(name: str, task_class: type[Task], options: str) -> dict[str, Any]:
     """The options as keyword arguments, each checked against its field."""
+    types = {field.name: field.type for field in dataclasses.fields(task_class)}
     if options.lstrip().startswith("{"):  # a mapping in a YAML file arrives as JSON
-        given = json.loads(options)
+        given = parse_object("--task_options", options)
     else:
         pairs = [part.partition("=") for part in options.split(",") if part.strip()]
         given = {key.strip(): value.strip() for key, _, value in pairs}
-    types = {field.name: field.type for field in dataclasses.fields(task_class)}
-    if not options.lstrip().startswith("{"):  # a command line has no types: `no` is a language here, there a refusal
-        given = {key: value if types.get(key) is str else yaml.safe_load(value) for key, value in given.items()}
+        # A command line has no types: `no` is a language here, there a refusal.
+        given = {key: value if types.get(key) is str else typed(value) for key, value in given.items()}
     for key, value in given.items():
         if key not in types:
             near = difflib.get_close_matches(key, types, 1, cutoff=0) or list(types)
             raise ValueError(f"`--task_options` {key}: {name} has no such option; the nearest is {near[0]}")
-        if not isinstance(value, types[key]):
-            kind = getattr(types[key], "__name__", types[key])
+        if not isinstance(value, types[key]) or (types[key] is int and (isinstance(value, bool) or value < 1)):
+            kind = "int, at least 1" if types[key] is int else getattr(types[key], "__name__", types[key])
             raise ValueError(f"`--task_options` {key}={value}: give a value of type {kind}")
     return given
+
+
+def typed(value: str) -> Any:
+    """A value of the command line as YAML reads it; what is no YAML stays the text that it is."""
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+
+
+@contextlib.contextmanager
+def naming(row: dict[str, Any], otherwise: str = "a row"):
+    """Puts the row's place before the message of an error."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{row.get(PLACE, otherwise)}: {error}") from None
 
 
 def as_list(value: str | list[str] | None) -> list[str]:
@@ -131,7 +155,7 @@ def as_list(value: str | list[str] | None) -> list[str]:
     Raises:
         ValueError: it is something else than text.
     """
-    values = [value] if isinstance(value, str) else value or []
+    values = [value] if isinstance(value, str) else [] if value is None else value
     if not (isinstance(values, list) and all(isinstance(text, str) for text in values)):
         raise ValueError(f"`{value}` is no text and no list of texts")
     return [text.strip() for text in values if text.strip()]

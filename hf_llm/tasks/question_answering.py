@@ -7,7 +7,7 @@ from datasets import Dataset, DatasetDict
 
 from hf_llm.data.python_docs import python_docs
 from hf_llm.metrics import question_answering as squad
-from hf_llm.tasks import Task, as_list
+from hf_llm.tasks import Task, as_list, naming
 
 NO_ANSWER = "unanswerable"
 
@@ -27,8 +27,11 @@ class QuestionAnswering(Task):
     may_have_no_answer = True
 
     def prepare(self, rows):
-        answered = all(self.references(row) for row in rows["validation"])
-        self.version = "1.1" if answered else "2.0"
+        self.version = "1.1"
+        for row in rows["validation"]:
+            with naming(row):
+                if not self.references(row):
+                    self.version = "2.0"
 
     def to_example(self, row):
         context = ""
@@ -36,12 +39,15 @@ class QuestionAnswering(Task):
             context = f"Context: {row['context'].strip()}\n\n"
         return {
             "prompt": f"Answer the question in a few words.\n\n{context}Question: {row['question'].strip()}\nAnswer:",
-            "completion": " ".join((self.references(row) or [NO_ANSWER])[0].split("\n")),
+            "completion": " ".join((self.references(row) or [NO_ANSWER])[0].splitlines()),
         }
 
     def references(self, row):
         answers = row["answers"]
-        return as_list(answers["text"] if isinstance(answers, dict) else answers)
+        texts = answers.get("text") if isinstance(answers, dict) else answers
+        if texts is None:
+            raise ValueError(f"`answers` is `{answers}`: give its texts, and [] where there is no answer")
+        return as_list(texts)
 
     def answer(self, text, row):
         text = text.strip()

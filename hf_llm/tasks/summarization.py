@@ -7,6 +7,7 @@ from datasets import Dataset, DatasetDict
 
 from hf_llm.data.python_docs import python_docs
 from hf_llm.metrics.rouge import Rouge
+from hf_llm.metrics.segmentation import language_code
 from hf_llm.tasks import Task, as_list
 
 
@@ -28,14 +29,14 @@ class Summarization(Task):
         summary = self.references(row)[:1]
         return {
             "prompt": f"Summarize the text.\n\nText: {row['document'].strip()}\n\nSummary:",
-            "completion": " ".join("".join(summary).split("\n")),  # a new line ends the answer
+            "completion": " ".join("".join(summary).splitlines()),  # a new line ends the answer
         }
 
     def references(self, row):
         return as_list(row["summary"])
 
     def metric(self):
-        return Rouge(language=self.language, use_stemmer=self.language == "en")
+        return Rouge(language=self.language, use_stemmer=language_code(self.language) == "en")
 
     def sample(self):
         """The first paragraph of a module's documentation as the summary of the rest."""

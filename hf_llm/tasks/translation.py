@@ -6,6 +6,7 @@ from typing import ClassVar
 from datasets import Dataset, DatasetDict
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
+from hf_llm.metrics.segmentation import language_code
 from hf_llm.metrics.translation import Translation as TranslationMetric
 from hf_llm.tasks import Task, as_list
 
@@ -39,6 +40,9 @@ class Translation(Task):
 
     columns: ClassVar = {"translation": ()}
 
+    def column_names(self):
+        return [*self.columns, self.source, self.target]
+
     def adapt(self, rows):
         """Columns that are named by the two languages, as a CSV file has them."""
         pair = [self.source, self.target]
@@ -49,11 +53,15 @@ class Translation(Task):
 
     def to_example(self, row):
         texts = row["translation"]
+        if not isinstance(texts, dict):
+            raise ValueError(f'`translation` is `{texts}`: give {{"{self.source}": "...", "{self.target}": "..."}}')
         for language in (self.source, self.target):
             if texts.get(language) is None:
                 there = ", ".join(key for key, text in texts.items() if text is not None) or "nothing"
                 raise ValueError(f"no `{language}` in `translation`, only {there}: choose with `--task_options`")
-        source, target = (LANGUAGES.get(code, code).capitalize() for code in (self.source, self.target))
+            if not isinstance(texts[language], str):
+                raise ValueError(f"`{language}` of `translation` is `{texts[language]}`, no text: correct the row")
+        source, target = (LANGUAGES.get(language_code(code), code).capitalize() for code in (self.source, self.target))
         return {
             "prompt": f"Translate from {source} to {target}.\n\n{source}: {one_line(texts[self.source])}\n{target}:",
             "completion": one_line(texts[self.target]),

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Value
 
 from hf_llm.data.python_docs import python_docs
 from hf_llm.metrics.classification import Classification
@@ -46,8 +46,13 @@ class Understanding(Task):
 
     def prepare(self, rows):
         if not self.names:
-            labels = {label for part in rows.values() for label in part.unique("label") if label is not None}
-            self.names = sorted(map(str, labels))
+            for part in rows.values():
+                if not isinstance(part.features["label"], Value):
+                    raise ValueError(f"`label` is `{part[0]['label']}`: give one text or number in each row")
+            labels = {name_of(label) for part in rows.values() for label in part.unique("label")} - {None}
+            self.names = sorted(labels, key=lambda name: (int(name) if name.isdecimal() else -1, name))
+            if all(name.isdecimal() for name in self.names):
+                logger.warning(f"the labels are numbers: {', '.join(self.names[:20])}; name them by `labels=a|b|...`")
             if list(rows) == ["validation"]:
                 logger.warning(
                     f"the {len(self.names)} labels that occur in `validation` are the choices: where there are more, "
@@ -63,14 +68,14 @@ class Understanding(Task):
         return {"prompt": f"Label the text.{among}\n\n{texts}Label:", "completion": "".join(self.references(row))}
 
     def references(self, row):
-        label = row["label"]
-        if label is None:
+        label = name_of(row["label"])
+        if not label:
             return []
-        if self.labels and str(label).isdigit() and str(label) not in self.names and int(label) < len(self.names):
+        if self.labels and label.isdecimal() and label not in self.names and int(label) < len(self.names):
             label = self.names[int(label)]
-        if str(label) not in self.names:
+        if label not in self.names:
             raise ValueError(f"label `{label}` is not among the choices {', '.join(self.names[:20])}: see `labels`")
-        return [str(label)]
+        return [label]
 
     def choices(self, row):
         return None if self.scoring == "generated" else self.names
@@ -95,6 +100,13 @@ class Understanding(Task):
         return DatasetDict(
             {part: Dataset.from_list([row for row in rows if row["label"] in packages]) for part, rows in parts.items()}
         )
+
+
+def name_of(label: str | int | float | None) -> str | None:
+    """A label as text; None where it is hidden, which GLUE's test parts say by -1."""
+    if isinstance(label, float) and label.is_integer():  # as a column with a gap has its numbers
+        label = int(label)
+    return None if label in (None, -1, "-1") else str(label).strip() or None
 
 
 def paragraphs(rows: Dataset):
