@@ -272,8 +272,18 @@ def add_adapter(model: PreTrainedModel, adapter_args: AdapterArguments) -> PreTr
 
 
 def frozen_precision(adapter_args: AdapterArguments, bf16: bool) -> dict[str, Any]:
-    """What `from_pretrained` takes for weights that adapters leave frozen: no optimizer needs them in float32."""
+    """What `from_pretrained` takes for weights that adapters leave frozen: no optimizer needs them in float32.
+
+    Raises:
+        ValueError: `--load_in_4bit` with ZeRO-3 on CPU ranks.
+    """
     if adapter_args.load_in_4bit:
+        if is_deepspeed_zero3_enabled() and not torch.accelerator.is_available():
+            # On CPUs bitsandbytes reorders 4-bit weights in place when it evaluates, and ZeRO-3 gathers them as before.
+            raise ValueError(
+                "`--load_in_4bit` on CPU ranks does not go with ZeRO-3, which would bring back other weights: take "
+                "`--deepspeed ds_configs/zero2.json`, or leave out `--load_in_4bit`"
+            )
         quantization = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",

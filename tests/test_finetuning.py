@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from recipe_runs import ROOT, contents, expect_success, flags, read_json, read_json_lines
+from safetensors.torch import load_file
 
 from hf_llm.tasks import load_task, task_names
 
@@ -166,6 +167,10 @@ BAD_INPUTS = {
         finetune("translation", train_file="good.jsonl", validation_file="good.jsonl", num_fewshot=5),
         ["`--num_fewshot` 5: `train` has 0 different rows to draw from, and one must be left"],
     ),
+    "four_bits_in_parts": (
+        finetune("translation", lora_r=4, load_in_4bit=True, deepspeed=ROOT / "ds_configs" / "zero3.json"),
+        ["`--load_in_4bit` on CPU ranks does not go with ZeRO-3", "zero2.json"],
+    ),
     "adapter_options_alone": (finetune("translation", use_dora=True), ["give `--lora_r` too"]),
     "best_by_no_metric": (
         finetune("translation", metric_for_best_model="blue", eval_strategy="steps", early_stopping_patience=1),
@@ -185,6 +190,8 @@ def forked(processes, work):
     )
     jobs["dora"] = finetune("translation", lora_r=4, use_dora=True, output_dir="new/dora")
     jobs["qlora"] = finetune("translation", lora_r=4, load_in_4bit=True, output_dir="new/qlora")
+    alone = LEARNING | ADAPTERS | {"per_device_train_batch_size": 4, "output_dir": "new/adapters_alone"}
+    jobs["adapters_alone"] = finetune("translation", **alone, metric_for_best_model="chrf")
     jobs["other_adapter"] = finetune("translation", lora_r=2, output_dir="new/other_adapter")
     for path in CONFIGS:
         if path.stem not in task_names():
@@ -342,13 +349,23 @@ LEARNING = {
 FILES = {"train_file": "train.jsonl", "validation_file": "validation.jsonl"}
 RANKED = FILES | {"application": "understanding", "metric_for_best_model": "accuracy"}
 WRITTEN = {"application": "translation", "metric_for_best_model": "chrf"}
+# Within the first epoch: at the end of one, ranks fill their batches up with rows from its start.
+ADAPTERS = {"lora_r": 8, "use_dora": True, "max_steps": 20, "logging_steps": 1, "per_device_train_batch_size": 2}
 TWO_RANKS = {
     "zero2_written": WRITTEN | {"deepspeed": "zero2"},
     "zero3_written": WRITTEN | {"deepspeed": "zero3"},
     "zero3_ranked": RANKED | {"deepspeed": "zero3"},
+    "zero3_adapters": WRITTEN | ADAPTERS | {"deepspeed": "zero3"},
     "zero3_written_in_step": WRITTEN | {"deepspeed": "zero3", "max_steps": 20},
     "zero3_ranked_in_step": RANKED | {"deepspeed": "zero3", "max_steps": 20},
 }
+LAUNCHER = ["torchrun", "--standalone", "--nproc_per_node", 2]
+
+
+def on_two_ranks(name: str, **more) -> dict:
+    """The settings of such a run, with its application among them."""
+    config = ROOT / "ds_configs" / f"{TWO_RANKS[name]['deepspeed']}.json"
+    return LEARNING | TWO_RANKS[name] | {"deepspeed": config, "output_dir": f"new/{name}"} | more
 
 
 @pytest.fixture(scope="module")
@@ -356,10 +373,9 @@ def two_ranks(processes, work):
     """name -> Future of the run: fine-tuning on two ranks under DeepSpeed, then the evaluation recipe on its folder."""
 
     def run(name):
-        config = ROOT / "ds_configs" / f"{TWO_RANKS[name]['deepspeed']}.json"
-        settings = LEARNING | TWO_RANKS[name] | {"deepspeed": config, "output_dir": f"new/{name}"}
+        settings = on_two_ranks(name)
         application = settings.pop("application")
-        launcher = ["torchrun", "--standalone", "--nproc_per_node", 2]
+        launcher = [*LAUNCHER]
         if name.endswith("in_step"):  # weights are gathered layer by layer, and the ranks call the model together
             launcher.append(ROOT / "tests" / "scarce_memory.py")
         tuned = processes.run([*launcher, *finetune(application, **settings)], work)
@@ -390,8 +406,7 @@ def test_ranks_share_the_rows_of_the_evaluation_recipe(processes, two_ranks, wor
     """Two processes without DeepSpeed write what one writes."""
     expect_success(two_ranks["zero2_written"])
     settings = {"max_eval_samples": 13, "batch_size": 4, "output_dir": "eval/on_ranks"}
-    launcher = ["torchrun", "--standalone", "--nproc_per_node", 2]
-    run = processes.run([*launcher, *evaluate("translation", "new/zero2_written", **settings)], work)
+    run = processes.run([*LAUNCHER, *evaluate("translation", "new/zero2_written", **settings)], work)
     assert run.status == 0, run.stderr
     for file in ("predictions.jsonl", "eval_results.json"):
         assert (work / "eval" / "on_ranks" / file).read_text() == (work / "eval" / "zero2_written" / file).read_text()
@@ -407,3 +422,26 @@ def test_the_best_checkpoint_by_the_tasks_score_is_kept(name, two_ranks, work):
     assert set(scores) >= {10, 20}
     assert state["best_metric"] == max(scores.values()) == scores[state["best_global_step"]]
     assert read_json(folder / "eval_results.json")[key] == state["best_metric"]
+
+
+def test_adapters_under_zero3_train_as_in_one_process_and_resume_exactly(processes, two_ranks, said, work):
+    """The same losses for the same global batch, every tensor in full, and from the middle to the same bits."""
+    expect_success(two_ranks["zero3_adapters"]), said("adapters_alone")
+    parted, alone, resumed = (work / "new" / name for name in ("zero3_adapters", "adapters_alone", "adapters_resumed"))
+    losses = [
+        [entry["loss"] for entry in read_json(folder / "trainer_state.json")["log_history"] if "loss" in entry]
+        for folder in (parted, alone)
+    ]
+    assert len(losses[0]) == 20 and losses[0] == pytest.approx(losses[1], abs=1e-5)
+    weights = [load_file(folder / "checkpoint-20" / "adapter_model.safetensors") for folder in (parted, alone)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(weights[0][name].shape == tensor.shape for name, tensor in weights[1].items())
+
+    again = on_two_ranks("zero3_adapters", resume_from_checkpoint=parted / "checkpoint-10", output_dir=resumed)
+    run = processes.run([*LAUNCHER, *finetune(**again)], work)
+    assert run.status == 0, run.stderr
+    middle, ended, reached = (
+        (folder / "adapter_model.safetensors").read_bytes()
+        for folder in (parted / "checkpoint-10", parted / "checkpoint-20", resumed / "checkpoint-20")
+    )
+    assert reached == ended != middle
