@@ -69,6 +69,7 @@ def report_finetuning(trainer: Trainer, figures: dict[str, float], result: TaskR
     rows = {
         "parameters": count_parameters(trainer.model),
         "  trained": count_parameters(trainer.model, trained=True),
+        "steps": f"{trainer.state.global_step:,} of {trainer.state.max_steps:,}",
         "train examples": figures["train_examples"],
         "  dropped, shortened": f"{figures['train_examples_dropped']:,}, {figures['train_examples_shortened']:,}",
         "  packing efficiency": f"{figures['train_packing_efficiency']:.2%}",
