@@ -65,6 +65,7 @@ def contestants(args, folder):
     packed, report = pack(features, args.max_length)
     bf16 = has_bfloat16(on_cpu=True)
     settings = {"max_steps": args.steps + 1, "bf16": bf16, "report_to": "none", "save_strategy": "no"}
+    settings |= {"activation_checkpointing": False}  # on by default in TRL
     settings |= {"output_dir": folder, "disable_tqdm": True, "logging_strategy": "no", "use_cpu": True}
 
     def model():

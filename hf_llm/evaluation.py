@@ -26,7 +26,6 @@ from hf_llm.arguments import (
     DataArguments,
     EvalArguments,
     EvalTaskArguments,
-    ModelArguments,
     TaskArguments,
     parse_task,
 )
@@ -35,7 +34,7 @@ from hf_llm.data.prompting import ExamplesReport, Prompter, encode_prompts, new_
 from hf_llm.data.rows import load_rows
 from hf_llm.generation import complete, log_likelihoods, num_positions
 from hf_llm.metrics.base import TaskMetric, paired_bootstrap, paired_differences, with_interval
-from hf_llm.modeling import load_for_generation, load_tokenizer
+from hf_llm.modeling import load_for_generation, load_tokenizer, model_arguments
 from hf_llm.tasks import Task, load_task
 
 logger = logging.getLogger(__name__)
@@ -301,7 +300,7 @@ def load_evaluations(task_args: EvalTaskArguments, data_args: DataArguments, arg
         load_harness(args.harness)
     for name in (args.model_name_or_path, args.baseline):
         if name:  # the second model is loaded hours later
-            load_tokenizer(ModelArguments(model_name_or_path=name, trust_remote_code=args.trust_remote_code))
+            load_tokenizer(model_arguments(name, args.trust_remote_code))
     evaluations = {}
     for entry in task_args.task:
         of_task, of_data, settings = parse_task(entry, task_args, data_args, args)

@@ -278,7 +278,7 @@ def frozen_precision(adapter_args: AdapterArguments, bf16: bool) -> dict[str, An
         ValueError: `--load_in_4bit` with ZeRO-3 on CPU ranks.
     """
     if adapter_args.load_in_4bit:
-        if is_deepspeed_zero3_enabled() and not torch.accelerator.is_available():
+        if is_deepspeed_zero3_enabled() and PartialState().device.type == "cpu":
             # On CPUs bitsandbytes reorders 4-bit weights in place when it evaluates, and ZeRO-3 gathers them as before.
             raise ValueError(
                 "`--load_in_4bit` on CPU ranks does not go with ZeRO-3, which would bring back other weights: take "
@@ -328,11 +328,7 @@ def load_for_generation(
     device, adapter = PartialState().device, adapter_of(name)
     if dtype is None:
         dtype = "bfloat16" if has_bfloat16(device.type == "cpu") else "float32"
-    model_args = ModelArguments(model_name_or_path=name, trust_remote_code=trust_remote_code)
-    if adapter is not None:
-        model_args.model_name_or_path = json.loads((adapter / ADAPTER_CONFIG).read_text())["base_model_name_or_path"]
-        if (adapter / "tokenizer_config.json").is_file():
-            model_args.tokenizer_name = name
+    model_args = model_arguments(name, trust_remote_code)
     tokenizer = load_tokenizer(model_args)
     # An adapter is added in float32 and the sum rounded once.
     loaded_as = torch.float32 if adapter is not None else getattr(torch, dtype)
@@ -342,6 +338,16 @@ def load_for_generation(
         for parameter in model.parameters():  # not the buffers: rotary frequencies stay exact
             parameter.data = parameter.data.to(getattr(torch, dtype))
     return model.to(device).eval(), tokenizer
+
+
+def model_arguments(name: str, trust_remote_code: bool = False) -> ModelArguments:
+    """What to load for a name: of an adapter its base, with the adapter's tokenizer where it has one."""
+    model_args, adapter = ModelArguments(model_name_or_path=name, trust_remote_code=trust_remote_code), adapter_of(name)
+    if adapter is not None:
+        model_args.model_name_or_path = json.loads((adapter / ADAPTER_CONFIG).read_text())["base_model_name_or_path"]
+        if (adapter / "tokenizer_config.json").is_file():
+            model_args.tokenizer_name = name
+    return model_args
 
 
 def adapter_of(name: str) -> Path | None:

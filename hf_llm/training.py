@@ -140,13 +140,15 @@ def flops_per_token(model: PreTrainedModel, attended: float, predicting: float =
     """
     config = model.config.get_text_config()
     embedding = model.get_input_embeddings().weight
-    size = getattr(embedding, "ds_numel", embedding.numel())  # also of the layer that makes logits
-    lookup = 0 if config.tie_word_embeddings else size
+    head = model.get_output_embeddings().weight
+    size = getattr(embedding, "ds_numel", embedding.numel())  # of the head too
     heads = getattr(config, "num_attention_heads", 0)  # none in a state-space model
     head_size = getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)
     trained = count_parameters(model, trained=True)
     frozen = count_parameters(model) - trained
-    skipped = (lookup + size * (1 - predicting)) * (6 if embedding.requires_grad else 4)
+    skipped = size * (1 - predicting) * (6 if head.requires_grad else 4)  # without logits
+    if not config.tie_word_embeddings:
+        skipped += size * (6 if embedding.requires_grad else 4)  # a lookup costs nothing
     return 6 * trained + 4 * frozen - skipped + 12 * config.num_hidden_layers * heads * head_size * attended
 
 
@@ -175,8 +177,8 @@ def predicting_share(rows: Dataset, collator: PackingCollator) -> float:
     """Share of the tokens whose logits are computed."""
     if not collator.skip_prompts:
         return 1.0
-    labels = np.concatenate([chunk.flatten().to_numpy() for chunk in column(rows, "labels").chunks])
-    return float((labels != -100).mean())
+    labels = [chunk.flatten().to_numpy() for chunk in column(rows, "labels").chunks]
+    return sum((chunk != -100).sum() for chunk in labels) / sum(map(len, labels))
 
 
 def early_stopping(args: TrainingArguments, patience: int | None) -> list[TrainerCallback]:
@@ -269,7 +271,10 @@ def run_training(trainer: Trainer, checkpoint: str | None, packing: bool, report
     if checkpoint:
         check_same_run(checkpoint, run)
     rows = trainer.train_dataset
-    throughput = Throughput(trainer.model, mean_attended(rows), predicting_share(rows, trainer.data_collator))
+    predicting = predicting_share(rows, trainer.data_collator)
+    if predicting < 1:
+        logger.info(f"Logits are computed only where a label follows: for {predicting:.1%} of the tokens")
+    throughput = Throughput(trainer.model, mean_attended(rows), predicting)
     for callback in [
         *([DeepSpeedInForce(trainer)] if args.deepspeed else []),
         *([CheckIsolation()] if packing else []),

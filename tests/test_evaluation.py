@@ -19,16 +19,20 @@ from transformers import (
     TrainingArguments,
 )
 
+from hf_llm.arguments import AdapterArguments, DataArguments, EvalArguments, EvalTaskArguments
 from hf_llm.data.prompting import Prompter, encode_examples
 from hf_llm.data.tokenization import train_tokenizer
 from hf_llm.evaluation import (
     LanguageModelingMetrics,
     TaskEvaluation,
     evaluate_task,
+    load_evaluations,
+    score_model,
     token_losses,
     zlib_bits_per_byte,
 )
 from hf_llm.metrics.translation import Translation
+from hf_llm.modeling import add_adapter
 from hf_llm.tasks import load_task
 
 # Of unequal lengths, with characters of several bytes; with rows of 16 tokens some are cut.
@@ -264,3 +268,17 @@ def test_trls_trainer_gives_the_score_of_the_stock_one(numbers, tmp_path):
     trainer = stock_trainer(tmp_path / "stock", model, tokenizer)
     trainer.add_callback(TaskEvaluation(trainer, TASK, ROWS))
     assert scores_in(trainer.evaluate()) == in_trl and in_trl["eval_chrf"] > 0
+
+
+def test_an_adapter_without_a_tokenizer_is_scored_with_that_of_its_base(tmp_path):
+    """As `PeftModel.save_pretrained` leaves it; also as a baseline."""
+    base, folder = tmp_path / "base", str(tmp_path / "adapter")
+    new_model(max_position_embeddings=256).save_pretrained(base)
+    new_tokenizer().save_pretrained(base)
+    model = new_model(max_position_embeddings=256)
+    model.name_or_path = str(base)
+    add_adapter(model, AdapterArguments(lora_r=2)).save_pretrained(folder)
+    args = EvalArguments(model_name_or_path=folder, baseline=folder, dtype="float32")
+    evaluations = load_evaluations(EvalTaskArguments(task=["bias"]), DataArguments(), args)
+    (result,) = score_model(folder, evaluations, args)
+    assert len(result.predictions) == len(load_task("bias").sample()["validation"])

@@ -12,12 +12,13 @@ from tiny import TEXTS, new_model, new_tokenizer, new_trainer, packed
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from hf_llm import training
-from hf_llm.data.packing import pack
+from hf_llm.data.packing import PackingCollator, pack
 from hf_llm.training import (
     check_weights,
     early_stopping,
     flops_per_token,
     mean_attended,
+    predicting_share,
     run_training,
     save_final_model,
 )
@@ -265,6 +266,13 @@ def test_a_token_attends_in_its_own_document():
     """Pieces of 3 and 1 token: three tokens are in a piece of 3, one in a piece of 1."""
     rows = packed(["x"], TOKENIZER)[1].select([0]).map(lambda row: {"lengths": [3, 1]})
     assert mean_attended(rows) == pytest.approx((3 * 3 + 1) / 4)
+
+
+def test_logits_that_are_skipped_do_not_count_as_done():
+    """One label in four tokens, where the collator skips prompts."""
+    rows = Dataset.from_list([{"labels": [-100, -100, 5]}, {"labels": [-100]}])
+    assert predicting_share(rows, PackingCollator(0, skip_prompts=True)) == 0.25
+    assert predicting_share(rows, PackingCollator(0)) == 1
 
 
 def test_throughput_counts_training_and_leaves_out_evaluation_and_saving(tmp_path, monkeypatch):

@@ -285,8 +285,14 @@ def takes_positions(model: PreTrainedModel) -> bool:
 
 
 def can_skip_prompts(model: PreTrainedModel, args: TrainingArguments) -> bool:
-    """Whether the model takes a mask of the logits that its loss needs; Liger, say, puts a loss of its own there."""
-    if args.use_liger_kernel or args.label_smoothing_factor or args.torch_compile:
+    """Whether the model takes a mask of the logits that its loss needs.
+
+    Not with a loss that wants all logits, as Liger's, nor where one process cuts batches for several devices: by their
+    rows, and `shift_labels` has none.
+    """
+    config = model.config.get_text_config()
+    wants_all = args.use_liger_kernel or args.label_smoothing_factor or getattr(config, "z_loss_coefficient", 0)
+    if wants_all or args.torch_compile or args.n_gpu > 1 or args.accelerator_config.dispatch_batches:
         return False
     forward = inspect.getsource(type(within_adapters(model)).forward)
     return "slice_logits_to_keep(" in forward and "self.loss_function(" in forward

@@ -183,24 +183,24 @@ def draw_shots(rows: DatasetDict, task: Task, number: int, seed: int) -> tuple[l
     if not number:
         return [], rows
     part = "train" if "train" in rows else "validation"
-    evaluated = {task.to_example(row)["prompt"] for row in rows["validation"]} if part == "train" else set()
-    taken, shots = [], {}
+    asked = {example_of(row, task)["prompt"] for row in rows["validation"]} if part == "train" else set()
+    taken, shots = [], []
     for index in np.random.default_rng(seed).permutation(len(rows[part])).tolist():
-        example = example_of(rows[part][index], task, f"`{part}` row {index}")
+        example = example_of(rows[part][index], task)
         if len(shots) == number:
             break
-        if example["completion"] and example["prompt"] not in {*evaluated, *shots}:
+        if example["completion"] and example["prompt"] not in asked and example not in shots:
             taken.append(index)
-            shots[example["prompt"]] = example
+            shots.append(example)
     rest = np.setdiff1d(np.arange(len(rows[part])), taken).tolist()
-    if part == "validation":  # a row that asks the same as a shot would find its answer before it
-        rest = [index for index in rest if task.to_example(rows[part][index])["prompt"] not in shots]
+    if part == "validation":  # a row like a shot would find its own answer before it
+        rest = [index for index in rest if example_of(rows[part][index], task) not in shots]
     if len(shots) < number or not rest:
         raise ValueError(
             f"`--num_fewshot` {number}: `{part}` has {len(shots)} different rows to draw from, and one must be left"
         )
     logger.info(f"{number} solved examples before each prompt: rows {taken} of {part}, which are not used otherwise")
-    return list(shots.values()), DatasetDict({**rows, part: rows[part].select(rest)})
+    return shots, DatasetDict({**rows, part: rows[part].select(rest)})
 
 
 def batches(rows: Dataset, part: str) -> Iterator[list[tuple[str, dict[str, Any]]]]:
@@ -212,7 +212,7 @@ def batches(rows: Dataset, part: str) -> Iterator[list[tuple[str, dict[str, Any]
             bar.update(len(batch))
 
 
-def example_of(row: dict[str, Any], task: Task, number: str) -> dict[str, str]:
+def example_of(row: dict[str, Any], task: Task, number: str = "a row") -> dict[str, str]:
     with naming(row, number):
         return task.to_example(row)
 
@@ -272,6 +272,8 @@ def encode_prompts(rows: Dataset, prompter: Prompter, part: str = "validation") 
     Raises:
         ValueError: a gold answer is empty, or a prompt does not fit; the row is named.
     """
+    if not len(rows):
+        raise ValueError(f"`{part}` has no rows to evaluate")
     task, tables, cuts = prompter.task, [], []
     for batch in batches(rows, part):
         examples, references, choices = [], [], []

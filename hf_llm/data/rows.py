@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
-from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets
+from datasets import ClassLabel, Dataset, DatasetDict, Features, concatenate_datasets
 
 from hf_llm.arguments import DataArguments, TaskArguments, parse_object
 from hf_llm.data.packing import column as column_of
@@ -98,9 +98,10 @@ def read_file(path: str) -> Iterator[dict[str, Any]]:
 def parse_parquet(path: str) -> Iterator[dict[str, Any]]:
     """Rows; numbered labels that `datasets` wrote by their names."""
     table = pa.parquet.read_table(path)
-    named = {name: label for name, label in Dataset(table).features.items() if isinstance(label, ClassLabel)}
+    features = Features.from_arrow_schema(table.schema) if b"huggingface" in (table.schema.metadata or {}) else {}
+    labels = {name: label for name, label in features.items() if isinstance(label, ClassLabel)}
     for number, row in enumerate(table.to_pylist()):
-        names = {name: None if row[name] in (None, -1) else label.names[row[name]] for name, label in named.items()}
+        names = {name: None if row[name] in (None, -1) else label.int2str(row[name]) for name, label in labels.items()}
         yield row | names | {PLACE: f"`{path}` row {number}"}
 
 

@@ -46,8 +46,10 @@ class Translation(Task):
     def adapt(self, rows):
         """Columns that are named by the two languages, as a CSV file has them."""
         pair = [self.source, self.target]
-        if "translation" in rows.column_names or not set(pair) <= set(rows.column_names):
+        if not set(pair) <= set(rows.column_names):
             return rows
+        if "translation" in rows.column_names:
+            rows = rows.remove_columns("translation")
         texts = [dict(zip(pair, row, strict=True)) for row in zip(*(rows[code] for code in pair), strict=True)]
         return rows.add_column("translation", texts).remove_columns(pair)
 

@@ -13,6 +13,8 @@ from hf_llm.tasks import Task
 
 logger = logging.getLogger(__name__)
 
+HIDDEN = "-1"  # as GLUE's test parts have it
+
 
 @dataclass
 class Understanding(Task):
@@ -50,6 +52,11 @@ class Understanding(Task):
                 if not isinstance(part.features["label"], Value):
                     raise ValueError(f"`label` is `{part[0]['label']}`: give one text or number in each row")
             labels = {name_of(label) for part in rows.values() for label in part.unique("label")} - {None}
+            if HIDDEN in labels:
+                logger.warning(f"the label {HIDDEN} counts as a hidden one: name all by `labels=...` where it is none")
+            labels -= {HIDDEN}
+            if not labels:
+                raise ValueError("the labels of all rows are hidden or empty: name another column or data set")
             self.names = sorted(labels, key=lambda name: (int(name) if name.isdecimal() else -1, name))
             if all(name.isdecimal() for name in self.names):
                 logger.warning(f"the labels are numbers: {', '.join(self.names[:20])}; name them by `labels=a|b|...`")
@@ -69,7 +76,7 @@ class Understanding(Task):
 
     def references(self, row):
         label = name_of(row["label"])
-        if not label:
+        if not label or (label == HIDDEN and HIDDEN not in self.names):
             return []
         if self.labels and label.isdecimal() and label not in self.names and int(label) < len(self.names):
             label = self.names[int(label)]
@@ -103,10 +110,10 @@ class Understanding(Task):
 
 
 def name_of(label: str | int | float | None) -> str | None:
-    """A label as text; None where it is hidden, which GLUE's test parts say by -1."""
+    """A label as text."""
     if isinstance(label, float) and label.is_integer():  # as a column with a gap has its numbers
         label = int(label)
-    return None if label in (None, -1, "-1") else str(label).strip() or None
+    return None if label is None else str(label).strip() or None
 
 
 def paragraphs(rows: Dataset):

@@ -172,14 +172,31 @@ def test_skipping_the_logits_of_prompts_changes_neither_loss_nor_gradients(model
     assert torch.allclose(found[1][2], found[0][2], atol=1e-6)
 
 
-@pytest.mark.parametrize("setting", ["use_liger_kernel", "label_smoothing_factor", "torch_compile"])
+PLAIN = {"use_liger_kernel": False, "label_smoothing_factor": 0.0, "torch_compile": False, "n_gpu": 1}
+PLAIN |= {"accelerator_config": SimpleNamespace(dispatch_batches=None)}
+
+
+@pytest.mark.parametrize("setting", ["use_liger_kernel", "label_smoothing_factor", "torch_compile", "n_gpu"])
 def test_losses_that_want_all_logits_get_them(setting):
-    """Liger's, the label smoother's, and those of architectures that shift labels themselves."""
-    args = SimpleNamespace(**{"use_liger_kernel": False, "label_smoothing_factor": 0.0, "torch_compile": False})
-    assert can_skip_prompts(new_model("llama"), args)
+    """Liger's and the label smoother's; and several devices in one process, which cut batches by rows."""
+    assert can_skip_prompts(new_model("llama"), SimpleNamespace(**PLAIN))
+    assert not can_skip_prompts(new_model("llama"), SimpleNamespace(**PLAIN | {setting: 2}))
+
+
+def test_an_architecture_with_a_loss_of_its_own_gets_all_logits():
+    """BART shifts no labels; Bamba may have a second loss over all logits."""
     sizes = {"decoder_layers": 1, "decoder_attention_heads": 1, "decoder_ffn_dim": 8}
+    args = SimpleNamespace(**PLAIN)
     assert not can_skip_prompts(BartForCausalLM(BartConfig(vocab_size=30, d_model=8, **sizes)), args)
-    assert not can_skip_prompts(new_model("llama"), SimpleNamespace(**vars(args) | {setting: 1}))
+    model = new_model("llama")
+    model.config.z_loss_coefficient = 0.01
+    assert not can_skip_prompts(model, args)
+
+
+def test_batches_that_are_cut_for_several_devices_have_all_logits():
+    """One process reads for all, and cuts by rows."""
+    args = SimpleNamespace(**PLAIN | {"accelerator_config": SimpleNamespace(dispatch_batches=True)})
+    assert not can_skip_prompts(new_model("llama"), args)
 
 
 @pytest.fixture(scope="module", params=ISOLATED)

@@ -111,6 +111,17 @@ def test_choices_are_ranked_with_their_end_as_they_are_trained():
     assert all(choice[-1] == TOKENIZER.eos_token_id for choice in prompts["choices"][0])
 
 
+@pytest.mark.parametrize("name", ["bias", "generation"])
+def test_rows_with_one_prompt_for_all_can_be_solved_examples(name):
+    """Only rows that are like a shot in prompt and completion are left out, a repeated one among them."""
+    task = load_task(name)
+    rows = [{"sent_more": f"{i}", "sent_less": "b", "instruction": "Write.", "output": f"{i}"} for i in (0, 0, 1, 2)]
+    for seed in range(5):
+        shots, parts = draw_shots(DatasetDict(validation=Dataset.from_list(rows)), task, 2, seed)
+        texts = {shot["completion"] for shot in shots}
+        assert len(texts) == 2 and not texts & {task.to_example(row)["completion"] for row in parts["validation"]}
+
+
 def test_there_is_room_for_the_gold_completion_where_its_likelihood_is_asked():
     """It may be longer than the longest answer."""
     task = load_task("generation", "max_new_tokens=2")

@@ -170,12 +170,21 @@ def test_hidden_labels_of_a_json_file_are_no_class(tmp_path, caplog):
     loaded = load_rows(data_args, TaskArguments(task="understanding"), task, 42)["validation"]
     assert task.names == ["2", "10"] and [task.references(row) for row in loaded] == [["2"], ["10"], []]
     assert "the labels are numbers: 2, 10; name them by `labels=a|b|...`" in caplog.text
+    assert "the label -1 counts as a hidden one" in caplog.text
+    named = load_task("understanding", "labels=-1|2|10")
+    assert named.references(loaded[2]) == ["-1"]
+    with pytest.raises(ValueError, match="the labels of all rows are hidden or empty"):
+        load("understanding", validation_file=write(tmp_path / "b.jsonl", rows[2:]))
 
 
 def test_columns_of_a_translation_are_mapped_to_languages(tmp_path):
     """Whatever a CSV file calls them."""
     (tmp_path / "a.csv").write_text("english,german\none,eins\n")
-    rows = load("translation", "english=en,german=de", validation_file=[str(tmp_path / "a.csv")])["validation"]
+    files = [str(tmp_path / "a.csv")]
+    rows = load("translation", "english=en,german=de", validation_file=files)["validation"]
+    assert rows["translation"][:] == [{"en": "one", "de": "eins"}]
+    files = write(tmp_path / "a.jsonl", [{"translation": {"en": "a", "de": "b"}, "x": "one", "y": "eins"}])
+    rows = load("translation", "x=en,y=de", validation_file=files)["validation"]
     assert rows["translation"][:] == [{"en": "one", "de": "eins"}]
 
 
@@ -187,7 +196,7 @@ def test_columns_of_a_translation_are_mapped_to_languages(tmp_path):
         ("translation", {"translation": {"en": 5, "de": 6}}, "`en` of `translation` is `5`, no text"),
         ("question_answering", {"question": "q", "answers": {"answer_start": [1]}}, "give its texts, and [] where"),
         ("question_answering", {"question": "q", "answers": 5}, "a.jsonl` line 1: `5` is no text and no list of texts"),
-        ("understanding", {"text": "a", "label": ""}, "a.jsonl` line 1: the reference is empty"),
+        ("understanding", {"text": "a", "label": ""}, "the labels of all rows are hidden or empty"),
     ],
 )
 def test_a_value_of_another_kind_is_named_with_its_row(task, row, message, tmp_path):
