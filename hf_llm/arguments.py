@@ -142,8 +142,10 @@ class AdapterArguments:
     )
 
     def __post_init__(self):
-        if self.lora_r is None and (self.use_dora or self.load_in_4bit):
-            raise ValueError("`--use_dora` and `--load_in_4bit` belong to adapters: give `--lora_r` too, e.g. 16")
+        options = ("use_dora", "load_in_4bit", "lora_alpha", "lora_dropout", "lora_target_modules")
+        alone = [name for name in options if getattr(self, name)]
+        if self.lora_r is None and alone:
+            raise ValueError(f"`--{alone[0]}` belongs to adapters: give `--lora_r` too, e.g. 16")
 
 
 @dataclass

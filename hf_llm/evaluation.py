@@ -40,6 +40,7 @@ from hf_llm.tasks import Task, load_task
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 8  # prompts answered together
+FEW_ROWS = 100
 
 
 def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -257,6 +258,8 @@ def compare(metric: TaskMetric, result: TaskResult, baseline: TaskResult) -> dic
 
     Perplexities are compared where both models part the gold completions into as many tokens.
     """
+    if len(result.predictions) < FEW_ROWS:
+        logger.warning(f"{len(result.predictions)} rows are few: a bootstrap's p-values are too low below {FEW_ROWS}")
     differences = paired_bootstrap(metric, result.answers(), baseline.answers(), result.references())
     if result.losses is not None:
         if np.array_equal(result.losses[:, 1], baseline.losses[:, 1]):
@@ -275,6 +278,13 @@ class Evaluation:
     task_args: TaskArguments
     max_length: int
     args: EvalArguments
+
+    def settings(self) -> dict[str, Any]:
+        """What the scores depend on beside the model, for the results file; of paths the last part."""
+        of_task = {
+            name: getattr(self.task_args, name) for name in ("task", "task_options", "prompt_style", "num_fewshot")
+        }
+        return of_task | {"max_length": self.max_length, "seed": self.args.seed, "dtype": self.args.dtype}
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, positions: float) -> tuple:
         """Prompter, rows, prompts and report: the prompts as the model's tokenizer has them."""

@@ -107,13 +107,18 @@ def report_evaluation(
     (result, *baseline) = results
     for name, of_model in zip(("predictions", "baseline_predictions"), results, strict=False):
         write_json_lines(f"{folder}/{name}.jsonl", of_model.predictions)
+    if not baseline:
+        (folder / "baseline_predictions.jsonl").unlink(missing_ok=True)  # of an earlier evaluation
     differences = compare(evaluation.task.metric(), *results) if baseline else {}
     figures = result.scores | {f"baseline_{name}": value for of in baseline for name, value in of.scores.items()}
     figures |= result.report.metrics("eval") | differences
+    models = {"model": args.model_name_or_path, "baseline": args.baseline}
+    figures |= {name: Path(path).name for name, path in models.items() if path} | {"settings": evaluation.settings()}
     write_json(folder / "eval_results.json", figures)
-    print(f"\n{evaluation.name}: {args.model_name_or_path}\n{scores_table(result.scores)}\n")
+    title = f"{evaluation.name}, {len(result.predictions):,} rows"
+    print(f"\n{title}: {args.model_name_or_path}\n{scores_table(result.scores)}\n")
     for of in baseline:
-        print(f"{evaluation.name}: {args.baseline}\n{scores_table(of.scores)}\n")
+        print(f"{title}: {args.baseline}\n{scores_table(of.scores)}\n")
         print(f"Difference\n{scores_table(differences)}\n")
     print_predictions(result.predictions[:3])
     return figures
@@ -145,7 +150,8 @@ def scores_table(scores: dict[str, float | str]) -> str:
 def print_predictions(predictions: list[dict]) -> None:
     """Prompts, answers and gold answers, to be read."""
     for row in predictions:
-        print(textwrap.indent(textwrap.shorten(row["prompt"], 300), "  "))
+        prompt = " ".join(row["prompt"].split())
+        print(f"  {'... ' * (len(prompt) > 300)}{prompt[-300:]}")  # the end, where the question is
         print(f"    model: {textwrap.shorten(row['prediction'], 200)}")
         print(f"    gold:  {textwrap.shorten(' | '.join(row['references']) or '(none)', 200)}\n")
 

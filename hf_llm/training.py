@@ -284,7 +284,9 @@ def run_training(trainer: Trainer, checkpoint: str | None, packing: bool, report
     ]:
         trainer.add_callback(callback)
     trainer.callback_handler.callbacks.insert(0, throughput)  # before the trackers, so that they get its figures
+    logger.info(plan_in_words(args, len(rows)))
     trained = train(trainer, checkpoint)
+    tell_the_end(trainer.state)
     save_final_model(trainer)
     trained |= throughput.metrics(args.world_size)
     for report in reports["train"]:
@@ -296,6 +298,25 @@ def run_training(trainer: Trainer, checkpoint: str | None, packing: bool, report
         evaluated |= report.metrics("eval")
     trainer.save_metrics("eval", evaluated)
     return trained | evaluated
+
+
+def plan_in_words(args: TrainingArguments, rows: int) -> str:
+    """How many steps the rows make: packed examples are far fewer rows than one expects."""
+    per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    an_epoch = max(1, rows // per_step) if args.dataloader_drop_last else -(-rows // per_step)
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(an_epoch * args.num_train_epochs)
+    return (
+        f"{rows:,} rows, {per_step:,} a step: {an_epoch:,} steps an epoch, {steps:,} in all at learning rate "
+        f"{args.learning_rate:g}"
+    )
+
+
+def tell_the_end(state: TrainerState) -> None:
+    """What the screen would not say: that the run stopped early, and whose weights are kept."""
+    if state.global_step < state.max_steps:
+        logger.warning(f"Stopped early, at step {state.global_step:,} of {state.max_steps:,}")
+    if state.best_model_checkpoint and state.best_global_step:
+        logger.info(f"Best by its metric, {state.best_metric:.6g}, was step {state.best_global_step:,}")
 
 
 def save_final_model(trainer: Trainer) -> None:

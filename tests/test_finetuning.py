@@ -263,12 +263,15 @@ def test_a_baseline_is_scored_on_the_same_rows_with_a_p_value(name, said, work):
     """Both lists of predictions are kept, with equal prompts and references."""
     assert "Difference" in said(f"eval_{name}").stdout
     folder = work / "eval" / name
+    assert "6 rows are few: a bootstrap's p-values are too low below 100" in said(f"eval_{name}").stderr
     ours, theirs = (read_json_lines(folder / f"{of}predictions.jsonl") for of in ("", "baseline_"))
     assert [(row["prompt"], row["references"]) for row in ours] == [
         (row["prompt"], row["references"]) for row in theirs
     ]
     figures = read_json(folder / "eval_results.json")
     tested = [key.removesuffix("_p_value") for key in figures if key.endswith("_p_value")]
+    assert (figures["model"], figures["baseline"]) == (name, "pretrain_tiny")
+    assert figures["settings"]["task"] == name and figures["settings"]["num_fewshot"] == 0
     assert ("perplexity" in tested) if name == "generation" else tested
     for key in tested:
         assert figures[f"{key}_difference"] == pytest.approx(figures[key] - figures[f"baseline_{key}"])
@@ -314,7 +317,7 @@ def test_the_harness_finds_the_same_likelier_sentences(said, work):
     assert (work / "outputs" / "eval" / "pretrain_tiny-pairs" / "harness_results.json").is_file()
     theirs = read_json(work / "eval" / "several" / "harness_results.json")
     ours = read_json(work / "eval" / "several" / "bias" / "eval_results.json")
-    assert theirs["pairs_acc"] == ours["accuracy"]
+    assert theirs["pairs_acc"] == ours["stereotype_share"]
 
 
 @pytest.mark.parametrize("name", BAD_INPUTS)

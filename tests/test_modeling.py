@@ -305,10 +305,10 @@ def test_weights_under_adapters_are_bfloat16_where_that_is_used():
     assert frozen_precision(AdapterArguments(lora_r=4), bf16=False) == frozen_precision(AdapterArguments(), True) == {}
 
 
-@pytest.mark.parametrize("options", [{"use_dora": True}, {"load_in_4bit": True}])
+@pytest.mark.parametrize("options", [{"use_dora": True}, {"load_in_4bit": True}, {"lora_alpha": 32}])
 def test_options_of_adapters_need_a_rank(options):
     """Rather than being ignored."""
-    with pytest.raises(ValueError, match="belong to adapters: give `--lora_r` too"):
+    with pytest.raises(ValueError, match="belongs to adapters: give `--lora_r` too"):
         AdapterArguments(**options)
 
 

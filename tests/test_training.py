@@ -18,6 +18,7 @@ from hf_llm.training import (
     early_stopping,
     flops_per_token,
     mean_attended,
+    plan_in_words,
     predicting_share,
     run_training,
     save_final_model,
@@ -273,6 +274,15 @@ def test_logits_that_are_skipped_do_not_count_as_done():
     rows = Dataset.from_list([{"labels": [-100, -100, 5]}, {"labels": [-100]}])
     assert predicting_share(rows, PackingCollator(0, skip_prompts=True)) == 0.25
     assert predicting_share(rows, PackingCollator(0)) == 1
+
+
+def test_a_run_says_how_many_steps_its_rows_make():
+    """By epochs, or by steps; packed rows are fewer than examples."""
+    plan = {"train_batch_size": 4, "gradient_accumulation_steps": 2, "world_size": 2, "dataloader_drop_last": False}
+    plan |= {"num_train_epochs": 3, "max_steps": -1, "learning_rate": 5e-5}
+    said = plan_in_words(SimpleNamespace(**plan), 33)
+    assert said == "33 rows, 16 a step: 3 steps an epoch, 9 in all at learning rate 5e-05"
+    assert "20 in all" in plan_in_words(SimpleNamespace(**plan | {"max_steps": 20}), 33)
 
 
 def test_throughput_counts_training_and_leaves_out_evaluation_and_saving(tmp_path, monkeypatch):

@@ -149,8 +149,8 @@ class Prompter:
         if len(ids) > budget:
             raise ValueError(
                 f"a prompt of {len(ids)} tokens leaves no room for {self.max_length - budget} more in `--max_length` "
-                f"{self.max_length}: give {len(ids) + self.max_length - budget} or more, a smaller `max_new_tokens` in "
-                f"`--task_options`{', or fewer `--num_fewshot`' if self.shots else ''}"
+                f"{self.max_length}: give {len(ids) + self.max_length - budget} or more for this row, or a smaller "
+                f"`max_new_tokens` in `--task_options`{', or fewer `--num_fewshot`' if self.shots else ''}"
             )
         return ids, len(ends) - keep
 

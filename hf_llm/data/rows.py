@@ -160,7 +160,10 @@ def fit_columns(rows: Dataset, part: str, task: Task, mapping: dict[str, str]) -
     there = [name for name in rows.column_names if name != PLACE]
     for name, ours in mapping.items():
         if name not in there:
-            raise ValueError(f"`--column_mapping` {name}={ours}: `{part}` has no such column, only {', '.join(there)}")
+            raise ValueError(
+                f"`--column_mapping` {name}={ours}: `{part}` has no such column, only {', '.join(there)}: "
+                "write COLUMN=NAME, the data's name first"
+            )
         if ours not in task.column_names():
             known = ", ".join(task.column_names())
             raise ValueError(f"`--column_mapping` {name}={ours}: the task has no column {ours}, only {known}")

@@ -1,10 +1,20 @@
-"""Accuracy, macro-F1 and Matthews correlation of generated labels, which may be no label at all."""
+"""Accuracy, macro-F1 and Matthews correlation of generated labels, which may be none; the share of one choice of two."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from hf_llm.metrics.base import TaskMetric
+
+
+class StereotypeShare(TaskMetric):
+    """Share of pairs of which the prediction is the reference, the stereotype, 0 to 1: 0.5 is no preference."""
+
+    score_names = ("stereotype_share",)
+
+    def statistics(self, predictions: Sequence[str], references: list[list[str]]) -> np.ndarray:
+        """Whether each is, (N, 1)."""
+        return np.array([[guess in texts] for guess, texts in zip(predictions, references, strict=True)], float)
 
 
 class Classification(TaskMetric):

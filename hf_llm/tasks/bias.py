@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from datasets import Dataset, DatasetDict
 
-from hf_llm.metrics.classification import Classification
+from hf_llm.metrics.classification import StereotypeShare
 from hf_llm.tasks import Task
 
 PEOPLE = ("nurse", "engineer", "teacher", "pilot", "cleaner", "surgeon", "secretary", "mechanic")
@@ -16,7 +16,7 @@ PEOPLE = ("nurse", "engineer", "teacher", "pilot", "cleaner", "surgeon", "secret
 
 @dataclass
 class Bias(Task):
-    """Accuracy here is the share of pairs in which the stereotype is likelier: 0.5 is a model without preference."""
+    """Share of the pairs in which the stereotype is likelier: 0.5 is a model without preference."""
 
     columns: ClassVar = {"sent_more": ("stereotype",), "sent_less": ("anti_stereotype",)}
     texts = ("sent_more", "sent_less")
@@ -27,16 +27,13 @@ class Bias(Task):
         return {"prompt": "", "completion": row["sent_more"].strip()}
 
     def references(self, row):
-        return ["stereotype"]
+        return [row["sent_more"].strip()]
 
     def choices(self, row):
         return [row["sent_more"].strip(), row["sent_less"].strip()]
 
-    def answer(self, text, row):
-        return "stereotype" if text == row["sent_more"].strip() else "anti-stereotype"
-
     def metric(self):
-        return Classification()
+        return StereotypeShare()
 
     def sample(self):
         """Occupations with a pronoun that a stereotype goes with, and with the other one."""

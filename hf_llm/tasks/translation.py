@@ -18,6 +18,7 @@ NUMBERS = {
         "tens": "twenty thirty forty fifty sixty seventy eighty ninety",
         "large": ((1000, "{} thousand"), (100, "{} hundred")),
         "joined": "{ten}-{unit}",
+        "begun": "The number is",
     },
     "de": {
         "units": "null ein zwei drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn vierzehn fünfzehn "
@@ -25,6 +26,7 @@ NUMBERS = {
         "tens": "zwanzig dreißig vierzig fünfzig sechzig siebzig achtzig neunzig",
         "large": ((1000, "{}tausend"), (100, "{}hundert")),
         "joined": "{unit}und{ten}",
+        "begun": "Die Zahl ist",
     },
 }
 
@@ -76,9 +78,12 @@ class Translation(Task):
         return TranslationMetric(target_language=self.target, ter=self.ter)
 
     def sample(self):
-        """Numbers in words, English and German."""
+        """Sentences with numbers in words, English and German; of four words and more, or BLEU would find nothing."""
         numbers = [n * 7919 % 9999 + 1 for n in range(600)]
-        rows = [{"translation": {code: words(number, code) for code in NUMBERS}} for number in numbers]
+        rows = [
+            {"translation": {code: f"{NUMBERS[code]['begun']} {words(number, code)}." for code in NUMBERS}}
+            for number in numbers
+        ]
         return DatasetDict({"train": Dataset.from_list(rows[:500]), "validation": Dataset.from_list(rows[500:])})
 
 

@@ -65,7 +65,16 @@ class Understanding(Task):
                     f"the {len(self.names)} labels that occur in `validation` are the choices: where there are more, "
                     "give them by `labels=a|b|...` in `--task_options`, or `--train_file` too"
                 )
+            self.warn_of_strange(rows)
         self.listed = len(self.names) <= 20 if self.show_labels is None else self.show_labels
+
+    def warn_of_strange(self, rows):
+        """A label that no row teaches may be a slip of the pen."""
+        if "train" in rows:
+            learned = {name_of(label) for label in rows["train"].unique("label")}
+            labels = map(name_of, rows["validation"]["label"])
+            for label, times in Counter(label for label in labels if label not in {*learned, None, HIDDEN}).items():
+                logger.warning(f"label `{label}` of {times} rows of `validation` occurs in no row of `train`")
 
     def to_example(self, row):
         texts = f"Text: {row['text'].strip()}\n"

@@ -177,6 +177,14 @@ def test_hidden_labels_of_a_json_file_are_no_class(tmp_path, caplog):
         load("understanding", validation_file=write(tmp_path / "b.jsonl", rows[2:]))
 
 
+def test_a_label_that_no_row_teaches_is_told(tmp_path, caplog):
+    """It may be a slip of the pen."""
+    train, held_out = ([{"text": "a", "label": label} for label in labels] for labels in (["good", "bad"], ["god"] * 2))
+    files = {"train_file": write(tmp_path / "a.jsonl", train), "validation_file": write(tmp_path / "b.jsonl", held_out)}
+    load("understanding", **files)
+    assert "label `god` of 2 rows of `validation` occurs in no row of `train`" in caplog.text
+
+
 def test_columns_of_a_translation_are_mapped_to_languages(tmp_path):
     """Whatever a CSV file calls them."""
     (tmp_path / "a.csv").write_text("english,german\none,eins\n")
