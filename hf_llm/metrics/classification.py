@@ -1,4 +1,4 @@
-"""Accuracy, macro-F1 and Matthews correlation of generated labels, which may be none; the share of one choice of two."""
+"""Scores of generated labels, which may be no label at all: accuracy, macro-F1, Matthews correlation."""
 
 from collections.abc import Sequence
 
