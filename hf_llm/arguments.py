@@ -89,6 +89,12 @@ class TextArguments(DataArguments):
     dataset_text_field: str = field(default="text", metadata={"help": "Column that holds the text."})
 
 
+PROMPT_STYLE = {
+    "help": "plain (for base models) or chat (the tokenizer's chat template). Left out: chat where there is one.",
+    "choices": ["plain", "chat"],
+}
+
+
 @dataclass
 class TaskArguments:
     """Which application, and how its rows become prompts."""
@@ -100,14 +106,7 @@ class TaskArguments:
     column_mapping: str | None = field(
         default=None, metadata={"help": "Columns of the data under the task's names, e.g. body=document,tldr=summary."}
     )
-    prompt_style: str | None = field(
-        default=None,
-        metadata={
-            "help": "plain (for base models) or chat (the tokenizer's chat template). Left out: chat where there is a "
-            "template.",
-            "choices": ["plain", "chat"],
-        },
-    )
+    prompt_style: str | None = field(default=None, metadata=PROMPT_STYLE)
     num_fewshot: int = field(
         default=0, metadata={"help": "Solved examples put before each prompt, drawn from train with the seed."}
     )
@@ -221,6 +220,7 @@ class GenerateArguments:
         default=None, metadata={"help": 'File of prompts: .txt, one a line, or .jsonl, {"prompt": ...} a line.'}
     )
     output_file: str | None = field(default=None, metadata={"help": "JSON Lines of prompt and completion."})
+    prompt_style: str | None = field(default=None, metadata=PROMPT_STYLE)
     batch_size: int = field(default=8, metadata={"help": "Prompts generated together."})
     max_new_tokens: int = field(default=128, metadata={"help": "Tokens of a completion at most."})
     do_sample: bool = field(default=False, metadata={"help": "Draw tokens at random instead of the likeliest."})

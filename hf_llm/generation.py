@@ -229,9 +229,11 @@ def score_choices(
     seen = padded["attention_mask"]
     read = model(**padded, **positions(model, seen), use_cache=True, logits_to_keep=1)
     first = read.logits[:, -1].float().log_softmax(-1)
-    scores = []
-    for start in range(0, len(choices), batch_size):
-        part = choices[start : start + batch_size]
+    scores = [0.0] * len(choices)
+    order = sorted(range(len(choices)), key=lambda i: -len(choices[i][1]))  # of like lengths together: little padding
+    for start in range(0, len(order), batch_size):
+        places = order[start : start + batch_size]
+        part = [choices[i] for i in places]
         rows = torch.tensor([row for row, _ in part], device=model.device)
         answers = tokenizer.pad([{"input_ids": ids} for _, ids in part], padding_side="right", return_tensors="pt")
         ids, counted = (answers[key].to(model.device) for key in ("input_ids", "attention_mask"))
@@ -242,9 +244,11 @@ def score_choices(
             mask = torch.cat([seen[rows], counted[:, :-1]], 1)
             given = {"attention_mask": mask, "past_key_values": cache} | positions(model, mask, ids.shape[1] - 1)
             logits = model(input_ids=ids[:, :-1], use_cache=True, **given).logits.float()
-            losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-            sums -= (losses.double() * counted[:, 1:]).sum(1)
-        scores += sums.tolist()
+            labels = ids[:, 1:]
+            losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+            sums -= (losses.view(labels.shape).double() * counted[:, 1:]).sum(1)
+        for place, score in zip(places, sums.tolist(), strict=True):
+            scores[place] = score
     return scores
 
 
@@ -253,6 +257,13 @@ def positions(model: PreTrainedModel, mask: torch.Tensor, last: int | None = Non
     if not takes_positions(model):
         return {}
     return {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)[:, -(last or mask.shape[1]) :]}
+
+
+def as_chat(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[list[int]]:
+    """Each prompt as the first turn of a chat, answered next."""
+    turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    texts = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return tokenizer(texts, add_special_tokens=False).input_ids
 
 
 def encode_prompts(

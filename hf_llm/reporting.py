@@ -166,10 +166,10 @@ def sample_text(trainer: Trainer, prompt: str) -> str:
     return sample
 
 
-def print_completions(rows: list[dict[str, str]]) -> None:
+def print_completions(rows: list[dict[str, str]], between: str = "") -> None:
     """Prompt and completion together, as a text to read."""
     for row in rows:
-        print(f"{row['prompt']}{row['completion']}\n")
+        print(f"{row['prompt']}{between}{row['completion']}\n")
 
 
 def check_output_file(path: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Complete prompts with any checkpoint: a folder, a Hub id or a .gguf file.
+"""Complete prompts, or answer them where the model has a chat template: a folder, a Hub id or a .gguf file.
 
     python recipes/generate.py --model_name_or_path outputs/pretrain_tiny --prompt "Return the"
     python recipes/generate.py --model_name_or_path outputs/pretrain_tiny --prompt_file prompts.txt \
@@ -6,7 +6,8 @@
 """
 
 from hf_llm.arguments import GenerateArguments, parse_args, report_errors
-from hf_llm.generation import complete, read_prompts, sampling_options
+from hf_llm.data.prompting import uses_chat
+from hf_llm.generation import as_chat, complete, read_prompts, sampling_options
 from hf_llm.modeling import load_for_generation
 from hf_llm.reporting import check_output_file, print_completions, write_json_lines
 
@@ -16,14 +17,15 @@ def main():
     check_output_file(args.output_file)
     prompts = read_prompts(args)
     model, tokenizer = load_for_generation(args.model_name_or_path, args.trust_remote_code)
-    completions = complete(
-        model, tokenizer, prompts, batch_size=args.batch_size, seed=args.seed, **sampling_options(args)
-    )
+    chat = uses_chat(tokenizer, args.prompt_style)
+    given = as_chat(tokenizer, prompts) if chat else prompts
+    options = {"batch_size": args.batch_size, "seed": args.seed} | sampling_options(args)
+    completions = complete(model, tokenizer, given, **options)
     rows = [{"prompt": p, "completion": c} for p, c in zip(prompts, completions, strict=True)]
     if args.output_file:
         write_json_lines(args.output_file, rows)
     else:
-        print_completions(rows)
+        print_completions(rows, between="\n" if chat else "")
 
 
 if __name__ == "__main__":

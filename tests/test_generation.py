@@ -10,7 +10,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from hf_llm.arguments import GenerateArguments
+from hf_llm.data.prompting import uses_chat
 from hf_llm.generation import (
+    as_chat,
     complete,
     decode_completion,
     encode_prompts,
@@ -82,6 +84,15 @@ def test_an_empty_prompt_starts_a_document(tokenizer):
     backend.post_processor = None
     without = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|eos|>", pad_token="<|pad|>")
     assert encode_prompts(without, ["", "x"])[0] == [without.eos_token_id]
+
+
+def test_a_model_with_a_chat_template_is_asked_in_a_chat():
+    """By default; each prompt is a user's turn, and the answer comes next."""
+    chatting = new_tokenizer()
+    chatting.chat_template = "{% for m in messages %}<|bos|>{{ m.content }}<|eos|>{% endfor %}<|bos|>"
+    assert uses_chat(chatting, None) and not uses_chat(chatting, "plain") and not uses_chat(new_tokenizer(), None)
+    texts = [chatting.decode(ids) for ids in as_chat(chatting, ["Hi.", "it"])]
+    assert texts == ["<|bos|>Hi.<|eos|><|bos|>", "<|bos|>it<|eos|><|bos|>"]
 
 
 def test_an_end_that_the_tokenizer_adds_is_taken_off_the_prompt(tokenizer):

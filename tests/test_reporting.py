@@ -50,6 +50,8 @@ def test_completions_follow_their_prompts(capsys):
     """As one text."""
     print_completions([{"prompt": "Once", "completion": " upon a time"}])
     assert capsys.readouterr().out == "Once upon a time\n\n"
+    print_completions([{"prompt": "Who?", "completion": "You."}], between="\n")
+    assert capsys.readouterr().out == "Who?\nYou.\n\n"
 
 
 def test_json_lines_appear_complete_or_not_at_all(tmp_path):

@@ -57,12 +57,10 @@ class Prompter:
         style: str | None = None,
         shots: list[dict[str, str]] | None = None,
     ):
-        if style == "chat" and not tokenizer.chat_template:
-            raise ValueError(f"`--prompt_style` chat: tokenizer `{tokenizer.name_or_path}` has no template; use plain")
         if tokenizer.eos_token_id is None:
             raise ValueError(f"tokenizer `{tokenizer.name_or_path}` has no eos token: give another `--tokenizer_name`")
         self.tokenizer, self.task, self.max_length, self.shots = tokenizer, task, max_length, shots or []
-        self.chat = style == "chat" or (style is None and bool(tokenizer.chat_template))
+        self.chat = uses_chat(tokenizer, style)
         self.cue, self.end = self._turn() if self.chat else ("", tokenizer.eos_token)
         self.end_token_ids = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(self.end)]
 
@@ -153,6 +151,17 @@ class Prompter:
                 f"`max_new_tokens` in `--task_options`{', or fewer `--num_fewshot`' if self.shots else ''}"
             )
         return ids, len(ends) - keep
+
+
+def uses_chat(tokenizer: PreTrainedTokenizerBase, style: str | None) -> bool:
+    """Whether prompts go through the chat template: where they are asked to, or there is one and nobody asks otherwise.
+
+    Raises:
+        ValueError: `chat`, and the tokenizer has no template.
+    """
+    if style == "chat" and not tokenizer.chat_template:
+        raise ValueError(f"`--prompt_style` chat: tokenizer `{tokenizer.name_or_path}` has no template; use plain")
+    return style == "chat" or (style is None and bool(tokenizer.chat_template))
 
 
 def without_end(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:

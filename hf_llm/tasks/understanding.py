@@ -48,33 +48,8 @@ class Understanding(Task):
 
     def prepare(self, rows):
         if not self.names:
-            for part in rows.values():
-                if not isinstance(part.features["label"], Value):
-                    raise ValueError(f"`label` is `{part[0]['label']}`: give one text or number in each row")
-            labels = {name_of(label) for part in rows.values() for label in part.unique("label")} - {None}
-            if HIDDEN in labels:
-                logger.warning(f"the label {HIDDEN} counts as a hidden one: name all by `labels=...` where it is none")
-            labels -= {HIDDEN}
-            if not labels:
-                raise ValueError("the labels of all rows are hidden or empty: name another column or data set")
-            self.names = sorted(labels, key=lambda name: (int(name) if name.isdecimal() else -1, name))
-            if all(name.isdecimal() for name in self.names):
-                logger.warning(f"the labels are numbers: {', '.join(self.names[:20])}; name them by `labels=a|b|...`")
-            if list(rows) == ["validation"]:
-                logger.warning(
-                    f"the {len(self.names)} labels that occur in `validation` are the choices: where there are more, "
-                    "give them by `labels=a|b|...` in `--task_options`, or `--train_file` too"
-                )
-            self.warn_of_strange(rows)
+            self.names = names_in({part: label_counts(of_part) for part, of_part in rows.items()})
         self.listed = len(self.names) <= 20 if self.show_labels is None else self.show_labels
-
-    def warn_of_strange(self, rows):
-        """A label that no row teaches may be a slip of the pen."""
-        if "train" in rows:
-            learned = {name_of(label) for label in rows["train"].unique("label")}
-            labels = map(name_of, rows["validation"]["label"])
-            for label, times in Counter(label for label in labels if label not in {*learned, None, HIDDEN}).items():
-                logger.warning(f"label `{label}` of {times} rows of `validation` occurs in no row of `train`")
 
     def to_example(self, row):
         texts = f"Text: {row['text'].strip()}\n"
@@ -123,6 +98,37 @@ def name_of(label: str | int | float | None) -> str | None:
     if isinstance(label, float) and label.is_integer():  # as a column with a gap has its numbers
         label = int(label)
     return None if label is None else str(label).strip() or None
+
+
+def label_counts(rows: Dataset) -> Counter[str]:
+    """How often each label occurs, rows without one left out."""
+    if not isinstance(rows.features["label"], Value):
+        raise ValueError(f"`label` is `{rows[0]['label']}`: give one text or number in each row")
+    counts = Counter(map(name_of, rows["label"]))
+    del counts[None]
+    return counts
+
+
+def names_in(parts: dict[str, Counter[str]]) -> list[str]:
+    """All labels of the data, and a word on those that may be none."""
+    names = set().union(*parts.values())
+    if HIDDEN in names:
+        logger.warning(f"the label {HIDDEN} counts as a hidden one: name all by `labels=...` where it is none")
+        names.remove(HIDDEN)
+    if not names:
+        raise ValueError("the labels of all rows are hidden or empty: name another column or data set")
+    if all(name.isdecimal() for name in names):
+        logger.warning("the labels are numbers: name them by `labels=a|b|...` in `--task_options`")
+    if "train" not in parts:
+        logger.warning(
+            f"the {len(names)} labels that occur in `validation` are the choices: where there are more, give them by "
+            "`labels=a|b|...` in `--task_options`, or `--train_file` too"
+        )
+    for name in sorted(names - {*parts.get("train", names)}):  # maybe a slip of the pen
+        logger.warning(
+            f"label `{name}` of {parts['validation'][name]} rows of `validation` occurs in no row of `train`"
+        )
+    return sorted(names, key=lambda name: (int(name) if name.isdecimal() else -1, name))
 
 
 def paragraphs(rows: Dataset):
