@@ -108,7 +108,10 @@ class TaskArguments:
     )
     prompt_style: str | None = field(default=None, metadata=PROMPT_STYLE)
     num_fewshot: int = field(
-        default=0, metadata={"help": "Solved examples put before each prompt, drawn from train with the seed."}
+        default=0,
+        metadata={
+            "help": "Solved examples put before each prompt, drawn with the seed from train, or else from validation."
+        },
     )
 
 
