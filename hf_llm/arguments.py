@@ -1,5 +1,6 @@
 """Command lines of the recipes: argument dataclasses beside `TrainingArguments`, and the one parser of them all."""
 
+import argparse
 import contextlib
 import dataclasses
 import difflib
@@ -20,6 +21,8 @@ from transformers import HfArgumentParser, TrainingArguments
 @dataclass
 class ModelArguments:
     """Which model and tokenizer to start from."""
+
+    _argument_group_name = "model"  # of `--help`
 
     model_name_or_path: str | None = field(
         default=None,
@@ -53,6 +56,8 @@ class ModelArguments:
 @dataclass
 class DataArguments:
     """Which data to read, and how to lay it out in rows."""
+
+    _argument_group_name = "data"  # of `--help`
 
     dataset_name: str | None = field(
         default=None,
@@ -99,6 +104,8 @@ PROMPT_STYLE = {
 class TaskArguments:
     """Which application, and how its rows become prompts."""
 
+    _argument_group_name = "task"  # of `--help`
+
     task: str = field(metadata={"help": "A file of hf_llm/tasks/, e.g. summarization or translation."})
     task_options: str | None = field(
         default=None, metadata={"help": "Options of the task, e.g. source=en,target=zh,max_new_tokens=64."}
@@ -132,6 +139,8 @@ class EvalTaskArguments(TaskArguments):
 class AdapterArguments:
     """Low-rank adapters instead of full fine-tuning."""
 
+    _argument_group_name = "adapter"  # of `--help`
+
     lora_r: int | None = field(default=None, metadata={"help": "Rank of LoRA adapters. Left out: all weights train."})
     lora_alpha: int | None = field(default=None, metadata={"help": "Scale of the adapters. Left out: 2 x lora_r."})
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the adapters."})
@@ -154,6 +163,8 @@ class AdapterArguments:
 class PretrainArguments:
     """What the pretraining recipe does around the Trainer."""
 
+    _argument_group_name = "pretraining"  # of `--help`
+
     early_stopping_patience: int | None = field(
         default=None,
         metadata={
@@ -168,6 +179,8 @@ class PretrainArguments:
 class FinetuneArguments:
     """What the fine-tuning recipe does around the Trainer."""
 
+    _argument_group_name = "fine-tuning"  # of `--help`
+
     early_stopping_patience: int | None = field(
         default=None,
         metadata={
@@ -180,6 +193,8 @@ class FinetuneArguments:
 @dataclass
 class EvalArguments:
     """Which model to score, against which other one."""
+
+    _argument_group_name = "evaluation"  # of `--help`
 
     model_name_or_path: str = field(
         metadata={"help": "A folder, a Hub id, a .gguf file or the folder of a PEFT adapter."}
@@ -216,6 +231,8 @@ class EvalArguments:
 @dataclass
 class GenerateArguments:
     """Which prompts to complete, and how; sampling options by their transformers names."""
+
+    _argument_group_name = "generation"  # of `--help`
 
     model_name_or_path: str = field(metadata={"help": "A folder, a Hub id or a .gguf file."})
     prompt: list[str] | None = field(default=None, metadata={"help": "One or several prompts."})
@@ -261,11 +278,19 @@ LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "ter", "repetition")
 ABOVE_ZERO = ("num_train_epochs", "save_steps", "eval_steps", "logging_steps", "temperature")
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults behind the flags, and a recipe's commands as its docstring has them, to be copied."""
+
+
 class RecipeParser(HfArgumentParser):
     """Flags typed by the dataclasses; an error is one line on stderr, exit status 2, and names what is nearest."""
 
     def __init__(self, dataclass_types: list[type], description: str | None):
-        super().__init__(dataclass_types, description=description, allow_abbrev=False)
+        layout = {"usage": "%(prog)s [--config FILE] [flags]", "formatter_class": HelpFormatter}
+        super().__init__(dataclass_types, description=description, allow_abbrev=False, **layout)
+        if TrainingArguments in dataclass_types:
+            self._optionals.title = "the Trainer (transformers.TrainingArguments)"
+        self._action_groups.append(self._action_groups.pop(self._action_groups.index(self._optionals)))  # the last
         self.add_argument("--config", help="YAML file: a saved command line. Flags given beside it override it.")
         self.origin = ""  # where the flags being parsed come from, for the error message
 

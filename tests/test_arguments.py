@@ -229,6 +229,16 @@ def test_help_shows_every_flag(classes, capsys):
     assert all(f"--{name}" in shown for cls in classes for name in cls.__dataclass_fields__ if name[0] != "_")
 
 
+def test_help_begins_with_the_commands_and_has_the_trainers_flags_last(capsys):
+    """Hundreds of `TrainingArguments` would hide the ones that are ours."""
+    with pytest.raises(SystemExit):
+        parse_args(PRETRAIN, ["--help"], description="Train.\n\nrecipe one\nrecipe two")
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[2:6] == ["Train.", "", "recipe one", "recipe two"]
+    headings = [line for line in shown.splitlines() if line.endswith(":") and line[0] != " "]
+    assert headings == ["model:", "data:", "pretraining:", "the Trainer (transformers.TrainingArguments):"]
+
+
 @pytest.mark.parametrize(
     "error, status",
     [
