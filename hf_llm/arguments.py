@@ -101,6 +101,64 @@ PROMPT_STYLE = {
 
 
 @dataclass
+class PreparationArguments:
+    """Which files to prepare, and what is done to their text."""
+
+    _argument_group_name = "preparation"
+
+    files: list[str] = field(metadata={"help": "Files, folders or globs."})
+    output_dir: str = field(metadata={"help": "Folder of the shards; it appears when all is done."})
+    dataset_text_field: str = field(default="text", metadata={"help": "Column that holds the text."})
+    min_chars: int = field(default=1, metadata={"help": "Drop texts of fewer characters."})
+    languages: list[str] | None = field(
+        default=None, metadata={"help": "Keep texts of these languages alone, e.g. en zh. Left out: of any."}
+    )
+    language_threshold: float = field(default=0.65, metadata={"help": "Least probability of a text's language."})
+    quality_rules: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Published rules for pages of the web, see docs/data.md. Left out: none.",
+            "choices": ["gopher", "repetition", "c4", "fineweb"],
+        },
+    )
+    decontaminate: list[str] | None = field(
+        default=None,
+        metadata={"help": "Files of evaluations: drop texts that share an n-gram of words with them."},
+    )
+    decontamination_ngram: int = field(default=13, metadata={"help": "Words in a row that are taken for no chance."})
+    decontamination_mode: str = field(
+        default="drop", metadata={"help": "Drop such a text, or cut what it has in common.", "choices": ["drop", "cut"]}
+    )
+    anonymize: str = field(
+        default="placeholders",
+        metadata={
+            "help": "Put `<EMAIL>` for an address, or a pseudonym that is the same for each value, `<EMAIL_1f0c9a3b>`.",
+            "choices": ["none", "placeholders", "pseudonyms"],
+        },
+    )
+    pseudonym_key_file: str | None = field(
+        default=None, metadata={"help": "File with the secret key of the pseudonyms; it is not written anywhere."}
+    )
+    exact_deduplication: bool = field(default=True, metadata={"help": "Drop texts that are equal to an earlier one."})
+    near_deduplication: bool = field(default=True, metadata={"help": "Drop near duplicates of an earlier text."})
+    jaccard_threshold: float = field(
+        default=0.8, metadata={"help": "Near duplicates have as much of their 5-grams of words in common, from 0 to 1."}
+    )
+    runner: str = field(
+        default="native",
+        metadata={"help": "Run on this machine's cores or on a Ray cluster.", "choices": ["native", "ray"]},
+    )
+    ray_address: str | None = field(
+        default=None, metadata={"help": "Of the cluster, e.g. ray://head:10001. Left out: one on this machine."}
+    )
+    shard_bytes: int = field(default=256 << 20, metadata={"help": "Bytes of text in a shard, about."})
+    on_error: str = field(
+        default="stop",
+        metadata={"help": "Whether what cannot be read stops the run or is counted.", "choices": ["stop", "skip"]},
+    )
+
+
+@dataclass
 class TaskArguments:
     """Which application, and how its rows become prompts."""
 

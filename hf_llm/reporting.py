@@ -61,6 +61,15 @@ def report_pretraining(trainer: Trainer, figures: dict[str, float], prompt: str)
     print(f"\nModel and results: {trainer.args.output_dir}", flush=True)
 
 
+def report_preparation(output_dir: str, manifest: dict) -> None:
+    """The end of a preparation: rows after each step, what was dropped and why, the folder."""
+    rows = {"rows read": manifest["steps"][0]["rows_in"]}
+    for step in manifest["steps"]:
+        rows |= {f"  {step['step']}: {reason}": f"-{number:,}" for reason, number in step["dropped"].items()}
+    rows |= {"rows": manifest["rows"], "bytes of text": manifest["bytes"], "shards": len(manifest["shards"])}
+    print(f"\n{table(rows)}\n\nShards, manifest and report: {output_dir}", flush=True)
+
+
 def report_finetuning(trainer: Trainer, figures: dict[str, float], result: TaskResult) -> None:
     """The end of a fine-tuning run: predictions on the disk, a table, three answers, the folder. Rank 0 alone."""
     if not trainer.args.should_save:

@@ -26,6 +26,7 @@ COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 CHUNK = 16 << 20  # bytes of JSON Lines parsed at once
 CSV_BLOCK = 64 << 20  # bytes; the longest row of a .csv file
 BOM = b"\xef\xbb\xbf"
+MANIFEST = "manifest.json"  # of a prepared folder
 HEADING = 200  # characters of a foreign error message that are shown
 
 
@@ -104,12 +105,14 @@ def _local_parts(data_args: TextArguments) -> dict[str, Dataset]:
 
 
 def find_files(argument: str, patterns: list[str]) -> list[str]:
-    """Absolute paths of the files that the paths and globs name: sorted, each once, of known extensions."""
+    """Absolute paths of the files that the paths, folders and globs name: sorted, each once, of known extensions."""
     paths: set[str] = set()
     for pattern in patterns:
         expanded = os.path.abspath(os.path.expanduser(pattern))
         found = [expanded] if os.path.exists(expanded) else glob.glob(expanded, recursive=True)
-        files = [path for path in found if os.path.isfile(path)]
+        files = (
+            files_of_folder(expanded) if os.path.isdir(expanded) else [path for path in found if os.path.isfile(path)]
+        )
         if not files:
             raise ValueError(f"`{argument}` {pattern} matches no file: give a file or a glob such as 'data/*.jsonl'")
         paths.update(files)
@@ -123,10 +126,23 @@ def find_files(argument: str, patterns: list[str]) -> list[str]:
     return sorted(paths)
 
 
+def files_of_folder(folder: str) -> list[str]:
+    """The shards of a prepared folder; of any other one all files of known extensions, those of its folders too."""
+    manifest = os.path.join(folder, MANIFEST)
+    if os.path.exists(manifest):
+        with open(manifest, encoding="utf-8") as file:
+            return [os.path.join(folder, shard["file"]) for shard in json.load(file)["shards"]]
+    paths = glob.glob(os.path.join(glob.escape(folder), "**", "*"), recursive=True)
+    return [path for path in paths if os.path.isfile(path) and file_format(path)[0] in READERS]
+
+
 def file_format(path: str) -> tuple[str, str | None]:
     """(".jsonl", "gzip") for "a.jsonl.gz", (".csv", None) for "a.csv"."""
     stem, last = os.path.splitext(path.lower())
     return (os.path.splitext(stem)[1], COMPRESSIONS[last]) if last in COMPRESSIONS else (last, None)
+
+
+Rows = tuple[pa.Array, dict[int, str]]  # texts, and what is wrong with some that are null, by their place
 
 
 class _BadFile(DatasetGenerationError):
@@ -159,9 +175,11 @@ class _TextFiles(datasets.ArrowBasedBuilder):
         for number, path in enumerate(paths):
             rows = 0
             try:
-                for index, column in enumerate(READERS[file_format(path)[0]](path, self.config.text_field)):
-                    rows += len(column)
-                    yield (number, index), pa.table({"text": column.cast(pa.string())})
+                for index, (texts, problems) in enumerate(READERS[file_format(path)[0]](path, self.config.text_field)):
+                    if problems:
+                        raise _BadFile(problems[min(problems)])
+                    rows += len(texts)
+                    yield (number, index), pa.table({"text": texts.cast(pa.string())})
             except (OSError, pa.ArrowException) as error:  # unreadable, cut short, or broken for Arrow
                 raise _BadFile(f"`{path}` cannot be read: {heading(error)}") from None
             if not rows:
@@ -189,7 +207,27 @@ def read_chunks(path: str) -> Iterator[bytes]:
             yield chunk
 
 
-def _read_txt(path: str, field: str) -> Iterator[pa.Array]:
+def read_documents(path: str, field: str) -> Iterator[Rows]:
+    """Texts of a file, some at a time; what cannot be read is null, and its problem is said.
+
+    Returns:
+        `(texts, problems)`: (N,) strings, and a line for each place of a null among them.
+    """
+    number = 0
+    try:
+        for texts, problems in READERS[file_format(path)[0]](path, field):
+            for place in np.flatnonzero(texts.is_null().to_numpy(False)).tolist():
+                problems.setdefault(place, f"`{path}` row {number + place} has no `{field}`")
+            number += len(texts)
+            yield texts, problems
+    except _BadFile as error:
+        yield pa.array([None], pa.string()), {0: str(error)}
+    except (OSError, pa.ArrowException) as error:  # unreadable, cut short, or broken for Arrow
+        rest = f" after row {number - 1}" if number else ""
+        yield pa.array([None], pa.string()), {0: f"`{path}` cannot be read{rest}: {heading(error)}"}
+
+
+def _read_txt(path: str, field: str) -> Iterator[Rows]:
     """One document, whatever the column is called elsewhere."""
     content = b"".join(read_chunks(path))
     try:
@@ -197,28 +235,31 @@ def _read_txt(path: str, field: str) -> Iterator[pa.Array]:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise _BadFile(f"`{path}` line {line} is not UTF-8 (byte {error.start}): convert it to UTF-8") from None
+    if "\0" in text:
+        raise _BadFile(f"`{path}` line {text.count(chr(10), 0, text.index(chr(0))) + 1} has a zero byte: it is no text")
     if content:
-        yield pa.array([text])
+        yield pa.array([text]), {}
 
 
-def _read_json(path: str, field: str) -> Iterator[pa.Array]:
+def _read_json(path: str, field: str) -> Iterator[Rows]:
     """JSON Lines at Arrow's speed, or a list of objects."""
     parsing = pa.json.ParseOptions(pa.schema({field: pa.string()}), unexpected_field_behavior="ignore")
-    line, first, found = 1, b"", False
+    line, first, found, problems = 1, b"", False, {}
     for lines in _whole_lines(path):
         if not first and lines.lstrip(BOM + b" \t\r\n").startswith(b"["):
-            yield _parse_list(b"".join(read_chunks(path)), path, field)
+            yield _parse_list(b"".join(read_chunks(path)), path, field), {}
             return
         first = first or lines
         try:
             reading = pa.json.ReadOptions(block_size=len(lines) + 1)
             column = pa.json.read_json(pa.BufferReader(lines), reading, parsing)[field].combine_chunks()
             column.validate(full=True)  # UTF-8
+            problems = {}
         except pa.ArrowInvalid:  # broken, or valid for Python alone: a name given twice
-            column = _parse_lines(lines, path, line, field)
+            column, problems = _parse_lines(lines, path, line, field)
         found = found or column.null_count < len(column)
         line += lines.count(b"\n")
-        yield column
+        yield column, problems
     if first.strip() and not found:
         _check_column(path, field, json.JSONDecoder().raw_decode(first.decode("utf-8-sig", "replace").lstrip())[0])
 
@@ -236,17 +277,19 @@ def _whole_lines(path: str) -> Iterator[bytes]:
         yield rest
 
 
-def _parse_lines(lines: bytes, path: str, line: int, field: str) -> pa.Array:
-    """The slow and exact way, to name the first line that is broken. `line` is the number of the first one here."""
-    texts = []
+def _parse_lines(lines: bytes, path: str, line: int, field: str) -> Rows:
+    """The slow and exact way, to name the lines that are broken. `line` is the number of the first one here."""
+    texts, problems = [], {}
     for number, content in enumerate(lines.split(b"\n"), line):
+        if not content.strip():
+            continue
         try:
-            if content.strip():
-                texts.append(_text_of(json.loads(content.decode("utf-8-sig")), field))
+            texts.append(_text_of(json.loads(content.decode("utf-8-sig")), field))
         except ValueError as error:
             problem = heading(error).replace("line 1 column", "column")  # the decoder sees nothing but this line
-            raise _BadFile(f"`{path}` line {number}: {problem}: give one JSON object a line") from None
-    return pa.array(texts, pa.string())
+            problems[len(texts)] = f"`{path}` line {number}: {problem}: give one JSON object a line"
+            texts.append(None)
+    return pa.array(texts, pa.string()), problems
 
 
 def _parse_list(content: bytes, path: str, field: str) -> pa.Array:
@@ -272,7 +315,7 @@ def _text_of(row: object, field: str) -> str | None:
     return text and text.encode().decode()  # fails on half of a surrogate pair: valid JSON, but not text
 
 
-def _read_csv(path: str, field: str) -> Iterator[pa.Array]:
+def _read_csv(path: str, field: str) -> Iterator[Rows]:
     """Every field as it is written: "NA" and "001" are text."""
     if sum(chunk.count(b'"') for chunk in read_chunks(path)) % 2:  # Arrow would read the rest of the file as one field
         raise _BadFile(f'`{path}` has a quotation mark that is never closed: write " inside a field as ""')
@@ -284,10 +327,10 @@ def _read_csv(path: str, field: str) -> Iterator[pa.Array]:
     converting = pa.csv.ConvertOptions(include_columns=[field], column_types={field: pa.string()})
     with pa.input_stream(path, compression=file_format(path)[1]) as stream:
         for batch in pa.csv.open_csv(stream, reading, parsing, converting):
-            yield batch.column(0)
+            yield batch.column(0), {}
 
 
-def _read_parquet(path: str, field: str) -> Iterator[pa.Array]:
+def _read_parquet(path: str, field: str) -> Iterator[Rows]:
     with pa.parquet.ParquetFile(path) as file:
         schema = file.schema_arrow
         _check_column(path, field, schema.names)
@@ -295,10 +338,27 @@ def _read_parquet(path: str, field: str) -> Iterator[pa.Array]:
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             raise _BadFile(f"`{path}` column `{field}` holds {kind}, not strings: name another --dataset_text_field")
         for batch in file.iter_batches(1000, columns=[field]):
-            yield batch.column(0)
+            yield batch.column(0), {}
 
 
-READERS = {".txt": _read_txt, ".jsonl": _read_json, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
+def _read_html(path: str, field: str) -> Iterator[Rows]:
+    """The main text of a page, without menus and other frames; null where there is none."""
+    import trafilatura  # takes a second
+
+    text = trafilatura.extract(b"".join(read_chunks(path)), include_comments=False)
+    problem = {} if text else {0: f"`{path}` has no text to speak of"}
+    yield pa.array([text], pa.string()), problem
+
+
+READERS = {
+    ".txt": _read_txt,
+    ".jsonl": _read_json,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+    ".html": _read_html,
+    ".htm": _read_html,
+}
 
 
 def _check_column(path: str, field: str, columns: Iterable[str]) -> None:

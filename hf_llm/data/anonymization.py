@@ -1,0 +1,150 @@
+"""Personal data and secrets in a text -> placeholders by their kind, or pseudonyms that stay the same for a value.
+
+Found are values with a form of their own, each checked as far as it can be: by its checksum, its parts, its context.
+Names and addresses have none, and are not looked for.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from stdnum import iban, luhn
+from stdnum.cn import ric
+from stdnum.us import ssn
+
+PHONE_BEFORE = re.compile(
+    r"(?:phone|tel|call|fax|mobile|cell|answering|desk|office|whats?app|sms|texts?|messages?|reach|contact|dial|hotline"
+    r"|telefon|handy|móvil|teléfono|portable|mob|ph|电话|手机|手机号|联系|電話|携帯)\W{0,3}(?:\w+\W+){0,3}$",
+    re.IGNORECASE,
+)
+PHONE_AFTER = re.compile(r"[ -]{0,2}\(?(?:office|fax|mobile|cell|phone|home|work|desk)\b", re.IGNORECASE)
+# What looks like groups of a telephone number: dates, ranges of years, decimals; thousands, unless a word announces it.
+NO_PHONE = re.compile(
+    r"\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./]\d{4}|(?:1[5-9]|20)\d\d ?[-/] ?(?:1[5-9]|20)\d\d"
+    r"|\d{5}-\d{4}|\d+\.\d+"
+)
+THOUSANDS = re.compile(r"\d{1,3}(?:[ .]\d{3})+")
+STRONG_PHONE = re.compile(
+    r"\+.*|00[1-9].*|\(\d{2,4}\)[ .-]?\d.*|\d{3}[-.]\d{3}[-.]\d{4}.*|1[-.]\d{3}[-.]\d{3}[-.]\d{4}.*|1[3-9]\d{9}"
+    r"|0[1-9]\d{1,3}[ /-]\d{2,4}[ -]?\d{2,4}.*|0[1-9](?:[ .]\d\d){4}"
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Values of one kind.
+
+    Args:
+        name: stands in the placeholder.
+        pattern: finds what may be one; its group `value`, or else all of it, is replaced.
+        needs: characters without one of which a text holds none: most texts are done with that.
+        accepts: whether a match is one, given the text before and behind it.
+    """
+
+    name: str
+    pattern: str
+    needs: str
+    accepts: Callable[[str, str, str], bool] = lambda value, before, behind: True
+
+
+def is_iban(value: str, before: str, behind: str) -> bool:
+    return iban.is_valid(value, check_country=False)
+
+
+def is_address(value: str, before: str, behind: str) -> bool:
+    try:
+        address = ipaddress.ip_address(value)
+    except ValueError:
+        return False
+    # A version, a slice in a program, or an address that is everybody's.
+    if re.search(r"(?:\bv|version|release)\W{0,2}$", before, re.IGNORECASE) or len(re.findall(r"[^.:]+", value)) < 3:
+        return False
+    return not (address.is_loopback or address.is_unspecified)
+
+
+def is_card(value: str, before: str, behind: str) -> bool:
+    digits = re.sub(r"\D", "", value)
+    return 12 <= len(digits) <= 19 and luhn.is_valid(digits)
+
+
+def is_phone(value: str, before: str, behind: str) -> bool:
+    """Of 7 to 15 digits; with a form that other numbers have too only after a word that announces one."""
+    digits = re.sub(r"\D", "", re.split("[xe]", value)[0])
+    if not 7 <= len(digits) <= 15 or NO_PHONE.fullmatch(value):
+        return False
+    if PHONE_BEFORE.search(before) or PHONE_AFTER.match(behind):
+        return True
+    return bool(STRONG_PHONE.fullmatch(value)) and not THOUSANDS.fullmatch(value)
+
+
+SECRETS = (
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]+?-----END [A-Z ]*PRIVATE KEY-----",
+    r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
+    r"\bgh[pousr]_[A-Za-z0-9]{36,}\b|\bgithub_pat_\w{40,}\b",
+    r"\bhf_[A-Za-z0-9]{30,}\b",
+    r"\b(?:sk|pk|rk)[-_](?:live|test|proj|ant|or)?[-_A-Za-z0-9]{20,}\b",
+    r"\bAIza[0-9A-Za-z_-]{35}",
+    r"\bxox[abeprs]-[0-9A-Za-z-]{10,}\b",
+    r"\bglpat-[0-9A-Za-z_-]{20,}",
+    r"\bnpm_[A-Za-z0-9]{36}\b",
+    r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}",
+    r"(?i:api[_-]?key|secret|token|passw(?:or)?d)[\"']?\s*[:=]\s*[\"'](?P<value>[A-Za-z0-9_/+=.-]{16,})[\"']",
+)
+DIGITS = "0123456789"
+CARD = r"(?<![\w.+-])(?:[2-6]\d{3}|1800|2131|0604)(?:[ -]?\d){8,15}(?![\w*-])"
+PHONE = (
+    r"(?<![\w./:$€£#-])(?<!\d,)(?:\+|\()?\d{1,5}\)?(?:[ .\-/]{0,2}\(?\d{1,8}\)?){1,6}"
+    r"(?: ?(?:x|ext\.?) ?\d{1,6})?(?![\w%€*]|[.,-]\d)"
+)
+IP_ADDRESS = r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4})(?![\w:]|\.\d)"
+# In the order in which they are looked for: what an earlier one replaces, a later one does not see.
+KINDS = (
+    Kind("API_KEY", "|".join(SECRETS), "-_:=A"),
+    Kind("CREDENTIALS", r"(?<=://)[^\s/@:]+:[^\s/@]+(?=@)", "@"),
+    Kind("EMAIL", r"(?<![\w.%+-])[\w.%+-]{1,64}@(?:[\w-]{1,63}\.)+[^\W\d_]{2,24}(?![\w-])", "@"),
+    Kind("IBAN", r"\b[A-Za-z]{2}\d\d(?: ?[A-Za-z0-9]{4}){2,7}(?: ?[A-Za-z0-9]{1,3})?\b", DIGITS, is_iban),
+    Kind("IP_ADDRESS", IP_ADDRESS, ".:", is_address),
+    Kind("CN_ID", r"(?<!\w)\d{17}[\dXx](?!\w)", DIGITS, lambda value, *around: ric.is_valid(value)),
+    Kind("CREDIT_CARD", CARD, DIGITS, is_card),
+    Kind("US_SSN", r"(?<![\w-])\d{3}-\d\d-\d{4}(?![\w-])", "-", lambda value, *around: ssn.is_valid(value)),
+    Kind("PHONE", PHONE, DIGITS, is_phone),
+)
+
+
+class Anonymizer:
+    """Replaces what it finds, `anonymizer(text) -> (text, kinds)`.
+
+    Args:
+        kinds: names of those that are looked for.
+        key: of a keyed hash (HMAC-SHA-256): a value gets the same pseudonym, `<EMAIL_1f0c9a3b>`, wherever it stands,
+            and nobody without the key can test a guess. None: the placeholder `<EMAIL>`.
+
+    Example:
+        >>> Anonymizer()("Write to jo@example.org")
+        ('Write to <EMAIL>', ['EMAIL'])
+    """
+
+    def __init__(self, kinds: list[str] | None = None, key: bytes | None = None):
+        self.kinds = [kind for kind in KINDS if kinds is None or kind.name in kinds]
+        self.key = key
+
+    def __call__(self, text: str) -> tuple[str, list[str]]:
+        found = []
+        for kind in self.kinds:
+            if any(character in text for character in kind.needs):
+                text = re.sub(kind.pattern, lambda match, kind=kind: self.replace(match, kind, found), text)
+        return text, found
+
+    def replace(self, match: re.Match, kind: Kind, found: list[str]) -> str:
+        start, end = match.span("value" if match.groupdict().get("value") else 0)
+        value, before = match.string[start:end], match.string[max(0, start - 40) : start]
+        if not kind.accepts(value, before, match.string[end : end + 12]):
+            return match[0]
+        found.append(kind.name)
+        name = kind.name
+        if self.key is not None:
+            name += "_" + hmac.new(self.key, value.lower().encode(), hashlib.sha256).hexdigest()[:8]
+        return match.string[match.start() : start] + f"<{name}>" + match.string[end : match.end()]

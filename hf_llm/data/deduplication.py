@@ -1,0 +1,169 @@
+"""Duplicates among documents: equal ones by their hashes, near ones by MinHash and exact Jaccard similarity.
+
+A document stands for the set of its n-grams of words, in lower case and without punctuation; where a script has no
+spaces, each character is a word. Signatures are Daft expressions; what is found with them needs one column of eight
+bytes a document at a time, whatever the number of bands.
+"""
+
+from collections.abc import Iterable
+
+import daft
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from daft import Expression, col
+from daft.functions import hash as hash_of
+from daft.functions import lower, minhash, normalize, regexp_replace
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from hf_llm.data.spool import Spool, blocks
+from hf_llm.metrics.segmentation import ALONE
+
+NGRAM = 5  # words, as FineWeb and Lee et al. (2022) have it
+# 20 bands of 6 hashes: a pair of Jaccard similarity 0.8 shares a band with probability 0.998, one of 0.5 with 0.27.
+BANDS, BAND_HASHES = 20, 6
+HASHES = BANDS * BAND_HASHES
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2 ** 64 / the golden ratio, odd
+
+
+def digest(text: Expression, seed: int) -> Expression:
+    """64 bits of a text; two with different seeds tell equal texts from others."""
+    return hash_of(text, seed=seed)
+
+
+def separate_words(text: Expression) -> Expression:
+    """What `metrics.segmentation.words` finds, parted by single spaces; the engine's expressions are much faster."""
+    letters = regexp_replace(lower(text), r"[^\p{L}\p{M}\p{N}]+", " ")
+    return normalize(regexp_replace(letters, rf"([{ALONE}]\p{{M}}*)", " $1 "), white_space=True)
+
+
+def signature(text: Expression) -> Expression:
+    """MinHash of a document's n-grams of words, (HASHES,) uint32; a shorter document is one n-gram as a whole."""
+    return minhash(separate_words(text), num_hashes=HASHES, ngram_size=NGRAM)
+
+
+def band_keys(signatures: np.ndarray) -> np.ndarray:
+    """One key of 64 bits for each band of each document: (N, HASHES) uint32 -> (N, BANDS) uint64."""
+    bands = signatures.reshape(len(signatures), BANDS, BAND_HASHES)
+    keys = np.zeros(bands.shape[:2], np.uint64)
+    for hashes in np.moveaxis(bands, 2, 0):
+        keys = mix(keys, hashes.astype(np.uint64))
+    return keys
+
+
+def bucket_pairs(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Documents with equal keys: each with the one before it, and with the first of its bucket.
+
+    All pairs of a bucket would be the square of its size, and make no other clusters.
+
+    Args:
+        keys: (N,).
+
+    Returns:
+        Two columns of documents, the earlier one first, (P,) int64 both.
+    """
+    order = np.argsort(keys, kind="stable")
+    behind = np.flatnonzero(np.diff(keys[order]) == 0) + 1
+    begins = np.ones(len(keys), bool)
+    begins[behind] = False
+    first = np.maximum.accumulate(np.where(begins, np.arange(len(keys)), 0))
+    left = np.concatenate([order[behind - 1], order[first[behind]]])
+    return left, np.concatenate([order[behind], order[behind]])
+
+
+def candidate_pairs(bands: Iterable[np.ndarray], candidates: np.ndarray) -> np.ndarray:
+    """Pairs that share a band, each once, (P, 2) int64, sorted.
+
+    Args:
+        bands: the keys of one band after the other, (N,) uint64 each.
+        candidates: the documents, among N, that are left to be compared.
+    """
+    found = np.empty((0, 2), np.int64)
+    for keys in bands:
+        left, right = bucket_pairs(keys[candidates])
+        pairs = np.stack([candidates[left], candidates[right]], axis=1)
+        found = np.unique(np.concatenate([found, pairs]), axis=0)
+    return found
+
+
+def ngrams(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """The set of n-grams of each text; a shorter text is one n-gram as a whole.
+
+    Returns:
+        Hashes of n-grams that compare within this call alone, and the first one of each text: (G,) uint64 and (N + 1,).
+    """
+    table = daft.from_arrow(pa.table({"text": texts})).select(separate_words(col("text"))).to_arrow()
+    lists = pc.split_pattern(table["text"].combine_chunks(), " ")
+    tokens = lists.values.dictionary_encode().indices.to_numpy().astype(np.uint64) + np.uint64(1)
+    offsets = lists.offsets.to_numpy()
+    ends = np.repeat(offsets[1:], np.diff(offsets))
+    place = np.arange(len(tokens))
+    grams = np.zeros(len(tokens), np.uint64)
+    for step in range(NGRAM):
+        inside = place + step < ends
+        grams = mix(grams, np.where(inside, tokens[np.where(inside, place + step, 0)], np.uint64(0)))
+    kept = (place + NGRAM <= ends) | (place == np.repeat(offsets[:-1], np.diff(offsets)))
+    kept &= pc.not_equal(lists.values, "").to_numpy(zero_copy_only=False)  # of a text without any word
+    owner = np.repeat(np.arange(len(texts)), np.diff(offsets))[kept]
+    grams = grams[kept]
+    order = np.lexsort((grams, owner))
+    grams, owner = grams[order], owner[order]
+    new = np.ones(len(grams), bool)
+    new[1:] = (np.diff(grams) != 0) | (np.diff(owner) != 0)
+    return grams[new], np.searchsorted(owner[new], np.arange(len(texts) + 1))
+
+
+def mix(state: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """One more value in a hash of 64 bits."""
+    state = (state ^ value) * MULTIPLIER
+    return state ^ (state >> np.uint64(29))
+
+
+def jaccard(texts: pa.Array, pairs: np.ndarray) -> np.ndarray:
+    """Exact similarity of pairs of texts: size of the intersection of their n-grams over that of the union, (P,).
+
+    Args:
+        pairs: (P, 2) places in `texts`.
+    """
+    grams, begins = ngrams(texts)
+    sizes = np.diff(begins)[pairs]
+    members = [np.concatenate([np.arange(begins[i], begins[i + 1]) for i in side]) for side in pairs.T]
+    # A hash of n-gram and pair: what both sides have is there twice.
+    of_pair = [np.repeat(np.arange(len(pairs), dtype=np.uint64), sizes[:, side]) for side in (0, 1)]
+    keys = [mix(grams[of_side], pair + np.uint64(1)) for of_side, pair in zip(members, of_pair, strict=True)]
+    common = np.bincount(of_pair[1][np.isin(keys[1], keys[0])].astype(np.int64), minlength=len(pairs))
+    return common / np.maximum(sizes.sum(1) - common, 1)
+
+
+def first_of_cluster(pairs: np.ndarray, documents: int) -> np.ndarray:
+    """For each document the first one that a chain of pairs leads to; itself where it is in no pair, (N,) int64."""
+    graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(documents, documents))
+    _, component = connected_components(graph, directed=False)
+    _, first = np.unique(component, return_index=True)
+    return first[component]
+
+
+def equal_documents(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """For each document the first one with the same digests, (N,) int64."""
+    left, right = bucket_pairs(low)
+    same = high[left] == high[right]
+    return first_of_cluster(np.stack([left[same], right[same]], axis=1), len(low))
+
+
+def near_documents(spool: Spool, candidates: np.ndarray, threshold: float) -> np.ndarray:
+    """For each document the first one of its cluster of near duplicates, (N,) int64.
+
+    Args:
+        spool: with the columns `band_0`, `band_1`, ... of `band_keys`.
+        candidates: the documents that are compared; equal ones are known already.
+        threshold: a pair is near from this Jaccard similarity on.
+    """
+    ends = spool.column("end")
+    pairs = candidate_pairs((spool.column(f"band_{band}") for band in range(BANDS)), candidates)
+    similar = np.zeros(len(pairs), bool)
+    for block in blocks(np.diff(ends)[pairs].sum(1)):
+        documents, places = np.unique(pairs[block], return_inverse=True)
+        texts = spool.texts(ends[documents], ends[documents + 1])
+        similar[block] = jaccard(texts, places.reshape(-1, 2)) >= threshold
+    return first_of_cluster(pairs[similar], len(ends) - 1)

@@ -1,0 +1,411 @@
+"""Raw files -> clean text without duplicates, in Parquet shards, every row that is left out counted by its reason.
+
+Two passes. The first is one lazy Daft plan over all rows, on this machine's cores or on a Ray cluster: each text is
+cleaned and gets its hashes. What it says is spooled to the disk. Duplicates are then found with one column of the spool
+at a time, and the second pass writes the texts that stay, in the order of the sources: the same input and settings
+give the same bytes.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import daft
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from daft import DataType, col
+from daft.functions import length_bytes
+from daft.io.source import DataSource, DataSourceTask
+from daft.recordbatch import RecordBatch
+from daft.schema import Schema
+from tqdm.auto import tqdm
+
+from hf_llm.arguments import PreparationArguments
+from hf_llm.checkpoints import write_text
+from hf_llm.data.anonymization import Anonymizer
+from hf_llm.data.decontamination import Decontaminator
+from hf_llm.data.deduplication import BANDS, HASHES, band_keys, digest, equal_documents, near_documents, signature
+from hf_llm.data.languages import check_languages
+from hf_llm.data.row_steps import RowSteps
+from hf_llm.data.rows import read_file
+from hf_llm.data.sources import MANIFEST, file_format, find_files, read_documents
+from hf_llm.data.spool import Spool, blocks
+from hf_llm.tasks import PLACE
+
+logger = logging.getLogger(__name__)
+
+STEPS = ("read", "length", "language", "quality", "decontamination", "changes", "exact duplicates", "near duplicates")
+BATCH = 256  # texts that a process works on together
+ROW_GROUP = 10_000
+SHOWN, EXCERPT = 3, 300  # dropped rows of each reason in the report, and characters of each
+SHARD = pa.schema([("text", pa.large_string()), ("source", pa.string()), ("row", pa.int64())])
+VERDICT = pa.struct(
+    [
+        ("text", pa.large_string()),
+        ("step", pa.large_string()),
+        ("reason", pa.large_string()),
+        ("language", pa.large_string()),
+        ("replaced", pa.large_list(pa.large_string())),
+    ]
+)
+# What the manifest names by hashes, or is nobody's business, or changes nothing.
+NO_SETTINGS = ("files", "output_dir", "decontaminate", "pseudonym_key_file", "runner", "ray_address")
+PACKAGES = ("hf_llm", "daft", "ftfy", "numpy", "pyarrow")
+ROWS = pa.schema(
+    [("source", pa.int32()), ("row", pa.int64()), ("text", pa.large_string()), ("problem", pa.large_string())]
+)
+
+
+class Documents(DataSource):
+    """Every row of the files, in their order; what cannot be read is a row without text that says why."""
+
+    name = "documents"
+    schema = Schema.from_pyarrow_schema(ROWS)
+
+    def __init__(self, paths: list[str], text_field: str):
+        self.paths, self.text_field = paths, text_field
+
+    async def get_tasks(self, pushdowns):
+        for number, path in enumerate(self.paths):
+            yield DocumentsOfFile(number, path, self.text_field)
+
+
+@dataclass
+class DocumentsOfFile(DataSourceTask):
+    number: int
+    path: str
+    text_field: str
+    schema = Documents.schema
+
+    async def read(self):
+        first = 0
+        for texts, problems in read_documents(self.path, self.text_field):
+            rows = len(texts)
+            columns = {
+                "source": pa.array(np.full(rows, self.number, np.int32)),
+                "row": pa.array(np.arange(first, first + rows)),
+                "text": texts.cast(pa.large_string()),
+                "problem": pa.array([problems.get(row) for row in range(rows)], pa.large_string()),
+            }
+            first += rows
+            yield RecordBatch.from_arrow_table(pa.table(columns))
+
+
+def plan(paths: list[str], args: PreparationArguments, steps: RowSteps) -> daft.DataFrame:
+    """The first pass: nothing is read before its rows are asked for."""
+
+    @daft.func.batch(return_dtype=DataType.from_arrow_type(VERDICT), unnest=True, batch_size=BATCH, use_process=True)
+    def apply(texts: daft.Series) -> pa.Array:
+        verdicts = [vars(steps(text)) if text is not None else None for text in texts.to_pylist()]
+        return pa.array(verdicts, VERDICT)
+
+    rows = Documents(paths, args.dataset_text_field).read().with_column("size", length_bytes(col("text")))
+    rows = rows.select("source", "row", "problem", "size", apply(col("text")))
+    hashes = {f"digest_{seed}": digest(col("text"), seed) for seed in (0, 1)}
+    return rows.with_columns(hashes | {"signature": signature(col("text"))})
+
+
+def row_steps(args: PreparationArguments) -> RowSteps:
+    """The steps for single texts that are asked for.
+
+    Raises:
+        ValueError: an unknown language, a file of an evaluation or a key that cannot be read.
+    """
+    decontaminator = anonymizer = None
+    if args.decontaminate:
+        decontaminator = Decontaminator(evaluation_texts(args.decontaminate), args.decontamination_ngram)
+        if decontaminator.too_short:
+            logger.warning(
+                f"{decontaminator.too_short} texts of `--decontaminate` have fewer than {args.decontamination_ngram} "
+                "words and cannot be found"
+            )
+    if args.anonymize != "none":
+        anonymizer = Anonymizer(key=read_key(args) if args.anonymize == "pseudonyms" else None)
+    return RowSteps(
+        args.min_chars,
+        check_languages(args.languages or []),
+        args.language_threshold,
+        args.quality_rules or [],
+        decontaminator,
+        args.decontamination_mode == "cut",
+        anonymizer,
+    )
+
+
+def evaluation_texts(patterns: list[str]) -> Iterator[str]:
+    """Every text in the files of evaluations, in whatever column and however deep."""
+    for path in find_files("--decontaminate", patterns):
+        if file_format(path)[0] in (".txt", ".html", ".htm"):
+            for texts, problems in read_documents(path, "text"):
+                if problems:
+                    raise ValueError(problems[0])
+                yield from texts.to_pylist()
+            continue
+        for row in read_file(path):
+            yield from texts_in([value for name, value in row.items() if name != PLACE])
+
+
+def texts_in(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from texts_in(part)
+
+
+def read_key(args: PreparationArguments) -> bytes:
+    if args.pseudonym_key_file is None:
+        raise ValueError("`--anonymize` pseudonyms needs a secret: name its file by `--pseudonym_key_file`")
+    try:
+        key = Path(args.pseudonym_key_file).expanduser().read_bytes().strip()
+    except OSError as error:
+        raise ValueError(f"`--pseudonym_key_file` {args.pseudonym_key_file} cannot be read: {error.strerror}") from None
+    if len(key) < 16:
+        raise ValueError(f"`--pseudonym_key_file` {args.pseudonym_key_file} has {len(key)} bytes: give at least 16")
+    return key
+
+
+class Funnel:
+    """How many rows and bytes of text come into each step, and which it drops for what reason."""
+
+    def __init__(self):
+        self.rows = {step: Counter() for step in STEPS}  # dropped ones by their reason
+        self.bytes: Counter[str] = Counter()  # by which a step makes the text smaller
+        self.read_rows = self.read_bytes = 0
+        self.replaced: Counter[str] = Counter()  # values that were anonymised
+        self.examples: dict[str, list[dict]] = {}
+
+    def drop(self, step: str, reason: str, rows: int, size: int) -> None:
+        self.rows[step][reason] += rows
+        self.bytes[step] += size
+
+    def show(self, step: str, reason: str, place: str, text: str) -> None:
+        """Keep a dropped row for the report, if there are not enough of its kind."""
+        shown = self.examples.setdefault(f"{step}: {reason}", [])
+        if len(shown) < SHOWN:
+            shown.append({"place": place, "text": text[:EXCERPT]})
+
+    def steps(self) -> list[dict]:
+        """One entry for each step, in the order of the pipeline."""
+        rows, size, entries = self.read_rows, self.read_bytes, []
+        for step in STEPS:
+            entry = {"step": step, "rows_in": rows, "bytes_in": size}
+            rows, size = rows - self.rows[step].total(), size - self.bytes[step]
+            entries.append(
+                entry | {"rows_out": rows, "bytes_out": size, "dropped": dict(sorted(self.rows[step].items()))}
+            )
+        return entries
+
+
+def prepare(args: PreparationArguments) -> dict:
+    """Prepare the files into `output_dir`, which appears complete or not at all.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ValueError: a file or row that cannot be read, unless they are to be skipped; no row is left after a step; the
+            folder holds something already.
+    """
+    target = Path(args.output_dir).expanduser().absolute()
+    if target.exists() and any(target.iterdir()):
+        raise ValueError(f"`--output_dir` {args.output_dir} is not empty: name another folder, or remove it")
+    paths = find_files("--files", args.files)
+    names = relative_names(paths)
+    beside = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(beside, ignore_errors=True)  # of a run that was ended
+    steps = row_steps(args)
+    if args.runner == "ray":
+        daft.set_runner_ray(args.ray_address)
+    spool, funnel = Spool(beside / "spool"), Funnel()
+    try:
+        spool_rows(plan(paths, args, steps), names, args, spool, funnel)
+        kept = drop_duplicates(spool, args, funnel, names)
+        shards = write_shards(beside, spool, kept, names, args.shard_bytes)
+    except BaseException:
+        shutil.rmtree(beside)
+        raise
+    finally:
+        spool.close()
+    shutil.rmtree(beside / "spool")
+    manifest = {
+        "sources": describe(paths),
+        "decontaminated_from": describe(find_files("--decontaminate", args.decontaminate or [])),
+        "settings": {name: value for name, value in dataclasses.asdict(args).items() if name not in NO_SETTINGS},
+        "versions": {package: version(package) for package in PACKAGES},
+        "steps": funnel.steps(),
+        "replaced": dict(sorted(funnel.replaced.items())),
+        "rows": len(kept),
+        "bytes": sum(shard["bytes"] for shard in shards),
+        "shards": shards,
+    }
+    write_report(beside, manifest, funnel.examples)
+    write_text(beside / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    os.replace(beside, target)
+    return manifest
+
+
+def describe(paths: list[str]) -> list[dict]:
+    """Names, sizes and hashes of files."""
+    return [
+        {"name": name, "bytes": os.path.getsize(path), "sha256": sha256(path)}
+        for name, path in zip(relative_names(paths), paths, strict=True)
+    ]
+
+
+def relative_names(paths: list[str]) -> list[str]:
+    """Paths below the folder that all have in common: nobody else's folders are named."""
+    if not paths:
+        return []
+    common = os.path.commonpath([os.path.dirname(path) for path in paths])
+    return [os.path.relpath(path, common) for path in paths]
+
+
+def spool_rows(
+    rows: daft.DataFrame, names: list[str], args: PreparationArguments, spool: Spool, funnel: Funnel
+) -> None:
+    """The first pass: every row is read, goes through the steps and is kept on the disk with its hashes."""
+    with tqdm(desc="Reading and cleaning", unit=" rows") as bar:
+        for batch in rows.to_arrow_iter():
+            table = pa.table(batch)
+            bar.update(len(table))
+            funnel.read_rows += len(table)
+            funnel.read_bytes += pc.sum(table["size"]).as_py() or 0
+            table = drop_unreadable(table, args, funnel)
+            table = drop_by_steps(table, names, funnel)
+            funnel.replaced.update(pc.list_flatten(table["replaced"]).to_pylist())
+            signatures = table["signature"].combine_chunks().flatten().to_numpy()
+            keys = band_keys(signatures.reshape(-1, HASHES))
+            columns = {name: table[name].to_numpy() for name in ("source", "row", "digest_0", "digest_1")}
+            columns |= {f"band_{band}": keys[:, band] for band in range(BANDS)}
+            spool.append(table["text"].combine_chunks(), columns)
+
+
+def drop_by_steps(table: pa.Table, names: list[str], funnel: Funnel) -> pa.Table:
+    """Without the rows that a step left out; what the steps took away from the others is counted for them all."""
+    good = pc.is_null(table["step"])
+    for row in table.filter(pc.invert(good)).select(["source", "row", "text", "step", "reason", "size"]).to_pylist():
+        funnel.drop(row["step"], row["reason"], 1, row["size"])
+        funnel.show(row["step"], row["reason"], f"{names[row['source']]} row {row['row']}", row["text"])
+    table = table.filter(good)
+    sizes = (pc.sum(column).as_py() or 0 for column in (table["size"], pc.binary_length(table["text"])))
+    funnel.bytes["changes"] += next(sizes) - next(sizes)
+    return table
+
+
+def drop_unreadable(table: pa.Table, args: PreparationArguments, funnel: Funnel) -> pa.Table:
+    """Without the rows that could not be read.
+
+    Raises:
+        ValueError: the first of them, unless they are to be skipped.
+    """
+    if table["problem"].null_count == len(table):
+        return table
+    good = pc.is_null(table["problem"])
+    for problem in table["problem"].filter(pc.invert(good)).to_pylist():
+        if args.on_error == "stop":
+            raise ValueError(f"{problem}; `--on_error skip` goes on without what cannot be read, and counts it")
+        funnel.drop("read", "cannot be read", 1, 0)
+        funnel.show("read", "cannot be read", problem, "")
+    return table.filter(good)
+
+
+def drop_duplicates(spool: Spool, args: PreparationArguments, funnel: Funnel, names: list[str]) -> np.ndarray:
+    """The rows that stay: of documents that are equal or near each other, the first one."""
+    rows = np.arange(len(spool.column("row")))
+    if not len(rows):
+        step = [name for name in STEPS if funnel.rows[name]][-1]
+        raise ValueError(f"no row is left after the step `{step}`: {'; '.join(funnel.rows[step])}")
+    if args.exact_deduplication:
+        first = equal_documents(spool.column("digest_0"), spool.column("digest_1"))
+        rows = drop_later("exact duplicates", rows, first, spool, funnel, names)
+    if args.near_deduplication:
+        first = near_documents(spool, rows, args.jaccard_threshold)
+        rows = drop_later("near duplicates", rows, first, spool, funnel, names)
+    return rows
+
+
+def drop_later(
+    step: str, rows: np.ndarray, first: np.ndarray, spool: Spool, funnel: Funnel, names: list[str]
+) -> np.ndarray:
+    """The rows whose document is the first of its kind."""
+    ends, sources, numbers = (spool.column(name) for name in ("end", "source", "row"))
+    dropped = rows[first[rows] != rows]
+    funnel.drop(step, "an earlier document is alike", len(dropped), int(np.diff(ends)[dropped].sum()))
+    for row in dropped[:SHOWN].tolist():
+        place, earlier = (f"{names[sources[i]]} row {numbers[i]}" for i in (row, first[row]))
+        (text,) = spool.texts(ends[[row]], ends[[row + 1]]).to_pylist()
+        funnel.show(step, "an earlier document is alike", f"{place}, as {earlier}", text)
+    return rows[first[rows] == rows]
+
+
+def write_shards(folder: Path, spool: Spool, kept: np.ndarray, names: list[str], shard_bytes: int) -> list[dict]:
+    """The second pass: the texts that stay, in the order of the sources, in files of about `shard_bytes` of text."""
+    ends, sources, rows = (spool.column(name) for name in ("end", "source", "row"))
+    sizes = np.diff(ends)
+    number, shards = (np.cumsum(sizes[kept]) - sizes[kept]) // shard_bytes, []
+    with tqdm(total=len(kept), desc="Writing shards", unit=" rows") as bar:
+        for shard in np.unique(number).tolist():
+            of_shard = kept[number == shard]
+            path = folder / f"part-{len(shards):05}.parquet"
+            with pq.ParquetWriter(path, SHARD, compression="zstd") as writer:
+                for block in blocks(sizes[of_shard]):
+                    chosen = of_shard[block]
+                    columns = [
+                        spool.texts(ends[chosen], ends[chosen + 1]),
+                        pa.array(names, pa.string()).take(pa.array(sources[chosen])),
+                        pa.array(rows[chosen]),
+                    ]
+                    writer.write_table(pa.table(columns, SHARD), row_group_size=ROW_GROUP)
+                    bar.update(len(chosen))
+            size = int(sizes[of_shard].sum())
+            shards.append({"file": path.name, "rows": len(of_shard), "bytes": size, "sha256": sha256(path)})
+    return shards
+
+
+def sha256(path: Path | str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_report(folder: Path, manifest: dict, examples: dict[str, list[dict]]) -> None:
+    """`report.md`, for a person to read: the funnel as a plot and a table, and some rows of what was dropped."""
+    plot_funnel(folder / "funnel.png", manifest["steps"])
+    lines = ["# What was prepared", "", f"{manifest['rows']:,} rows, {manifest['bytes']:,} bytes of text.", ""]
+    lines += ["![Rows after each step](funnel.png)", "", "| step | rows in | rows out | bytes in | bytes out |"]
+    lines += ["|---|---:|---:|---:|---:|"]
+    for step in manifest["steps"]:
+        numbers = (step[name] for name in ("rows_in", "rows_out", "bytes_in", "bytes_out"))
+        lines += [f"| {step['step']} | {' | '.join(f'{number:,}' for number in numbers)} |"]
+    dropped = [(step["step"], *found) for step in manifest["steps"] for found in step["dropped"].items()]
+    lines += ["", "## Dropped rows", ""]
+    for step, reason, rows in dropped:
+        lines += [f"### {step}: {reason} ({rows:,})", ""]
+        for row in examples.get(f"{step}: {reason}", []):
+            lines += [f"- {row['place']}", "", *(f"      {line}" for line in row["text"].splitlines()), ""]
+    write_text(folder / "report.md", "\n".join(lines) + "\n")
+
+
+def plot_funnel(path: Path, steps: list[dict]) -> None:
+    """Rows that are left after each step, as bars."""
+    from matplotlib.figure import Figure
+
+    names, rows = ["in", *(step["step"] for step in steps)], [steps[0]["rows_in"], *(s["rows_out"] for s in steps)]
+    figure = Figure((7, 0.4 * len(names) + 0.8), layout="constrained")
+    axes = figure.add_subplot()
+    axes.bar_label(axes.barh(names, rows), [f"{number:,}" for number in rows], padding=3)
+    axes.invert_yaxis()
+    axes.set_xlabel("rows")
+    axes.margins(x=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150, metadata={"Software": None})

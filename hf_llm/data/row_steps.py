@@ -1,0 +1,82 @@
+"""What is done to each text by itself, one step after the other, until one of them leaves it out.
+
+Runs in processes of their own, also on other machines: nothing here is imported that takes long.
+"""
+
+from dataclasses import dataclass, field
+
+from hf_llm.data.anonymization import Anonymizer
+from hf_llm.data.cleaning import clean
+from hf_llm.data.decontamination import Decontaminator
+from hf_llm.data.languages import identify
+from hf_llm.data.quality import RULES, Page, without_bad_lines
+
+
+@dataclass
+class Verdict:
+    """A text after the steps, or the step that left it out and why.
+
+    Args:
+        replaced: kinds of what was anonymised.
+    """
+
+    text: str
+    step: str | None = None
+    reason: str | None = None
+    language: str | None = None
+    replaced: list[str] = field(default_factory=list)
+
+
+@dataclass
+class RowSteps:
+    """The steps with their settings; those that are None or empty are left out."""
+
+    min_chars: int = 1
+    languages: list[str] = field(default_factory=list)
+    language_threshold: float = 0.65
+    quality_rules: list[str] = field(default_factory=list)
+    decontaminator: Decontaminator | None = None
+    cut_contamination: bool = False
+    anonymizer: Anonymizer | None = None
+
+    def __call__(self, text: str) -> Verdict:
+        verdict = Verdict(clean(text))
+        for step in (self.length, self.language, self.quality, self.decontamination, self.anonymization):
+            verdict.reason = step(verdict)
+            if verdict.reason:
+                verdict.step = step.__name__
+                break
+        return verdict
+
+    def length(self, verdict: Verdict) -> str | None:
+        return f"fewer than {self.min_chars} characters" if len(verdict.text) < self.min_chars else None
+
+    def language(self, verdict: Verdict) -> str | None:
+        if not (self.languages or self.quality_rules):
+            return None
+        verdict.language, probability = identify(verdict.text)
+        if self.languages and verdict.language not in self.languages:
+            return f"`{verdict.language}`"
+        sure = not self.languages or probability >= self.language_threshold
+        return None if sure else f"probability below {self.language_threshold}"
+
+    def quality(self, verdict: Verdict) -> str | None:
+        if "c4" in self.quality_rules:
+            verdict.text = without_bad_lines(verdict.text)
+        page = Page(verdict.text, verdict.language or "en")
+        for rule in self.quality_rules:
+            if reason := RULES[rule](page):
+                return f"{rule}: {reason}"
+        return None
+
+    def decontamination(self, verdict: Verdict) -> str | None:
+        if self.decontaminator is None or not len(self.decontaminator.matches(verdict.text)):
+            return None
+        if not self.cut_contamination:
+            return f"{self.decontaminator.ngram} words in a row of an evaluation"
+        verdict.text = self.decontaminator.cut(verdict.text).strip()
+        return None if verdict.text else "all of it is in an evaluation"
+
+    def anonymization(self, verdict: Verdict) -> None:
+        if self.anonymizer is not None:
+            verdict.text, verdict.replaced = self.anonymizer(verdict.text)

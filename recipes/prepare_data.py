@@ -1,0 +1,21 @@
+"""Prepare raw files for training: cleaned, without duplicates, in shards, every dropped row counted by its reason.
+
+python recipes/prepare_data.py --files 'raw/*.jsonl.gz' --output_dir data/prepared
+python recipes/prepare_data.py --files crawl books.csv --dataset_text_field body --output_dir data/prepared
+accelerate launch recipes/pretrain.py --train_file data/prepared
+"""
+
+from hf_llm.arguments import PreparationArguments, parse_args, report_errors
+from hf_llm.data.preparation import prepare
+from hf_llm.reporting import report_preparation
+
+
+def main():
+    (args,) = parse_args([PreparationArguments], description=__doc__)
+    manifest = prepare(args)
+    report_preparation(args.output_dir, manifest)
+
+
+if __name__ == "__main__":
+    with report_errors():
+        main()

@@ -1,0 +1,207 @@
+"""Prepared folders are complete, the same for the same input, and account for every row."""
+
+import gzip
+import hashlib
+import json
+import os
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hf_llm.arguments import PreparationArguments, TextArguments
+from hf_llm.data.preparation import prepare
+from hf_llm.data.sources import load_splits
+
+PAGE = """<html><head><title>t</title></head><body><nav><a href="/">Home</a> <a href="/about">About</a></nav>
+<article><h1>The harbour</h1><p>The old harbour of the town was built by merchants who came from the north.</p>
+<p>They brought wool, tar and salt with them, and what they could not sell they kept in houses of brick.</p></article>
+<footer>Imprint</footer></body></html>"""
+DOCUMENTS = [
+    " ".join(f"{word}{number}" for word in ("the", "river", "of", "an", "old", "town", "and", "its", "many", "bridges"))
+    for number in range(40)
+]
+
+
+def settings(tmp_path, *files, **given):
+    return PreparationArguments(
+        files=[str(tmp_path / name) for name in files], output_dir=str(tmp_path / "out"), **given
+    )
+
+
+def write_lines(path, texts):
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+
+
+def texts_of(folder):
+    return [text for path in sorted(folder.glob("*.parquet")) for text in pq.read_table(path)["text"].to_pylist()]
+
+
+def error_of(args):
+    with pytest.raises(ValueError) as info:
+        prepare(args)
+    assert "\n" not in str(info.value)
+    return str(info.value)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Files of all formats with duplicates, an e-mail address, a page and a question of an evaluation."""
+    folder = tmp_path_factory.mktemp("raw")
+    write_lines(folder / "a.jsonl", [*DOCUMENTS[:20], "Write to jo@example.org, or call 212-555-0147!"])
+    with gzip.open(folder / "b.txt.gz", "wt") as file:
+        file.write("A text\r\nby itselfâ€™s\x07.")
+    (folder / "c.csv").write_text(f'text,n\n"{DOCUMENTS[3]}",1\n"{DOCUMENTS[21]}",2\n')
+    pq.write_table(pa.table({"text": [DOCUMENTS[22], DOCUMENTS[5].upper().replace(" ", "  ")]}), folder / "d.parquet")
+    (folder / "e.html").write_text(PAGE)
+    question = "Who built the first stone bridge across the wide and cold northern river in that year?"
+    write_lines(folder / "f.jsonl", [f"It was asked: {question.upper()} Nobody knew."])
+    (folder.parent / "questions.jsonl").write_text(json.dumps({"id": 1, "qa": [{"question": question}]}) + "\n")
+    return folder, prepare(
+        PreparationArguments(
+            files=[str(folder)],
+            output_dir=str(folder.parent / "prepared"),
+            decontaminate=[str(folder.parent / "questions.jsonl")],
+            shard_bytes=1000,
+        )
+    )
+
+
+def test_every_row_is_accounted_for(prepared):
+    """From step to step, by reason; the shards hold what is left."""
+    folder, manifest = prepared
+    steps = manifest["steps"]
+    assert steps[0]["rows_in"] == 28 and steps[-1]["rows_out"] == manifest["rows"] == 25
+    for step, following in zip(steps, [*steps[1:], None], strict=True):
+        assert step["rows_in"] - sum(step["dropped"].values()) == step["rows_out"]
+        assert following is None or (following["rows_in"], following["bytes_in"]) == (
+            step["rows_out"],
+            step["bytes_out"],
+        )
+    dropped = {step["step"]: sum(step["dropped"].values()) for step in steps if step["dropped"]}
+    assert dropped == {"decontamination": 1, "exact duplicates": 1, "near duplicates": 1}
+    texts = texts_of(folder.parent / "prepared")
+    assert len(texts) == 25 and sum(len(text.encode()) for text in texts) == manifest["bytes"] == steps[-1]["bytes_out"]
+
+
+def test_texts_come_in_the_order_of_the_sources(prepared):
+    """Cleaned and anonymised, pages without their frames; the row they are from stands beside them."""
+    folder, manifest = prepared
+    texts = texts_of(folder.parent / "prepared")
+    assert texts[:20] == DOCUMENTS[:20]
+    assert texts[20:24] == ["Write to <EMAIL>, or call <PHONE>!", "A text\nby itself’s.", *DOCUMENTS[21:23]]
+    assert "merchants" in texts[24] and "Imprint" not in texts[24]
+    assert manifest["replaced"] == {"EMAIL": 1, "PHONE": 1}
+    rows = pa.concat_tables(pq.read_table(path) for path in sorted((folder.parent / "prepared").glob("*.parquet")))
+    assert rows["source"].to_pylist()[20:] == ["a.jsonl", "b.txt.gz", "c.csv", "d.parquet", "e.html"]
+    assert rows["row"].to_pylist()[20:] == [20, 0, 1, 0, 0]
+
+
+def test_the_manifest_proves_files_and_sources(prepared):
+    """By their hashes; nobody's folders are named in it or in the report."""
+    folder, manifest = prepared
+    place = folder.parent / "prepared"
+    assert json.loads((place / "manifest.json").read_text()) == manifest and len(manifest["shards"]) > 1
+    for shard in manifest["shards"]:
+        assert hashlib.sha256((place / shard["file"]).read_bytes()).hexdigest() == shard["sha256"]
+    assert [source["name"] for source in manifest["sources"]] == sorted(os.listdir(folder))
+    for source in manifest["sources"]:
+        assert hashlib.sha256((folder / source["name"]).read_bytes()).hexdigest() == source["sha256"]
+    for name in ("manifest.json", "report.md"):
+        assert str(folder.parent) not in (place / name).read_text()
+
+
+def test_the_report_shows_the_funnel_and_what_was_dropped(prepared):
+    """A plot, a table, and rows with the place they were at."""
+    place = prepared[0].parent / "prepared"
+    report = (place / "report.md").read_text()
+    assert (place / "funnel.png").stat().st_size > 5000 and "(funnel.png)" in report
+    assert "| exact duplicates | 27 | 26 |" in report and "c.csv row 0, as a.jsonl row 3" in report
+    assert "13 words in a row of an evaluation (1)" in report
+
+
+def test_the_same_input_gives_the_same_bytes(prepared, tmp_path):
+    """Every file of the folder."""
+    folder, manifest = prepared
+    given = {"decontaminate": [str(folder.parent / "questions.jsonl")], "shard_bytes": 1000}
+    again = prepare(PreparationArguments(files=[str(folder)], output_dir=str(tmp_path / "again"), **given))
+    assert again == manifest
+    before = {path.name: path.read_bytes() for path in (folder.parent / "prepared").iterdir()}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == before
+
+
+def test_the_folder_can_be_trained_on(prepared, tmp_path, monkeypatch):
+    """As it is, by its name; the manifest is no text."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    folder = prepared[0].parent / "prepared"
+    parts = load_splits(TextArguments(train_file=[str(folder)]), 0)
+    assert sorted([*parts["train"]["text"], *parts["validation"]["text"]]) == sorted(texts_of(folder))
+
+
+def test_what_cannot_be_read_stops_the_run_or_is_counted(tmp_path):
+    """Named by file and row, however it is broken; nothing is left of a run that stopped."""
+    good = json.dumps({"text": DOCUMENTS[0]})
+    (tmp_path / "lines.jsonl").write_bytes(
+        b"\n".join([good.encode(), b'{"text": ', b'{"text": 3}', b'{"other": "x"}', b'{"text": "\xff"}'])
+    )
+    (tmp_path / "binary.txt").write_bytes(b"GIF89a\x00\x01")
+    (tmp_path / "latin.txt").write_bytes("größe".encode("latin-1"))
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(good.encode() * 50)[:60])
+    (tmp_path / "fake.parquet").write_text("no")
+    message = error_of(settings(tmp_path, "lines.jsonl"))
+    assert f"`{tmp_path / 'lines.jsonl'}` line 2: " in message and "--on_error skip" in message
+    assert not list(tmp_path.glob("*out*"))
+    names = ["binary.txt", "cut.jsonl.gz", "fake.parquet", "latin.txt", "lines.jsonl"]
+    for name in names[:-1]:
+        assert f"`{tmp_path / name}`" in error_of(settings(tmp_path, name))
+    manifest = prepare(settings(tmp_path, *names, on_error="skip"))
+    assert manifest["steps"][0] | {"bytes_in": 0, "bytes_out": 0} == {
+        "step": "read",
+        "rows_in": 9,
+        "rows_out": 1,
+        "bytes_in": 0,
+        "bytes_out": 0,
+        "dropped": {"cannot be read": 8},
+    }
+
+
+def test_a_step_that_leaves_no_row_is_named(tmp_path):
+    """And nothing is written."""
+    write_lines(tmp_path / "a.jsonl", DOCUMENTS[:3])
+    message = error_of(settings(tmp_path, "a.jsonl", min_chars=1000))
+    assert "no row is left after the step `length`" in message
+    message = error_of(settings(tmp_path, "a.jsonl", languages=["zh"]))
+    assert "no row is left after the step `language`" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_settings_that_cannot_be_are_told_before_anything_is_read(tmp_path):
+    """A folder that holds something, an unknown language, pseudonyms without a key or with a short one."""
+    write_lines(tmp_path / "a.jsonl", DOCUMENTS[:3])
+    (tmp_path / "short").write_text("abc\n")
+    assert "`--languages` xq" in error_of(settings(tmp_path, "a.jsonl", languages=["xq"]))
+    assert "`--pseudonym_key_file`" in error_of(settings(tmp_path, "a.jsonl", anonymize="pseudonyms"))
+    for name, problem in (("short", "3 bytes"), ("none", "No such file")):
+        given = {"anonymize": "pseudonyms", "pseudonym_key_file": str(tmp_path / name)}
+        assert problem in error_of(settings(tmp_path, "a.jsonl", **given))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").write_text("x")
+    assert "is not empty" in error_of(settings(tmp_path, "a.jsonl"))
+    assert (tmp_path / "out" / "precious").exists()
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path):
+    """And the pseudonyms' key is in no file."""
+    write_lines(tmp_path / "a.jsonl", ["Ask jo@example.org about it.", "And al@example.org, jo@example.org."])
+    (tmp_path / ".out.tmp" / "spool").mkdir(parents=True)
+    (tmp_path / ".out.tmp" / "part-00007.parquet").write_text("half")
+    key = os.urandom(16).hex()
+    (tmp_path / "key").write_text(key)
+    prepare(settings(tmp_path, "a.jsonl", anonymize="pseudonyms", pseudonym_key_file=str(tmp_path / "key")))
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"manifest.json", "report.md", "funnel.png", "part-00000.parquet"}
+    assert not (tmp_path / ".out.tmp").exists()
+    assert not any(key.encode() in path.read_bytes() for path in (tmp_path / "out").iterdir())
+    first, second = texts_of(tmp_path / "out")
+    assert first.split()[1] == second.split()[-1].rstrip(".") != second.split()[1].rstrip(",")
