@@ -145,7 +145,7 @@ def row_steps(args: PreparationArguments) -> RowSteps:
 def evaluation_texts(patterns: list[str]) -> Iterator[str]:
     """Every text in the files of evaluations, in whatever column and however deep."""
     for path in find_files("--decontaminate", patterns):
-        if file_format(path)[0] in (".txt", ".html", ".htm"):
+        if file_format(path)[0] in (".txt", ".md", ".html", ".htm"):
             for texts, problems in read_documents(path, "text"):
                 if problems:
                     raise ValueError(problems[0])

@@ -83,7 +83,7 @@ def read_files(argument: str, patterns: list[str]) -> Dataset:
 def read_file(path: str) -> Iterator[dict[str, Any]]:
     """The rows of one file with their places, in Python's types: dates stay the text that they are."""
     kind = file_format(path)[0]
-    if kind in (".txt", ".html", ".htm"):
+    if kind in (".txt", ".md", ".html", ".htm"):
         raise ValueError(f"`{path}` has no columns: give .jsonl, .json, .csv or .parquet")
     if kind == ".parquet":
         yield from parse_parquet(path)

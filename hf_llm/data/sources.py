@@ -117,8 +117,7 @@ def find_files(argument: str, patterns: list[str]) -> list[str]:
             raise ValueError(f"`{argument}` {pattern} matches no file: give a file or a glob such as 'data/*.jsonl'")
         paths.update(files)
     for path in sorted(paths):
-        extension, compression = file_format(path)
-        if extension not in READERS or (compression and extension == ".parquet"):
+        if not is_known(path):
             known = " ".join(READERS)
             raise ValueError(
                 f"`{path}` has an unknown extension: known are {known}, all but .parquet also as .gz or .zst"
@@ -132,8 +131,18 @@ def files_of_folder(folder: str) -> list[str]:
     if os.path.exists(manifest):
         with open(manifest, encoding="utf-8") as file:
             return [os.path.join(folder, shard["file"]) for shard in json.load(file)["shards"]]
-    paths = glob.glob(os.path.join(glob.escape(folder), "**", "*"), recursive=True)
-    return [path for path in paths if os.path.isfile(path) and file_format(path)[0] in READERS]
+    found = glob.glob(os.path.join(glob.escape(folder), "**", "*"), recursive=True)
+    paths = list(filter(os.path.isfile, found))
+    known = list(filter(is_known, paths))
+    if known and len(known) < len(paths):
+        logger.warning(f"{folder}: {len(paths) - len(known)} files of other formats are passed over")
+    return known
+
+
+def is_known(path: str) -> bool:
+    """Whether there is a reader for the file's extension."""
+    extension, compression = file_format(path)
+    return extension in READERS and not (compression and extension == ".parquet")
 
 
 def file_format(path: str) -> tuple[str, str | None]:
@@ -352,6 +361,7 @@ def _read_html(path: str, field: str) -> Iterator[Rows]:
 
 READERS = {
     ".txt": _read_txt,
+    ".md": _read_txt,
     ".jsonl": _read_json,
     ".json": _read_json,
     ".csv": _read_csv,
