@@ -106,7 +106,7 @@ class PreparationArguments:
 
     _argument_group_name = "preparation"
 
-    files: list[str] = field(metadata={"help": "Files, folders or globs."})
+    files: list[str] = field(metadata={"help": "Files, folders or globs, local or at s3://, gs://, hf://, http(s)://."})
     output_dir: str = field(metadata={"help": "Folder of the shards; it appears when all is done."})
     dataset_text_field: str = field(default="text", metadata={"help": "Column that holds the text."})
     min_chars: int = field(default=1, metadata={"help": "Drop texts of fewer characters."})
@@ -150,6 +150,9 @@ class PreparationArguments:
     )
     ray_address: str | None = field(
         default=None, metadata={"help": "Of the cluster, e.g. ray://head:10001. Left out: one on this machine."}
+    )
+    tokenizer_name: str | None = field(
+        default=None, metadata={"help": "Tokenizer that counts the tokens: a folder or a Hub id. Left out: none does."}
     )
     shard_bytes: int = field(default=256 << 20, metadata={"help": "Bytes of text in a shard, about."})
     on_error: str = field(

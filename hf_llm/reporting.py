@@ -66,7 +66,10 @@ def report_preparation(output_dir: str, manifest: dict) -> None:
     rows = {"rows read": manifest["steps"][0]["rows_in"]}
     for step in manifest["steps"]:
         rows |= {f"  {step['step']}: {reason}": f"-{number:,}" for reason, number in step["dropped"].items()}
-    rows |= {"rows": manifest["rows"], "bytes of text": manifest["bytes"], "shards": len(manifest["shards"])}
+    rows |= {f"  {kind} replaced": number for kind, number in manifest["replaced"].items()}
+    rows |= {"rows": manifest["rows"], "bytes of text": manifest["bytes"]}
+    rows |= {"tokens": manifest["tokens"]} if manifest["tokens"] is not None else {}
+    rows |= {"shards": len(manifest["shards"])}
     print(f"\n{table(rows)}\n\nShards, manifest and report: {output_dir}", flush=True)
 
 

@@ -12,11 +12,11 @@ import json
 import logging
 import os
 import shutil
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import daft
 import numpy as np
@@ -29,25 +29,26 @@ from daft.io.source import DataSource, DataSourceTask
 from daft.recordbatch import RecordBatch
 from daft.schema import Schema
 from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
 
 from hf_llm.arguments import PreparationArguments
 from hf_llm.checkpoints import write_text
 from hf_llm.data.anonymization import Anonymizer
 from hf_llm.data.decontamination import Decontaminator
 from hf_llm.data.deduplication import BANDS, HASHES, band_keys, digest, equal_documents, near_documents, signature
+from hf_llm.data.funnel import SHOWN, STEPS, Funnel, write_card, write_report
 from hf_llm.data.languages import check_languages
 from hf_llm.data.row_steps import RowSteps
 from hf_llm.data.rows import read_file
-from hf_llm.data.sources import MANIFEST, file_format, find_files, read_documents
+from hf_llm.data.sources import MANIFEST, file_format, find_files, find_sources, open_bytes, read_documents
 from hf_llm.data.spool import Spool, blocks
+from hf_llm.data.tokenization import PROOF_DOCUMENTS, select_engine
 from hf_llm.tasks import PLACE
 
 logger = logging.getLogger(__name__)
 
-STEPS = ("read", "length", "language", "quality", "decontamination", "changes", "exact duplicates", "near duplicates")
 BATCH = 256  # texts that a process works on together
 ROW_GROUP = 10_000
-SHOWN, EXCERPT = 3, 300  # dropped rows of each reason in the report, and characters of each
 SHARD = pa.schema([("text", pa.large_string()), ("source", pa.string()), ("row", pa.int64())])
 VERDICT = pa.struct(
     [
@@ -175,40 +176,11 @@ def read_key(args: PreparationArguments) -> bytes:
     return key
 
 
-class Funnel:
-    """How many rows and bytes of text come into each step, and which it drops for what reason."""
-
-    def __init__(self):
-        self.rows = {step: Counter() for step in STEPS}  # dropped ones by their reason
-        self.bytes: Counter[str] = Counter()  # by which a step makes the text smaller
-        self.read_rows = self.read_bytes = 0
-        self.replaced: Counter[str] = Counter()  # values that were anonymised
-        self.examples: dict[str, list[dict]] = {}
-
-    def drop(self, step: str, reason: str, rows: int, size: int) -> None:
-        self.rows[step][reason] += rows
-        self.bytes[step] += size
-
-    def show(self, step: str, reason: str, place: str, text: str) -> None:
-        """Keep a dropped row for the report, if there are not enough of its kind."""
-        shown = self.examples.setdefault(f"{step}: {reason}", [])
-        if len(shown) < SHOWN:
-            shown.append({"place": place, "text": text[:EXCERPT]})
-
-    def steps(self) -> list[dict]:
-        """One entry for each step, in the order of the pipeline."""
-        rows, size, entries = self.read_rows, self.read_bytes, []
-        for step in STEPS:
-            entry = {"step": step, "rows_in": rows, "bytes_in": size}
-            rows, size = rows - self.rows[step].total(), size - self.bytes[step]
-            entries.append(
-                entry | {"rows_out": rows, "bytes_out": size, "dropped": dict(sorted(self.rows[step].items()))}
-            )
-        return entries
-
-
-def prepare(args: PreparationArguments) -> dict:
+def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | None = None) -> dict:
     """Prepare the files into `output_dir`, which appears complete or not at all.
+
+    Args:
+        tokenizer: counts the tokens of the texts that stay.
 
     Returns:
         The manifest.
@@ -220,7 +192,7 @@ def prepare(args: PreparationArguments) -> dict:
     target = Path(args.output_dir).expanduser().absolute()
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"`--output_dir` {args.output_dir} is not empty: name another folder, or remove it")
-    paths = find_files("--files", args.files)
+    paths = find_sources("--files", args.files)
     names = relative_names(paths)
     beside = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(beside, ignore_errors=True)  # of a run that was ended
@@ -232,6 +204,7 @@ def prepare(args: PreparationArguments) -> dict:
         spool_rows(plan(paths, args, steps), names, args, spool, funnel)
         kept = drop_duplicates(spool, args, funnel, names)
         shards = write_shards(beside, spool, kept, names, args.shard_bytes)
+        tokens = count_tokens(spool, kept, tokenizer) if tokenizer else None
     except BaseException:
         shutil.rmtree(beside)
         raise
@@ -247,9 +220,11 @@ def prepare(args: PreparationArguments) -> dict:
         "replaced": dict(sorted(funnel.replaced.items())),
         "rows": len(kept),
         "bytes": sum(shard["bytes"] for shard in shards),
+        "tokens": tokens,
         "shards": shards,
     }
     write_report(beside, manifest, funnel.examples)
+    write_card(beside, manifest)
     write_text(beside / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     os.replace(beside, target)
     return manifest
@@ -258,17 +233,22 @@ def prepare(args: PreparationArguments) -> dict:
 def describe(paths: list[str]) -> list[dict]:
     """Names, sizes and hashes of files."""
     return [
-        {"name": name, "bytes": os.path.getsize(path), "sha256": sha256(path)}
+        {"name": name} | dict(zip(("bytes", "sha256"), size_and_hash(path), strict=True))
         for name, path in zip(relative_names(paths), paths, strict=True)
     ]
 
 
 def relative_names(paths: list[str]) -> list[str]:
     """Paths below the folder that all have in common: nobody else's folders are named."""
-    if not paths:
-        return []
-    common = os.path.commonpath([os.path.dirname(path) for path in paths])
-    return [os.path.relpath(path, common) for path in paths]
+    local = [path for path in paths if "://" not in path]
+    common = os.path.commonpath([os.path.dirname(path) for path in local]) if local else ""
+    return [without_secrets(path) if "://" in path else os.path.relpath(path, common) for path in paths]
+
+
+def without_secrets(url: str) -> str:
+    """A URL without what may be in it of users, passwords and signatures."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def spool_rows(
@@ -369,43 +349,28 @@ def write_shards(folder: Path, spool: Spool, kept: np.ndarray, names: list[str],
                     writer.write_table(pa.table(columns, SHARD), row_group_size=ROW_GROUP)
                     bar.update(len(chosen))
             size = int(sizes[of_shard].sum())
-            shards.append({"file": path.name, "rows": len(of_shard), "bytes": size, "sha256": sha256(path)})
+            shards.append({"file": path.name, "rows": len(of_shard), "bytes": size, "sha256": size_and_hash(path)[1]})
     return shards
 
 
-def sha256(path: Path | str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def count_tokens(spool: Spool, kept: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens of the texts, with those that the tokenizer adds to each."""
+    ends, total = spool.column("end"), 0
+    sample = kept[np.unique(np.linspace(0, len(kept) - 1, PROOF_DOCUMENTS).astype(int))]
+    _, encode = select_engine(tokenizer, spool.texts(ends[sample], ends[sample + 1]).to_pylist())
+    with tqdm(total=len(kept), desc="Counting tokens", unit=" rows") as bar:
+        for block in blocks(np.diff(ends)[kept]):
+            chosen = kept[block]
+            total += int(encode(spool.texts(ends[chosen], ends[chosen + 1]).to_pylist())[1][-1])
+            bar.update(len(chosen))
+    return total
 
 
-def write_report(folder: Path, manifest: dict, examples: dict[str, list[dict]]) -> None:
-    """`report.md`, for a person to read: the funnel as a plot and a table, and some rows of what was dropped."""
-    plot_funnel(folder / "funnel.png", manifest["steps"])
-    lines = ["# What was prepared", "", f"{manifest['rows']:,} rows, {manifest['bytes']:,} bytes of text.", ""]
-    lines += ["![Rows after each step](funnel.png)", "", "| step | rows in | rows out | bytes in | bytes out |"]
-    lines += ["|---|---:|---:|---:|---:|"]
-    for step in manifest["steps"]:
-        numbers = (step[name] for name in ("rows_in", "rows_out", "bytes_in", "bytes_out"))
-        lines += [f"| {step['step']} | {' | '.join(f'{number:,}' for number in numbers)} |"]
-    dropped = [(step["step"], *found) for step in manifest["steps"] for found in step["dropped"].items()]
-    lines += ["", "## Dropped rows", ""]
-    for step, reason, rows in dropped:
-        lines += [f"### {step}: {reason} ({rows:,})", ""]
-        for row in examples.get(f"{step}: {reason}", []):
-            lines += [f"- {row['place']}", "", *(f"      {line}" for line in row["text"].splitlines()), ""]
-    write_text(folder / "report.md", "\n".join(lines) + "\n")
-
-
-def plot_funnel(path: Path, steps: list[dict]) -> None:
-    """Rows that are left after each step, as bars."""
-    from matplotlib.figure import Figure
-
-    names, rows = ["in", *(step["step"] for step in steps)], [steps[0]["rows_in"], *(s["rows_out"] for s in steps)]
-    figure = Figure((7, 0.4 * len(names) + 0.8), layout="constrained")
-    axes = figure.add_subplot()
-    axes.bar_label(axes.barh(names, rows), [f"{number:,}" for number in rows], padding=3)
-    axes.invert_yaxis()
-    axes.set_xlabel("rows")
-    axes.margins(x=0.15)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150, metadata={"Software": None})
+def size_and_hash(path: Path | str) -> tuple[int, str]:
+    """Bytes of a file or URL, and their SHA-256."""
+    size, found = 0, hashlib.sha256()
+    with open_bytes(str(path)) as file:
+        while chunk := file.read(1 << 20):
+            size += len(chunk)
+            found.update(chunk)
+    return size, found.hexdigest()

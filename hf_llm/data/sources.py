@@ -1,5 +1,6 @@
 """Where the text comes from: a Hub data set, local files or the built-in sample; always `train` and `validation`."""
 
+import fnmatch
 import glob
 import json
 import logging
@@ -8,10 +9,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import datasets
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
+import pyarrow.fs
 import pyarrow.json
 import pyarrow.parquet
 from datasets import Dataset, DatasetDict
@@ -125,6 +128,49 @@ def find_files(argument: str, patterns: list[str]) -> list[str]:
     return sorted(paths)
 
 
+def find_sources(argument: str, patterns: list[str]) -> list[str]:
+    """As `find_files`; and files, folders and globs at `s3://`, `gs://`, `hf://`, `http(s)://`, kept as URLs."""
+    local = [pattern for pattern in patterns if "://" not in pattern]
+    remote = [url for pattern in patterns if "://" in pattern for url in find_urls(argument, pattern)]
+    return [*(find_files(argument, local) if local else []), *sorted(set(remote))]
+
+
+def find_urls(argument: str, pattern: str) -> list[str]:
+    """URLs of the files of known extensions that one names: a file, a folder or a glob."""
+    try:
+        filesystem, place = remote(pattern)
+        base = place.split("*")[0].rpartition("/")[0] if "*" in place else place
+        (found,) = filesystem.get_file_info([base])
+        if found.type == pa.fs.FileType.File:
+            files = [found]
+        else:
+            files = filesystem.get_file_info(pa.fs.FileSelector(base, allow_not_found=True, recursive=True))
+    except Exception as error:  # the network, access, a scheme without a package: each library has classes of its own
+        raise ValueError(f"`{argument}` {pattern} cannot be reached: {heading(error)}") from None
+    paths = [file.path for file in files if file.type == pa.fs.FileType.File and is_known(file.path)]
+    if "*" in place:
+        paths = [path for path in paths if fnmatch.fnmatch(path, place)]
+    if not paths:
+        raise ValueError(f"`{argument}` {pattern} matches no file: give a file, a folder or a glob")
+    return [pattern.removesuffix(place) + path for path in paths]
+
+
+def remote(url: str) -> tuple[pa.fs.FileSystem, str]:
+    """The file system of a URL, and the place in it: Arrow's own for object stores, fsspec's for others."""
+    if url.startswith(("s3://", "gs://")):
+        return pa.fs.FileSystem.from_uri(url)
+    filesystem, place = fsspec.url_to_fs(url)
+    return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(filesystem)), place
+
+
+def open_bytes(path: str, compression: str | None = None) -> pa.NativeFile:
+    """A file or URL as a stream of its unpacked bytes."""
+    if "://" not in path:
+        return pa.input_stream(path, compression=compression)
+    filesystem, place = remote(path)
+    return filesystem.open_input_stream(place, compression=compression)
+
+
 def files_of_folder(folder: str) -> list[str]:
     """The shards of a prepared folder; of any other one all files of known extensions, those of its folders too."""
     manifest = os.path.join(folder, MANIFEST)
@@ -211,7 +257,7 @@ def _read_files(paths: list[str], data_args: TextArguments) -> Dataset:
 
 def read_chunks(path: str) -> Iterator[bytes]:
     """The unpacked bytes. Arrow reports a compressed file that is cut short or whose checksum is wrong."""
-    with pa.input_stream(path, compression=file_format(path)[1]) as stream:
+    with open_bytes(path, file_format(path)[1]) as stream:
         while chunk := stream.read(CHUNK):
             yield chunk
 
@@ -231,7 +277,9 @@ def read_documents(path: str, field: str) -> Iterator[Rows]:
             yield texts, problems
     except _BadFile as error:
         yield pa.array([None], pa.string()), {0: str(error)}
-    except (OSError, pa.ArrowException) as error:  # unreadable, cut short, or broken for Arrow
+    except Exception as error:  # unreadable, cut short, or broken for Arrow; the network has classes of its own
+        if "://" not in path and not isinstance(error, OSError | pa.ArrowException):
+            raise
         rest = f" after row {number - 1}" if number else ""
         yield pa.array([None], pa.string()), {0: f"`{path}` cannot be read{rest}: {heading(error)}"}
 
@@ -330,17 +378,18 @@ def _read_csv(path: str, field: str) -> Iterator[Rows]:
         raise _BadFile(f'`{path}` has a quotation mark that is never closed: write " inside a field as ""')
     reading = pa.csv.ReadOptions(block_size=CSV_BLOCK, use_threads=False)  # one thread: errors with the row's number
     parsing = pa.csv.ParseOptions(newlines_in_values=True)
-    with pa.input_stream(path, compression=file_format(path)[1]) as stream:
+    with open_bytes(path, file_format(path)[1]) as stream:
         names = pa.csv.open_csv(stream, reading, parsing).schema.names
     _check_column(path, field, names)
     converting = pa.csv.ConvertOptions(include_columns=[field], column_types={field: pa.string()})
-    with pa.input_stream(path, compression=file_format(path)[1]) as stream:
+    with open_bytes(path, file_format(path)[1]) as stream:
         for batch in pa.csv.open_csv(stream, reading, parsing, converting):
             yield batch.column(0), {}
 
 
 def _read_parquet(path: str, field: str) -> Iterator[Rows]:
-    with pa.parquet.ParquetFile(path) as file:
+    filesystem, place = remote(path) if "://" in path else (None, path)
+    with pa.parquet.ParquetFile(place, filesystem=filesystem) as file:
         schema = file.schema_arrow
         _check_column(path, field, schema.names)
         kind = schema.field(field).type

@@ -1,18 +1,23 @@
 """Prepared folders are complete, the same for the same input, and account for every row."""
 
+import functools
 import gzip
 import hashlib
+import http.server
 import json
 import os
+import threading
 
 import datasets
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from hf_llm.arguments import PreparationArguments, TextArguments
 from hf_llm.data.preparation import prepare
-from hf_llm.data.sources import load_splits
+from hf_llm.data.sources import find_sources, load_splits
+from hf_llm.data.tokenization import train_tokenizer
 
 PAGE = """<html><head><title>t</title></head><body><nav><a href="/">Home</a> <a href="/about">About</a></nav>
 <article><h1>The harbour</h1><p>The old harbour of the town was built by merchants who came from the north.</p>
@@ -25,9 +30,8 @@ DOCUMENTS = [
 
 
 def settings(tmp_path, *files, **given):
-    return PreparationArguments(
-        files=[str(tmp_path / name) for name in files], output_dir=str(tmp_path / "out"), **given
-    )
+    given = {"files": [str(tmp_path / name) for name in files], "output_dir": str(tmp_path / "out")} | given
+    return PreparationArguments(**given)
 
 
 def write_lines(path, texts):
@@ -108,7 +112,7 @@ def test_the_manifest_proves_files_and_sources(prepared):
     assert [source["name"] for source in manifest["sources"]] == sorted(os.listdir(folder))
     for source in manifest["sources"]:
         assert hashlib.sha256((folder / source["name"]).read_bytes()).hexdigest() == source["sha256"]
-    for name in ("manifest.json", "report.md"):
+    for name in ("manifest.json", "report.md", "README.md"):
         assert str(folder.parent) not in (place / name).read_text()
 
 
@@ -139,6 +143,21 @@ def test_the_folder_can_be_trained_on(prepared, tmp_path, monkeypatch):
     assert sorted([*parts["train"]["text"], *parts["validation"]["text"]]) == sorted(texts_of(folder))
 
 
+def test_the_card_tells_the_hub_how_to_load_the_folder(prepared, tmp_path):
+    """`load_dataset` finds the shards by it."""
+    folder = prepared[0].parent / "prepared"
+    rows = datasets.load_dataset(str(folder), cache_dir=str(tmp_path))["train"]
+    assert rows["text"][:] == texts_of(folder) and rows.column_names == ["text", "source", "row"]
+
+
+def test_tokens_are_counted_by_the_tokenizer(tmp_path):
+    """Those that it adds to each text too."""
+    write_lines(tmp_path / "a.jsonl", DOCUMENTS)
+    tokenizer = train_tokenizer(DOCUMENTS, 300)
+    manifest = prepare(settings(tmp_path, "a.jsonl"), tokenizer)
+    assert manifest["tokens"] == sum(len(ids) for ids in tokenizer(DOCUMENTS).input_ids)
+
+
 def test_what_cannot_be_read_stops_the_run_or_is_counted(tmp_path):
     """Named by file and row, however it is broken; nothing is left of a run that stopped."""
     good = json.dumps({"text": DOCUMENTS[0]})
@@ -164,6 +183,49 @@ def test_what_cannot_be_read_stops_the_run_or_is_counted(tmp_path):
         "bytes_out": 0,
         "dropped": {"cannot be read": 8},
     }
+
+
+@pytest.fixture
+def server(tmp_path):
+    """The address of a web server of `tmp_path`."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever).start()
+        yield f"127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+def test_files_at_an_address_are_read_like_others(tmp_path, server):
+    """Packed ones and Parquet too, behind the local ones; a password in the address is not written anywhere."""
+    write_lines(tmp_path / "local.jsonl", DOCUMENTS[:1])
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(json.dumps({"text": DOCUMENTS[1]}).encode()))
+    pq.write_table(pa.table({"text": [DOCUMENTS[2]]}), tmp_path / "b.parquet")
+    args = settings(tmp_path, "local.jsonl")
+    args.files = [f"http://{server}/b.parquet", f"http://jo:geheim@{server}/a.jsonl.gz", *args.files]
+    manifest = prepare(args)
+    assert texts_of(tmp_path / "out") == [DOCUMENTS[0], DOCUMENTS[2], DOCUMENTS[1]]
+    assert {source["name"] for source in manifest["sources"]} >= {f"http://{server}/a.jsonl.gz", "local.jsonl"}
+    assert not any(b"geheim" in path.read_bytes() for path in (tmp_path / "out").iterdir())
+
+
+def test_addresses_that_lead_nowhere_are_named(tmp_path, server):
+    """A missing file, a missing host, a folder without files."""
+    for url in (f"http://{server}/none.jsonl", "http://127.0.0.1:9/a.jsonl", "memory://nothing/*.jsonl"):
+        assert f"`--files` {url} " in error_of(settings(tmp_path, files=[url]))
+
+
+def test_folders_and_globs_at_an_address_are_expanded():
+    """As those of the disk are, and kept as addresses."""
+    filesystem = fsspec.filesystem("memory")
+    for name in ("a.jsonl", "b.txt.gz", "c.bin", "deep/d.csv"):
+        filesystem.pipe(f"/corpus/{name}", b"x")
+    assert [url.rpartition("corpus/")[2] for url in find_sources("--files", ["memory://corpus"])] == [
+        "a.jsonl",
+        "b.txt.gz",
+        "deep/d.csv",
+    ]
+    assert len(find_sources("--files", ["memory://corpus/*.jsonl", "memory://corpus/a.jsonl"])) == 1
+    filesystem.rm("/corpus", recursive=True)
 
 
 def test_a_step_that_leaves_no_row_is_named(tmp_path):
@@ -200,7 +262,7 @@ def test_what_a_killed_run_left_is_removed(tmp_path):
     (tmp_path / "key").write_text(key)
     prepare(settings(tmp_path, "a.jsonl", anonymize="pseudonyms", pseudonym_key_file=str(tmp_path / "key")))
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"manifest.json", "report.md", "funnel.png", "part-00000.parquet"}
+    assert names == {"README.md", "manifest.json", "report.md", "funnel.png", "part-00000.parquet"}
     assert not (tmp_path / ".out.tmp").exists()
     assert not any(key.encode() in path.read_bytes() for path in (tmp_path / "out").iterdir())
     first, second = texts_of(tmp_path / "out")
