@@ -327,6 +327,7 @@ REPLACED_DEFAULTS = REPLACED | {
 AT_LEAST = {
     "max_length": 2,
     "lora_r": 1,
+    **dict.fromkeys(("min_chars", "decontamination_ngram", "shard_bytes"), 1),
     "learning_rate": 0,
     "num_fewshot": 0,
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),

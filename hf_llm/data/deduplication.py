@@ -21,9 +21,8 @@ from hf_llm.data.spool import Spool, blocks
 from hf_llm.metrics.segmentation import ALONE
 
 NGRAM = 5  # words, as FineWeb and Lee et al. (2022) have it
-# 20 bands of 6 hashes: a pair of Jaccard similarity 0.8 shares a band with probability 0.998, one of 0.5 with 0.27.
-BANDS, BAND_HASHES = 20, 6
-HASHES = BANDS * BAND_HASHES
+HASHES = 120  # divided by 1 to 6, 8, 10, 12: into bands without a rest
+FOUND = 0.99  # of the pairs at the threshold are to share a band
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2 ** 64 / the golden ratio, odd
 
 
@@ -43,9 +42,20 @@ def signature(text: Expression) -> Expression:
     return minhash(separate_words(text), num_hashes=HASHES, ngram_size=NGRAM)
 
 
-def band_keys(signatures: np.ndarray) -> np.ndarray:
-    """One key of 64 bits for each band of each document: (N, HASHES) uint32 -> (N, BANDS) uint64."""
-    bands = signatures.reshape(len(signatures), BANDS, BAND_HASHES)
+def number_of_bands(threshold: float) -> int:
+    """As few bands as find nearly all pairs of this Jaccard similarity: 20 of 6 hashes for 0.8, where 99.8 % share one.
+
+    Fewer and longer bands bring fewer pairs that are not alike.
+    """
+    for hashes in (12, 10, 8, 6, 5, 4, 3, 2):
+        if 1 - (1 - threshold**hashes) ** (HASHES // hashes) >= FOUND:
+            return HASHES // hashes
+    return HASHES
+
+
+def band_keys(signatures: np.ndarray, bands: int) -> np.ndarray:
+    """One key of 64 bits for each band of each document: (N, HASHES) uint32 -> (N, bands) uint64."""
+    bands = signatures.reshape(len(signatures), bands, HASHES // bands)
     keys = np.zeros(bands.shape[:2], np.uint64)
     for hashes in np.moveaxis(bands, 2, 0):
         keys = mix(keys, hashes.astype(np.uint64))
@@ -155,15 +165,15 @@ def near_documents(spool: Spool, candidates: np.ndarray, threshold: float) -> np
     """For each document the first one of its cluster of near duplicates, (N,) int64.
 
     Args:
-        spool: with the columns `band_0`, `band_1`, ... of `band_keys`.
+        spool: with the columns `band_0`, `band_1`, ... of `band_keys`, `number_of_bands(threshold)` of them.
         candidates: the documents that are compared; equal ones are known already.
         threshold: a pair is near from this Jaccard similarity on.
     """
-    ends = spool.column("end")
-    pairs = candidate_pairs((spool.column(f"band_{band}") for band in range(BANDS)), candidates)
+    begins, ends = spool.column("begin"), spool.column("end")
+    pairs = candidate_pairs((spool.column(f"band_{band}") for band in range(number_of_bands(threshold))), candidates)
     similar = np.zeros(len(pairs), bool)
-    for block in blocks(np.diff(ends)[pairs].sum(1)):
+    for block in blocks((ends - begins)[pairs].sum(1)):
         documents, places = np.unique(pairs[block], return_inverse=True)
-        texts = spool.texts(ends[documents], ends[documents + 1])
+        texts = spool.texts(begins[documents], ends[documents])
         similar[block] = jaccard(texts, places.reshape(-1, 2)) >= threshold
-    return first_of_cluster(pairs[similar], len(ends) - 1)
+    return first_of_cluster(pairs[similar], len(ends))

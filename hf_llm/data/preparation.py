@@ -35,7 +35,15 @@ from hf_llm.arguments import PreparationArguments
 from hf_llm.checkpoints import write_text
 from hf_llm.data.anonymization import Anonymizer
 from hf_llm.data.decontamination import Decontaminator
-from hf_llm.data.deduplication import BANDS, HASHES, band_keys, digest, equal_documents, near_documents, signature
+from hf_llm.data.deduplication import (
+    HASHES,
+    band_keys,
+    digest,
+    equal_documents,
+    near_documents,
+    number_of_bands,
+    signature,
+)
 from hf_llm.data.funnel import SHOWN, STEPS, Funnel, write_card, write_report
 from hf_llm.data.languages import check_languages
 from hf_llm.data.row_steps import RowSteps
@@ -192,6 +200,9 @@ def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | Non
     target = Path(args.output_dir).expanduser().absolute()
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"`--output_dir` {args.output_dir} is not empty: name another folder, or remove it")
+    for name in ("jaccard_threshold", "language_threshold"):
+        if not 0 < getattr(args, name) <= 1:
+            raise ValueError(f"`--{name}` is {getattr(args, name)}: give a number above 0 and at most 1")
     paths = find_sources("--files", args.files)
     names = relative_names(paths)
     beside = target.with_name(f".{target.name}.tmp")
@@ -255,6 +266,7 @@ def spool_rows(
     rows: daft.DataFrame, names: list[str], args: PreparationArguments, spool: Spool, funnel: Funnel
 ) -> None:
     """The first pass: every row is read, goes through the steps and is kept on the disk with its hashes."""
+    bands = number_of_bands(args.jaccard_threshold)
     with tqdm(desc="Reading and cleaning", unit=" rows") as bar:
         for batch in rows.to_arrow_iter():
             table = pa.table(batch)
@@ -265,10 +277,12 @@ def spool_rows(
             table = drop_by_steps(table, names, funnel)
             funnel.replaced.update(pc.list_flatten(table["replaced"]).to_pylist())
             signatures = table["signature"].combine_chunks().flatten().to_numpy()
-            keys = band_keys(signatures.reshape(-1, HASHES))
+            keys = band_keys(signatures.reshape(-1, HASHES), bands)
             columns = {name: table[name].to_numpy() for name in ("source", "row", "digest_0", "digest_1")}
-            columns |= {f"band_{band}": keys[:, band] for band in range(BANDS)}
+            columns |= {f"band_{band}": keys[:, band] for band in range(bands)}
             spool.append(table["text"].combine_chunks(), columns)
+    if spool.size:
+        spool.sort("source", "row")
 
 
 def drop_by_steps(table: pa.Table, names: list[str], funnel: Funnel) -> pa.Table:
@@ -302,10 +316,10 @@ def drop_unreadable(table: pa.Table, args: PreparationArguments, funnel: Funnel)
 
 def drop_duplicates(spool: Spool, args: PreparationArguments, funnel: Funnel, names: list[str]) -> np.ndarray:
     """The rows that stay: of documents that are equal or near each other, the first one."""
-    rows = np.arange(len(spool.column("row")))
-    if not len(rows):
+    if not spool.size:
         step = [name for name in STEPS if funnel.rows[name]][-1]
         raise ValueError(f"no row is left after the step `{step}`: {'; '.join(funnel.rows[step])}")
+    rows = np.arange(len(spool.column("row")))
     if args.exact_deduplication:
         first = equal_documents(spool.column("digest_0"), spool.column("digest_1"))
         rows = drop_later("exact duplicates", rows, first, spool, funnel, names)
@@ -319,20 +333,20 @@ def drop_later(
     step: str, rows: np.ndarray, first: np.ndarray, spool: Spool, funnel: Funnel, names: list[str]
 ) -> np.ndarray:
     """The rows whose document is the first of its kind."""
-    ends, sources, numbers = (spool.column(name) for name in ("end", "source", "row"))
+    begins, ends, sources, numbers = (spool.column(name) for name in ("begin", "end", "source", "row"))
     dropped = rows[first[rows] != rows]
-    funnel.drop(step, "an earlier document is alike", len(dropped), int(np.diff(ends)[dropped].sum()))
+    funnel.drop(step, "an earlier document is alike", len(dropped), int((ends - begins)[dropped].sum()))
     for row in dropped[:SHOWN].tolist():
         place, earlier = (f"{names[sources[i]]} row {numbers[i]}" for i in (row, first[row]))
-        (text,) = spool.texts(ends[[row]], ends[[row + 1]]).to_pylist()
+        (text,) = spool.texts(begins[[row]], ends[[row]]).to_pylist()
         funnel.show(step, "an earlier document is alike", f"{place}, as {earlier}", text)
     return rows[first[rows] == rows]
 
 
 def write_shards(folder: Path, spool: Spool, kept: np.ndarray, names: list[str], shard_bytes: int) -> list[dict]:
     """The second pass: the texts that stay, in the order of the sources, in files of about `shard_bytes` of text."""
-    ends, sources, rows = (spool.column(name) for name in ("end", "source", "row"))
-    sizes = np.diff(ends)
+    begins, ends, sources, rows = (spool.column(name) for name in ("begin", "end", "source", "row"))
+    sizes = ends - begins
     number, shards = (np.cumsum(sizes[kept]) - sizes[kept]) // shard_bytes, []
     with tqdm(total=len(kept), desc="Writing shards", unit=" rows") as bar:
         for shard in np.unique(number).tolist():
@@ -342,7 +356,7 @@ def write_shards(folder: Path, spool: Spool, kept: np.ndarray, names: list[str],
                 for block in blocks(sizes[of_shard]):
                     chosen = of_shard[block]
                     columns = [
-                        spool.texts(ends[chosen], ends[chosen + 1]),
+                        spool.texts(begins[chosen], ends[chosen]),
                         pa.array(names, pa.string()).take(pa.array(sources[chosen])),
                         pa.array(rows[chosen]),
                     ]
@@ -355,13 +369,13 @@ def write_shards(folder: Path, spool: Spool, kept: np.ndarray, names: list[str],
 
 def count_tokens(spool: Spool, kept: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens of the texts, with those that the tokenizer adds to each."""
-    ends, total = spool.column("end"), 0
+    begins, ends, total = spool.column("begin"), spool.column("end"), 0
     sample = kept[np.unique(np.linspace(0, len(kept) - 1, PROOF_DOCUMENTS).astype(int))]
-    _, encode = select_engine(tokenizer, spool.texts(ends[sample], ends[sample + 1]).to_pylist())
+    _, encode = select_engine(tokenizer, spool.texts(begins[sample], ends[sample]).to_pylist())
     with tqdm(total=len(kept), desc="Counting tokens", unit=" rows") as bar:
-        for block in blocks(np.diff(ends)[kept]):
+        for block in blocks((ends - begins)[kept]):
             chosen = kept[block]
-            total += int(encode(spool.texts(ends[chosen], ends[chosen + 1]).to_pylist())[1][-1])
+            total += int(encode(spool.texts(begins[chosen], ends[chosen]).to_pylist())[1][-1])
             bar.update(len(chosen))
     return total
 

@@ -19,8 +19,7 @@ class Spool:
     def __init__(self, folder: Path):
         folder.mkdir(parents=True)
         self.folder, self.dtypes, self.files = folder, {}, {}
-        self._write("end", np.zeros(1, np.int64))
-        self.size = 0
+        self.size, self.order = 0, None
 
     def append(self, texts: pa.Array, columns: dict[str, np.ndarray]) -> None:
         """Add N rows; `columns` has the same names each time, arrays of (N,)."""
@@ -28,18 +27,25 @@ class Spool:
         _, offsets, content = texts.buffers()
         places = np.frombuffer(offsets, np.int64)[: len(texts) + 1]
         self._file("text").write(content[places[0] : places[-1]])
-        self._write("end", places[1:] - places[0] + self.size)
+        ends = places - places[0] + self.size
+        for name, values in ({"begin": ends[:-1], "end": ends[1:]} | columns).items():
+            self.dtypes[name] = values.dtype
+            self._file(name).write(np.ascontiguousarray(values).data)
         self.size += int(places[-1] - places[0])
-        for name, values in columns.items():
-            self._write(name, values)
+
+    def sort(self, *names: str) -> None:
+        """Number the rows by their values of these columns, the first name counting most: engines mix batches up."""
+        order = np.lexsort([self.column(name) for name in reversed(names)])
+        self.order = None if np.all(np.diff(order) == 1) else order
 
     def column(self, name: str) -> np.ndarray:
-        """All values of a column, (rows,); of `end` (rows + 1,), where each text begins and the last one ends."""
+        """All values of a column, (rows,); `begin` and `end` are the places of the texts in bytes."""
         self._file(name).flush()
-        return np.fromfile(self.folder / name, self.dtypes[name])
+        values = np.fromfile(self.folder / name, self.dtypes[name])
+        return values if self.order is None else values[self.order]
 
     def texts(self, begins: np.ndarray, ends: np.ndarray) -> pa.Array:
-        """Texts by their places, as `column("end")` has them."""
+        """Texts by their places, strings, (N,)."""
         file = self._file("text")
         file.flush()
         sizes = (ends - begins).tolist()
@@ -54,10 +60,6 @@ class Spool:
         if name not in self.files:
             self.files[name] = open(self.folder / name, "wb+")  # noqa: SIM115 (closed by `close`)
         return self.files[name]
-
-    def _write(self, name: str, values: np.ndarray) -> None:
-        self.dtypes[name] = values.dtype
-        self._file(name).write(np.ascontiguousarray(values).data)
 
 
 def blocks(sizes: np.ndarray):

@@ -10,7 +10,6 @@ import pytest
 from daft import col
 
 from hf_llm.data.deduplication import (
-    BANDS,
     HASHES,
     NGRAM,
     band_keys,
@@ -20,11 +19,14 @@ from hf_llm.data.deduplication import (
     first_of_cluster,
     jaccard,
     near_documents,
+    number_of_bands,
     separate_words,
     signature,
 )
 from hf_llm.data.spool import Spool
 from hf_llm.metrics.segmentation import words
+
+BANDS = number_of_bands(0.8)
 
 
 def ngrams(text):
@@ -98,12 +100,19 @@ def test_equal_signatures_mean_equal_bands():
     """And other signatures have other bands, whichever hash differs."""
     draw = np.random.default_rng(0)
     found = draw.integers(2**32, size=(50, HASHES), dtype=np.uint32)
-    keys = band_keys(found)
+    keys = band_keys(found, BANDS)
     assert keys.shape == (50, BANDS) and len(np.unique(keys)) == 50 * BANDS
     for place in range(HASHES):
         other = found[:1].copy()
         other[0, place] ^= 1
-        assert (band_keys(other)[0] != keys[0]).sum() == 1
+        assert (band_keys(other, BANDS)[0] != keys[0]).sum() == 1
+
+
+@pytest.mark.parametrize(("threshold", "bands"), [(0.95, 10), (0.8, 20), (0.7, 30), (0.5, 40), (0.1, 120)])
+def test_bands_find_pairs_at_any_threshold(threshold, bands):
+    """A low one takes more of them, or most pairs would be missed without a word."""
+    assert number_of_bands(threshold) == bands
+    assert threshold < 0.3 or 1 - (1 - threshold ** (HASHES // bands)) ** bands >= 0.99
 
 
 def test_buckets_pair_each_document_with_the_one_before_and_the_first():
@@ -116,7 +125,7 @@ def test_buckets_pair_each_document_with_the_one_before_and_the_first():
 
 def test_pairs_above_the_threshold_are_candidates(documents, alike):
     """Nearly all; each pair once, and of the given documents alone."""
-    keys = band_keys(signatures(documents))
+    keys = band_keys(signatures(documents), BANDS)
     given = np.arange(len(documents))
     pairs = {tuple(pair) for pair in candidate_pairs(keys.T, given).tolist()}
     assert len(alike) > 30 and len(alike & pairs) >= 0.97 * len(alike)
@@ -139,7 +148,7 @@ def test_near_duplicates_are_found_and_nothing_else(documents, alike, tmp_path, 
     """Against exact similarity of all pairs, in blocks of a few texts."""
     monkeypatch.setattr("hf_llm.data.spool.BLOCK", 5000)
     spool = Spool(tmp_path / "spool")
-    keys = band_keys(signatures(documents))
+    keys = band_keys(signatures(documents), BANDS)
     spool.append(pa.array(documents, pa.large_string()), {f"band_{band}": keys[:, band] for band in range(BANDS)})
     first = near_documents(spool, np.arange(len(documents)), 0.8)
     spool.close()

@@ -7,16 +7,30 @@ from hf_llm.data import spool as module
 from hf_llm.data.spool import Spool, blocks
 
 
+def texts_of(spool, rows):
+    return spool.texts(spool.column("begin")[rows], spool.column("end")[rows]).to_pylist()
+
+
 def test_texts_and_columns_come_back(tmp_path):
     """In several batches, slices and empty texts among them."""
     spool = Spool(tmp_path / "spool")
     spool.append(pa.array(["left out", "größe", ""], pa.large_string())[1:], {"row": np.array([1, 2])})
     spool.append(pa.array([], pa.large_string()), {"row": np.array([], np.int64)})
     spool.append(pa.array(["三"], pa.large_string()), {"row": np.array([3])})
-    ends = spool.column("end")
-    assert ends.tolist() == [0, 7, 7, 10] and spool.column("row").tolist() == [1, 2, 3]
-    chosen = np.array([2, 0])
-    assert spool.texts(ends[chosen], ends[chosen + 1]).to_pylist() == ["三", "größe"]
+    assert spool.column("end").tolist() == [7, 7, 10] and spool.column("row").tolist() == [1, 2, 3]
+    assert texts_of(spool, [2, 0]) == ["三", "größe"]
+    spool.close()
+
+
+def test_rows_are_numbered_by_their_columns(tmp_path):
+    """Columns and texts alike, in whatever order they came."""
+    spool = Spool(tmp_path / "spool")
+    spool.append(
+        pa.array(list("dacb"), pa.large_string()), {"file": np.array([1, 0, 1, 0]), "row": np.array([9, 0, 2, 5])}
+    )
+    spool.sort("file", "row")
+    assert spool.column("file").tolist() == [0, 0, 1, 1] and spool.column("row").tolist() == [0, 5, 2, 9]
+    assert texts_of(spool, [0, 1, 2, 3]) == ["a", "b", "c", "d"]
     spool.close()
 
 
