@@ -109,6 +109,7 @@ class PreparationArguments:
     files: list[str] = field(metadata={"help": "Files, folders or globs, local or at s3://, gs://, hf://, http(s)://."})
     output_dir: str = field(metadata={"help": "Folder of the shards; it appears when all is done."})
     dataset_text_field: str = field(default="text", metadata={"help": "Column that holds the text."})
+    clean: bool = field(default=True, metadata={"help": "Repair Unicode, white space and invisible characters."})
     min_chars: int = field(default=1, metadata={"help": "Drop texts of fewer characters."})
     languages: list[str] | None = field(
         default=None, metadata={"help": "Keep texts of these languages alone, e.g. en zh. Left out: of any."}

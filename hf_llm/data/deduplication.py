@@ -22,6 +22,7 @@ from hf_llm.metrics.segmentation import ALONE
 
 NGRAM = 5  # words, as FineWeb and Lee et al. (2022) have it
 HASHES = 120  # divided by 1 to 6, 8, 10, 12: into bands without a rest
+GRAM_BITS = 40  # of the hash of an n-gram; the rest of 64 is for the number of its text
 FOUND = 0.99  # of the pairs at the threshold are to share a band
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2 ** 64 / the golden ratio, odd
 
@@ -89,39 +90,45 @@ def candidate_pairs(bands: Iterable[np.ndarray], candidates: np.ndarray) -> np.n
         bands: the keys of one band after the other, (N,) uint64 each.
         candidates: the documents, among N, that are left to be compared.
     """
-    found = np.empty((0, 2), np.int64)
+    count, found = len(candidates), np.empty(0, np.int64)
     for keys in bands:
         left, right = bucket_pairs(keys[candidates])
-        pairs = np.stack([candidates[left], candidates[right]], axis=1)
-        found = np.unique(np.concatenate([found, pairs]), axis=0)
-    return found
+        found = sorted_unique(np.concatenate([found, left * count + right]))
+    return np.stack([candidates[found // max(count, 1)], candidates[found % max(count, 1)]], axis=1)
+
+
+def sorted_unique(values: np.ndarray) -> np.ndarray:
+    """As `np.unique`, which is slower: it counts by hashing."""
+    values = np.sort(values)
+    return values[np.diff(values, prepend=values[:1] - 1) != 0]
 
 
 def ngrams(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """The set of n-grams of each text; a shorter text is one n-gram as a whole.
 
     Returns:
-        Hashes of n-grams that compare within this call alone, and the first one of each text: (G,) uint64 and (N + 1,).
+        Hashes of `GRAM_BITS` that compare within this call alone, (G,) uint64, and each text's first one, (N + 1,).
     """
     table = daft.from_arrow(pa.table({"text": texts})).select(separate_words(col("text"))).to_arrow()
     lists = pc.split_pattern(table["text"].combine_chunks(), " ")
     tokens = lists.values.dictionary_encode().indices.to_numpy().astype(np.uint64) + np.uint64(1)
     offsets = lists.offsets.to_numpy()
-    ends = np.repeat(offsets[1:], np.diff(offsets))
-    place = np.arange(len(tokens))
+    sizes, place = np.diff(offsets), np.arange(len(tokens))
+    starts, ends = np.repeat(offsets[:-1], sizes), np.repeat(offsets[1:], sizes)
     grams = np.zeros(len(tokens), np.uint64)
     for step in range(NGRAM):
         inside = place + step < ends
         grams = mix(grams, np.where(inside, tokens[np.where(inside, place + step, 0)], np.uint64(0)))
-    kept = (place + NGRAM <= ends) | (place == np.repeat(offsets[:-1], np.diff(offsets)))
+    kept = (place + NGRAM <= ends) | (place == starts)
     kept &= pc.not_equal(lists.values, "").to_numpy(zero_copy_only=False)  # of a text without any word
-    owner = np.repeat(np.arange(len(texts)), np.diff(offsets))[kept]
-    grams = grams[kept]
-    order = np.lexsort((grams, owner))
-    grams, owner = grams[order], owner[order]
-    new = np.ones(len(grams), bool)
-    new[1:] = (np.diff(grams) != 0) | (np.diff(owner) != 0)
-    return grams[new], np.searchsorted(owner[new], np.arange(len(texts) + 1))
+    keys = sorted_unique(owned(np.repeat(np.arange(len(texts)), sizes)[kept], grams[kept] >> np.uint64(64 - GRAM_BITS)))
+    begins = np.searchsorted(keys >> np.uint64(GRAM_BITS), np.arange(len(texts) + 1, dtype=np.uint64))
+    return keys & np.uint64(2**GRAM_BITS - 1), begins
+
+
+def owned(owner: np.ndarray, grams: np.ndarray) -> np.ndarray:
+    """One number of a text (or pair) and of an n-gram in it: equal ones are found by sorting."""
+    return (owner.astype(np.uint64) << np.uint64(GRAM_BITS)) | grams
 
 
 def mix(state: np.ndarray, value: np.ndarray) -> np.ndarray:
@@ -138,12 +145,19 @@ def jaccard(texts: pa.Array, pairs: np.ndarray) -> np.ndarray:
     """
     grams, begins = ngrams(texts)
     sizes = np.diff(begins)[pairs]
-    members = [np.concatenate([np.arange(begins[i], begins[i + 1]) for i in side]) for side in pairs.T]
-    # A hash of n-gram and pair: what both sides have is there twice.
-    of_pair = [np.repeat(np.arange(len(pairs), dtype=np.uint64), sizes[:, side]) for side in (0, 1)]
-    keys = [mix(grams[of_side], pair + np.uint64(1)) for of_side, pair in zip(members, of_pair, strict=True)]
-    common = np.bincount(of_pair[1][np.isin(keys[1], keys[0])].astype(np.int64), minlength=len(pairs))
+    keys = [
+        owned(np.repeat(np.arange(len(pairs)), number), grams[ranges(begins[side], number)])
+        for side, number in zip(pairs.T, sizes.T, strict=True)
+    ]
+    keys = np.sort(np.concatenate(keys))  # what both sides of a pair have is there twice
+    twice = keys[1:][keys[1:] == keys[:-1]] >> np.uint64(GRAM_BITS)
+    common = np.bincount(twice.astype(np.int64), minlength=len(pairs))
     return common / np.maximum(sizes.sum(1) - common, 1)
+
+
+def ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Whole numbers from each start on, as many as its size says, one range behind the other."""
+    return np.repeat(starts - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())
 
 
 def first_of_cluster(pairs: np.ndarray, documents: int) -> np.ndarray:

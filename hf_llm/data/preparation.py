@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,8 +23,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from daft import DataType, col
-from daft.functions import length_bytes
+from daft import DataType, col, lit
+from daft.functions import length_bytes, to_struct, when
 from daft.io.source import DataSource, DataSourceTask
 from daft.recordbatch import RecordBatch
 from daft.schema import Schema
@@ -56,6 +56,7 @@ from hf_llm.tasks import PLACE
 logger = logging.getLogger(__name__)
 
 BATCH = 256  # texts that a process works on together
+MORSEL = 2000  # rows that a core works on together
 ROW_GROUP = 10_000
 SHARD = pa.schema([("text", pa.large_string()), ("source", pa.string()), ("row", pa.int64())])
 VERDICT = pa.struct(
@@ -107,21 +108,43 @@ class DocumentsOfFile(DataSourceTask):
                 "problem": pa.array([problems.get(row) for row in range(rows)], pa.large_string()),
             }
             first += rows
-            yield RecordBatch.from_arrow_table(pa.table(columns))
+            for batch in pa.table(columns).to_batches(MORSEL):
+                yield RecordBatch.from_arrow_table(pa.Table.from_batches([batch]))
 
 
 def plan(paths: list[str], args: PreparationArguments, steps: RowSteps) -> daft.DataFrame:
     """The first pass: nothing is read before its rows are asked for."""
+
+    rows = Documents(paths, args.dataset_text_field).read().with_column("size", length_bytes(col("text")))
+    if steps.idle:  # texts need not pass through Python
+        texts = without_steps(rows)
+    else:
+        texts = rows.select("source", "row", "problem", "size", apply_steps(steps)(col("text")))
+    hashes = {f"digest_{seed}": digest(col("text"), seed) for seed in (0, 1)}
+    # In one struct: several computed columns run on one core alone (Daft 0.7).
+    return texts.with_column("hashes", to_struct(**hashes, signature=signature(col("text"))))
+
+
+def apply_steps(steps: RowSteps) -> Callable:
+    """The steps as a function of Daft, in processes of their own."""
 
     @daft.func.batch(return_dtype=DataType.from_arrow_type(VERDICT), unnest=True, batch_size=BATCH, use_process=True)
     def apply(texts: daft.Series) -> pa.Array:
         verdicts = [vars(steps(text)) if text is not None else None for text in texts.to_pylist()]
         return pa.array(verdicts, VERDICT)
 
-    rows = Documents(paths, args.dataset_text_field).read().with_column("size", length_bytes(col("text")))
-    rows = rows.select("source", "row", "problem", "size", apply(col("text")))
-    hashes = {f"digest_{seed}": digest(col("text"), seed) for seed in (0, 1)}
-    return rows.with_columns(hashes | {"signature": signature(col("text"))})
+    return apply
+
+
+def without_steps(rows: daft.DataFrame) -> daft.DataFrame:
+    """The columns that the steps would give."""
+    none, empty = lit(None).cast(DataType.string()), col("size") == 0
+    verdict = {
+        "step": when(empty, lit("length")).otherwise(none),
+        "reason": when(empty, lit("fewer than 1 characters")).otherwise(none),
+        "replaced": lit(None).cast(DataType.list(DataType.string())),
+    }
+    return rows.with_columns(verdict)
 
 
 def row_steps(args: PreparationArguments) -> RowSteps:
@@ -141,6 +164,7 @@ def row_steps(args: PreparationArguments) -> RowSteps:
     if args.anonymize != "none":
         anonymizer = Anonymizer(key=read_key(args) if args.anonymize == "pseudonyms" else None)
     return RowSteps(
+        args.clean,
         args.min_chars,
         check_languages(args.languages or []),
         args.language_threshold,
@@ -276,9 +300,10 @@ def spool_rows(
             table = drop_unreadable(table, args, funnel)
             table = drop_by_steps(table, names, funnel)
             funnel.replaced.update(pc.list_flatten(table["replaced"]).to_pylist())
-            signatures = table["signature"].combine_chunks().flatten().to_numpy()
-            keys = band_keys(signatures.reshape(-1, HASHES), bands)
-            columns = {name: table[name].to_numpy() for name in ("source", "row", "digest_0", "digest_1")}
+            hashes = table["hashes"].combine_chunks()
+            keys = band_keys(hashes.field("signature").flatten().to_numpy().reshape(-1, HASHES), bands)
+            columns = {name: table[name].to_numpy() for name in ("source", "row")}
+            columns |= {name: hashes.field(name).to_numpy() for name in ("digest_0", "digest_1")}
             columns |= {f"band_{band}": keys[:, band] for band in range(bands)}
             spool.append(table["text"].combine_chunks(), columns)
     if spool.size:

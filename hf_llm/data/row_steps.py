@@ -31,6 +31,7 @@ class Verdict:
 class RowSteps:
     """The steps with their settings; those that are None or empty are left out."""
 
+    clean: bool = True
     min_chars: int = 1
     languages: list[str] = field(default_factory=list)
     language_threshold: float = 0.65
@@ -39,8 +40,14 @@ class RowSteps:
     cut_contamination: bool = False
     anonymizer: Anonymizer | None = None
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is done but to leave empty texts out."""
+        given = (self.clean, self.languages, self.quality_rules, self.decontaminator, self.anonymizer)
+        return self.min_chars == 1 and not any(given)
+
     def __call__(self, text: str) -> Verdict:
-        verdict = Verdict(clean(text))
+        verdict = Verdict(clean(text) if self.clean else text)
         for step in (self.length, self.language, self.quality, self.decontamination, self.anonymization):
             verdict.reason = step(verdict)
             if verdict.reason:
