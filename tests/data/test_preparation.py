@@ -6,13 +6,18 @@ import hashlib
 import http.server
 import json
 import os
+import re
+import signal
+import sys
 import threading
+import time
 
 import datasets
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import ROOT
 
 from hf_llm.arguments import PreparationArguments, TextArguments
 from hf_llm.data.preparation import prepare
@@ -267,3 +272,38 @@ def test_what_a_killed_run_left_is_removed(tmp_path):
     assert not any(key.encode() in path.read_bytes() for path in (tmp_path / "out").iterdir())
     first, second = texts_of(tmp_path / "out")
     assert first.split()[1] == second.split()[-1].rstrip(".") != second.split()[1].rstrip(",")
+
+
+# The recipe as a process
+
+
+RECIPE = [sys.executable, ROOT / "recipes" / "prepare_data.py"]
+
+
+def test_a_killed_run_leaves_nothing_and_the_same_command_completes_it(processes, prepared, tmp_path):
+    """Killed when the first rows are on the disk; then every byte is that of an undisturbed run."""
+    folder = prepared[0]
+    command = [*RECIPE, "--files", folder, "--output_dir", tmp_path / "out", "--shard_bytes", 1000]
+    command += ["--decontaminate", folder.parent / "questions.jsonl"]
+    process = processes.start(command, tmp_path)
+    while process.poll() is None and not (tmp_path / ".out.tmp" / "spool").exists():
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert processes.finish(process).status == -signal.SIGKILL and not (tmp_path / "out").exists()
+    finished = processes.run(command, tmp_path)
+    assert finished.status == 0, finished.stderr
+    assert re.search(r"near duplicates: .* -1\n", finished.stdout) and re.search(
+        r"EMAIL replaced +1\n", finished.stdout
+    )
+    expected = {path.name: path.read_bytes() for path in (folder.parent / "prepared").iterdir()}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == expected
+
+
+def test_bad_input_ends_in_one_line(processes, tmp_path):
+    """With the file, the line and the remedy; exit status 2, nothing left behind."""
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": DOCUMENTS[0]}) + '\n{"text":\n')
+    finished = processes.run([*RECIPE, "--files", "a.jsonl", "--output_dir", "out"], tmp_path)
+    (line,) = [line for line in finished.stderr.splitlines() if line.startswith("error")]
+    assert finished.status == 2 and "Traceback" not in finished.stderr
+    assert f"`{tmp_path / 'a.jsonl'}` line 2: " in line and "--on_error skip" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
