@@ -143,7 +143,10 @@ class PreparationArguments:
     exact_deduplication: bool = field(default=True, metadata={"help": "Drop texts that are equal to an earlier one."})
     near_deduplication: bool = field(default=True, metadata={"help": "Drop near duplicates of an earlier text."})
     jaccard_threshold: float = field(
-        default=0.8, metadata={"help": "Near duplicates have as much of their 5-grams of words in common, from 0 to 1."}
+        default=0.8, metadata={"help": "Near duplicates have this much of their n-grams of words in common, up to 1."}
+    )
+    deduplication_ngram: int = field(
+        default=5, metadata={"help": "Words (characters where a script has no spaces) of such an n-gram."}
     )
     runner: str = field(
         default="native",
@@ -328,7 +331,7 @@ REPLACED_DEFAULTS = REPLACED | {
 AT_LEAST = {
     "max_length": 2,
     "lora_r": 1,
-    **dict.fromkeys(("min_chars", "decontamination_ngram", "shard_bytes"), 1),
+    **dict.fromkeys(("min_chars", "decontamination_ngram", "deduplication_ngram", "shard_bytes"), 1),
     "learning_rate": 0,
     "num_fewshot": 0,
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),

@@ -20,7 +20,6 @@ from scipy.sparse.csgraph import connected_components
 from hf_llm.data.spool import Spool, blocks
 from hf_llm.metrics.segmentation import ALONE
 
-NGRAM = 5  # words, as FineWeb and Lee et al. (2022) have it
 HASHES = 120  # divided by 1 to 6, 8, 10, 12: into bands without a rest
 GRAM_BITS = 40  # of the hash of an n-gram; the rest of 64 is for the number of its text
 FOUND = 0.99  # of the pairs at the threshold are to share a band
@@ -38,9 +37,9 @@ def separate_words(text: Expression) -> Expression:
     return normalize(regexp_replace(letters, rf"([{ALONE}]\p{{M}}*)", " $1 "), white_space=True)
 
 
-def signature(text: Expression) -> Expression:
+def signature(text: Expression, ngram: int) -> Expression:
     """MinHash of a document's n-grams of words, (HASHES,) uint32; a shorter document is one n-gram as a whole."""
-    return minhash(separate_words(text), num_hashes=HASHES, ngram_size=NGRAM)
+    return minhash(separate_words(text), num_hashes=HASHES, ngram_size=ngram)
 
 
 def number_of_bands(threshold: float) -> int:
@@ -103,7 +102,7 @@ def sorted_unique(values: np.ndarray) -> np.ndarray:
     return values[np.diff(values, prepend=values[:1] - 1) != 0]
 
 
-def ngrams(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+def ngrams(texts: pa.Array, ngram: int) -> tuple[np.ndarray, np.ndarray]:
     """The set of n-grams of each text; a shorter text is one n-gram as a whole.
 
     Returns:
@@ -116,10 +115,10 @@ def ngrams(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     sizes, place = np.diff(offsets), np.arange(len(tokens))
     starts, ends = np.repeat(offsets[:-1], sizes), np.repeat(offsets[1:], sizes)
     grams = np.zeros(len(tokens), np.uint64)
-    for step in range(NGRAM):
+    for step in range(ngram):
         inside = place + step < ends
         grams = mix(grams, np.where(inside, tokens[np.where(inside, place + step, 0)], np.uint64(0)))
-    kept = (place + NGRAM <= ends) | (place == starts)
+    kept = (place + ngram <= ends) | (place == starts)
     kept &= pc.not_equal(lists.values, "").to_numpy(zero_copy_only=False)  # of a text without any word
     keys = sorted_unique(owned(np.repeat(np.arange(len(texts)), sizes)[kept], grams[kept] >> np.uint64(64 - GRAM_BITS)))
     begins = np.searchsorted(keys >> np.uint64(GRAM_BITS), np.arange(len(texts) + 1, dtype=np.uint64))
@@ -137,13 +136,13 @@ def mix(state: np.ndarray, value: np.ndarray) -> np.ndarray:
     return state ^ (state >> np.uint64(29))
 
 
-def jaccard(texts: pa.Array, pairs: np.ndarray) -> np.ndarray:
+def jaccard(texts: pa.Array, pairs: np.ndarray, ngram: int) -> np.ndarray:
     """Exact similarity of pairs of texts: size of the intersection of their n-grams over that of the union, (P,).
 
     Args:
         pairs: (P, 2) places in `texts`.
     """
-    grams, begins = ngrams(texts)
+    grams, begins = ngrams(texts, ngram)
     sizes = np.diff(begins)[pairs]
     keys = [
         owned(np.repeat(np.arange(len(pairs)), number), grams[ranges(begins[side], number)])
@@ -175,7 +174,7 @@ def equal_documents(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     return first_of_cluster(np.stack([left[same], right[same]], axis=1), len(low))
 
 
-def near_documents(spool: Spool, candidates: np.ndarray, threshold: float) -> np.ndarray:
+def near_documents(spool: Spool, candidates: np.ndarray, threshold: float, ngram: int) -> np.ndarray:
     """For each document the first one of its cluster of near duplicates, (N,) int64.
 
     Args:
@@ -189,5 +188,5 @@ def near_documents(spool: Spool, candidates: np.ndarray, threshold: float) -> np
     for block in blocks((ends - begins)[pairs].sum(1)):
         documents, places = np.unique(pairs[block], return_inverse=True)
         texts = spool.texts(begins[documents], ends[documents])
-        similar[block] = jaccard(texts, places.reshape(-1, 2)) >= threshold
+        similar[block] = jaccard(texts, places.reshape(-1, 2), ngram) >= threshold
     return first_of_cluster(pairs[similar], len(ends))

@@ -122,7 +122,7 @@ def plan(paths: list[str], args: PreparationArguments, steps: RowSteps) -> daft.
         texts = rows.select("source", "row", "problem", "size", apply_steps(steps)(col("text")))
     hashes = {f"digest_{seed}": digest(col("text"), seed) for seed in (0, 1)}
     # In one struct: several computed columns run on one core alone (Daft 0.7).
-    return texts.with_column("hashes", to_struct(**hashes, signature=signature(col("text"))))
+    return texts.with_column("hashes", to_struct(**hashes, signature=signature(col("text"), args.deduplication_ngram)))
 
 
 def apply_steps(steps: RowSteps) -> Callable:
@@ -349,7 +349,7 @@ def drop_duplicates(spool: Spool, args: PreparationArguments, funnel: Funnel, na
         first = equal_documents(spool.column("digest_0"), spool.column("digest_1"))
         rows = drop_later("exact duplicates", rows, first, spool, funnel, names)
     if args.near_deduplication:
-        first = near_documents(spool, rows, args.jaccard_threshold)
+        first = near_documents(spool, rows, args.jaccard_threshold, args.deduplication_ngram)
         rows = drop_later("near duplicates", rows, first, spool, funnel, names)
     return rows
 

@@ -11,7 +11,6 @@ from daft import col
 
 from hf_llm.data.deduplication import (
     HASHES,
-    NGRAM,
     band_keys,
     bucket_pairs,
     candidate_pairs,
@@ -26,7 +25,7 @@ from hf_llm.data.deduplication import (
 from hf_llm.data.spool import Spool
 from hf_llm.metrics.segmentation import words
 
-BANDS = number_of_bands(0.8)
+BANDS, NGRAM = number_of_bands(0.8), 5
 
 
 def ngrams(text):
@@ -66,7 +65,7 @@ def alike(documents):
 
 
 def signatures(texts):
-    found = daft.from_pydict({"text": texts}).select(signature(col("text"))).to_arrow()["text"]
+    found = daft.from_pydict({"text": texts}).select(signature(col("text"), NGRAM)).to_arrow()["text"]
     return found.combine_chunks().flatten().to_numpy().reshape(-1, HASHES)
 
 
@@ -92,7 +91,7 @@ def test_jaccard_similarity_is_the_definition(documents):
     ]
     pairs = np.array([(i, j) for j in range(len(texts)) for i in range(j)])
     expected = [similarity(texts[i], texts[j]) for i, j in pairs]
-    np.testing.assert_array_equal(jaccard(pa.array(texts), pairs), expected)
+    np.testing.assert_array_equal(jaccard(pa.array(texts), pairs, NGRAM), expected)
     assert max(expected) == 1 and 0 < sorted(expected)[-20] < 1
 
 
@@ -150,7 +149,7 @@ def test_near_duplicates_are_found_and_nothing_else(documents, alike, tmp_path, 
     spool = Spool(tmp_path / "spool")
     keys = band_keys(signatures(documents), BANDS)
     spool.append(pa.array(documents, pa.large_string()), {f"band_{band}": keys[:, band] for band in range(BANDS)})
-    first = near_documents(spool, np.arange(len(documents)), 0.8)
+    first = near_documents(spool, np.arange(len(documents)), 0.8, NGRAM)
     spool.close()
     expected = first_of_cluster(np.array(sorted(alike)), len(documents))
     assert (first != expected).mean() < 0.01
