@@ -7,13 +7,13 @@ bytes a document at a time, whatever the number of bands.
 
 from collections.abc import Iterable
 
-import daft
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from daft import Expression, col
 from daft.functions import hash as hash_of
 from daft.functions import lower, minhash, normalize, regexp_replace
+from daft.recordbatch import RecordBatch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -108,7 +108,8 @@ def ngrams(texts: pa.Array, ngram: int) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         Hashes of `GRAM_BITS` that compare within this call alone, (G,) uint64, and each text's first one, (N + 1,).
     """
-    table = daft.from_arrow(pa.table({"text": texts})).select(separate_words(col("text"))).to_arrow()
+    batch = RecordBatch.from_arrow_table(pa.table({"text": texts}))  # here, whatever the runner
+    table = batch.eval_expression_list([separate_words(col("text"))]).to_arrow_table()
     lists = pc.split_pattern(table["text"].combine_chunks(), " ")
     tokens = lists.values.dictionary_encode().indices.to_numpy().astype(np.uint64) + np.uint64(1)
     offsets = lists.offsets.to_numpy()

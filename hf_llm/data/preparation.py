@@ -8,6 +8,7 @@ give the same bytes.
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import logging
 import os
@@ -233,6 +234,8 @@ def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | Non
     shutil.rmtree(beside, ignore_errors=True)  # of a run that was ended
     steps = row_steps(args)
     if args.runner == "ray":
+        if not importlib.util.find_spec("ray"):
+            raise ValueError("`--runner` ray needs Ray: `pip install -e '.[ray]'`")
         daft.set_runner_ray(args.ray_address)
     spool, funnel = Spool(beside / "spool"), Funnel()
     try:
