@@ -15,6 +15,8 @@ import json
 import random
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -186,8 +188,10 @@ def main():
                 f"{right / max(len(dropped), 1):.4f}   {statistics.median(seconds[tool]):.1f} s"
             )
         if args.ray:
-            given = {"files": [str(source)], "output_dir": str(Path(name) / "ray"), "clean": False, "anonymize": "none"}
-            prepare(PreparationArguments(**given, runner="ray"))
+            # Daft takes one runner a process.
+            recipe = Path(__file__).parent.parent / "recipes" / "prepare_data.py"
+            command = [sys.executable, recipe, "--files", source, "--output_dir", Path(name) / "ray", "--runner", "ray"]
+            subprocess.run([*command, "--clean", "false", "--anonymize", "none"], check=True, capture_output=True)
             rows = pq.read_table(Path(name) / "ray" / "part-00000.parquet")["row"].to_pylist()
             print(f"the same rows on a local Ray cluster: {rows == kept['hf_llm']}")
 
