@@ -24,7 +24,7 @@ PHONE_AFTER = re.compile(r"[ -]{0,2}\(?(?:office|fax|mobile|cell|phone|home|work
 # What looks like groups of a telephone number: dates, ranges of years, decimals; thousands, unless a word announces it.
 NO_PHONE = re.compile(
     r"\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./]\d{4}|(?:1[5-9]|20)\d\d ?[-/] ?(?:1[5-9]|20)\d\d"
-    r"|\d{5}-\d{4}|\d+\.\d+"
+    r"|\d{5}-\d{4}|\d+\.\d+|(?:19|20)\d{6}|(?:1[5-9]|20)\d\d(?: (?:1[5-9]|20)\d\d)+|\d(?: \d{3})+|\d+0{5,}"
 )
 THOUSANDS = re.compile(r"\d{1,3}(?:[ .]\d{3})+")
 STRONG_PHONE = re.compile(
@@ -50,6 +50,11 @@ class Kind:
     accepts: Callable[[str, str, str], bool] = lambda value, before, behind: True
 
 
+def is_email(value: str, before: str, behind: str) -> bool:
+    """Neither the name of a picture for a fine screen, `logo@2x.png`, nor of a repository, `git@host:path`."""
+    return not (re.search(r"@\dx\.", value) or (value.startswith("git@") and behind.startswith(":")))
+
+
 def is_iban(value: str, before: str, behind: str) -> bool:
     return iban.is_valid(value, check_country=False)
 
@@ -59,10 +64,11 @@ def is_address(value: str, before: str, behind: str) -> bool:
         address = ipaddress.ip_address(value)
     except ValueError:
         return False
-    # A version, a slice in a program, or an address that is everybody's.
-    if re.search(r"(?:\bv|version|release)\W{0,2}$", before, re.IGNORECASE) or len(re.findall(r"[^.:]+", value)) < 3:
+    # A version, a slice in a program, a mask, or an address that is everybody's.
+    if re.search(r"(?:\bv|version|release|section|chapter|§)\W{0,2}$", before, re.IGNORECASE):
         return False
-    return not (address.is_loopback or address.is_unspecified)
+    few = len(re.findall(r"[^.:]+", value)) < 3
+    return not (few or value.startswith("255.") or address.is_loopback or address.is_unspecified)
 
 
 def is_card(value: str, before: str, behind: str) -> bool:
@@ -80,33 +86,44 @@ def is_phone(value: str, before: str, behind: str) -> bool:
     return bool(STRONG_PHONE.fullmatch(value)) and not THOUSANDS.fullmatch(value)
 
 
+# All patterns are of ASCII: a letter of another script beside a value is a boundary.
 NUMBER = r"\d(?:[ .()/-]{0,3}\d){6}"
-CARD = r"(?<![\w.+-])(?:[2-6]\d{3}|1800|2131|0604)(?:[ -]?\d){8,15}(?![\w*-])"
+CARD = r"(?<![\w.+-])(?<!\d )(?:[2-6]\d{3}|1800|2131|0604)(?:[ -]?\d){8,15}(?![\w*-])"
 # The group is taken as a whole or not at all (as an atomic one of Python 3.11): rows of numbers would take forever.
 PHONE = (
-    rf"(?<![\w./:$€£#-])(?<!\d,)(?=[+(]?{NUMBER})"
+    rf"(?<![\w./$€£#+(-])(?<!\d:)(?:(?=[+(])|(?<!\d,))(?=[+(]?{NUMBER})"
     r"(?=(?P<number>[+(]?\d{1,5}\)?(?:[ .\-/]{0,2}\(?\d{1,8}\)?){1,6}))(?P=number)"
     r"(?: ?(?:x|ext\.?) ?\d{1,6})?(?![\w%€*]|[.,-]\d)"
 )
-IP_ADDRESS = r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4})(?![\w:]|\.\d)"
+IPV4 = r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?!\w|\.\d)"
+IPV6 = r"(?<![\w.:])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:]|\.\d)"
 KEYS = (
     r"\b(?:(?:AKIA|ASIA)[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{40,}|hf_[A-Za-z0-9]{30,}"
-    r"|[spr]k[-_](?:live|test|proj|ant|or)?[-_A-Za-z0-9]{20,}|xox[abeprs]-[0-9A-Za-z-]{10,}|npm_[A-Za-z0-9]{36})\b"
+    r"|sk-[A-Za-z0-9]{40,}|[spr]k[-_](?:live|test|proj|ant|or)[-_][-_A-Za-z0-9]{20,}"
+    r"|xox[abeprs]-[0-9A-Za-z-]{10,}|npm_[A-Za-z0-9]{36})\b"
     r"|\b(?:AIza[0-9A-Za-z_-]{35}|glpat-[0-9A-Za-z_-]{20,})"
     r"|\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"
 )
 KEY_BEGINS = r"AKIA|ASIA|AIza|gh[pousr]_|github_pat_|glpat-|hf_\w{30}|[spr]k[-_]\S{20}|xox[abeprs]-|npm_\w{36}|eyJ"
-PRIVATE_KEY = r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]+?-----END [A-Z ]*PRIVATE KEY-----"
-QUOTED = r"(?i:api[_-]?key|secret|token|passw(?:or)?d)[\"']?\s*[:=]\s*[\"'](?P<value>[A-Za-z0-9_/+=.-]{16,})[\"']"
+# To its end, or where that is cut off, to the last line that looks like a part of it.
+PRIVATE_KEY = (
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----"
+    r"(?:(?:[^-]|-(?!----))*-----END [A-Z ]*PRIVATE KEY-----|(?:\s+[A-Za-z0-9+/=]{20,})*)"
+)
+NAMED = r"(?i:api[_-]?key|secret|token|passw(?:or)?d)"
+QUOTED = rf"{NAMED}[\"']?\s*[:=]\s*[\"'](?P<value>(?=[^\"']*\d)[A-Za-z0-9_/+=.-]{{16,}})[\"']"
+ASSIGNED = r"(?<![A-Za-z])[A-Z_]*(?:API_?KEY|SECRET|TOKEN|PASSW(?:OR)?D)[A-Z_]*=(?P<value>(?=\S*\d)[^\s\"'$<]{12,})"
 # In the order in which they are looked for: what an earlier one replaces, a later one does not see.
 KINDS = (
     Kind("API_KEY", PRIVATE_KEY, "PRIVATE KEY"),
     Kind("API_KEY", KEYS, KEY_BEGINS),
     Kind("API_KEY", QUOTED, r"[:=]\s*[\"'][A-Za-z0-9_/+=.-]{16}"),
-    Kind("CREDENTIALS", r"(?<=://)[^\s/@:]+:[^\s/@]+(?=@)", "@"),
-    Kind("EMAIL", r"(?<![\w.%+-])[\w.%+-]{1,64}@(?:[\w-]{1,63}\.)+[^\W\d_]{2,24}(?![\w-])", "@"),
+    Kind("API_KEY", ASSIGNED, r"[A-Z]=[^\s\"'$<]{12}"),
+    Kind("CREDENTIALS", r"(?<=://)[^\s/@:]+:[^\s/]+(?=@)", "@"),
+    Kind("EMAIL", r"(?<![\w.%+-])[\w.%+-]{1,64}@(?:[\w-]{1,63}\.)+[A-Za-z]{2,24}(?![\w-])", "@", is_email),
     Kind("IBAN", r"\b[A-Za-z]{2}\d\d(?: ?[A-Za-z0-9]{4}){2,7}(?: ?[A-Za-z0-9]{1,3})?\b", NUMBER, is_iban),
-    Kind("IP_ADDRESS", IP_ADDRESS, r"\d\.\d{1,3}\.\d|[0-9A-Fa-f]{2}::?[0-9A-Fa-f]", is_address),
+    Kind("IP_ADDRESS", IPV4, r"\d\.\d{1,3}\.\d", is_address),
+    Kind("IP_ADDRESS", IPV6, r"[0-9A-Fa-f]{2}::?[0-9A-Fa-f]", is_address),
     Kind("CN_ID", r"(?<!\w)\d{17}[\dXx](?!\w)", NUMBER, lambda value, *around: ric.is_valid(value)),
     Kind("CREDIT_CARD", CARD, NUMBER, is_card),
     Kind("US_SSN", r"(?<![\w-])\d{3}-\d\d-\d{4}(?![\w-])", NUMBER, lambda value, *around: ssn.is_valid(value)),
@@ -134,8 +151,10 @@ class Anonymizer:
     def __call__(self, text: str) -> tuple[str, list[str]]:
         found = []
         for kind in self.kinds:
-            if re.search(kind.needs, text):
-                text = re.sub(kind.pattern, lambda match, kind=kind: self.replace(match, kind, found), text)
+            if re.search(kind.needs, text, re.ASCII):
+                text = re.sub(
+                    kind.pattern, lambda match, kind=kind: self.replace(match, kind, found), text, flags=re.ASCII
+                )
         return text, found
 
     def replace(self, match: re.Match, kind: Kind, found: list[str]) -> str:
@@ -146,5 +165,14 @@ class Anonymizer:
         found.append(kind.name)
         name = kind.name
         if self.key is not None:
-            name += "_" + hmac.new(self.key, value.lower().encode(), hashlib.sha256).hexdigest()[:8]
+            name += "_" + hmac.new(self.key, one_form(kind.name, value).encode(), hashlib.sha256).hexdigest()[:8]
         return match.string[match.start() : start] + f"<{name}>" + match.string[end : match.end()]
+
+
+def one_form(kind: str, value: str) -> str:
+    """A value however it is written: numbers without what parts them, addresses in lower case, secrets as they are."""
+    if kind in ("API_KEY", "CREDENTIALS"):
+        return value
+    if kind == "IP_ADDRESS":
+        return str(ipaddress.ip_address(value))
+    return (value if kind == "EMAIL" else re.sub(r"[\s().+/-]", "", value)).lower()

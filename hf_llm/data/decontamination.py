@@ -1,5 +1,6 @@
 """Training text that an evaluation holds too: found by n-grams of words, whatever case, punctuation and spacing."""
 
+import unicodedata
 from collections.abc import Iterable
 
 import numpy as np
@@ -26,7 +27,7 @@ class Decontaminator:
         self.ngram, self.numbers, self.too_short = ngram, {}, 0
         hashes = []
         for text in texts:
-            found = [self.numbers.setdefault(word, len(self.numbers) + 1) for word in WORDS.findall(text.lower())]
+            found = [self.numbers.setdefault(word, len(self.numbers) + 1) for word, *_ in words_at(text)]
             self.too_short += len(found) < ngram
             hashes.append(self.hashes(found))
         self.known = np.unique(np.concatenate(hashes)) if hashes else np.empty(0, np.uint64)
@@ -42,7 +43,7 @@ class Decontaminator:
 
     def matches(self, text: str) -> np.ndarray:
         """Places of the n-grams that the evaluation has too, counted in words."""
-        numbers = [self.numbers.get(word, 0) for word in WORDS.findall(text.lower())]
+        numbers = [self.numbers.get(word, 0) for word, *_ in words_at(text)]
         if len(numbers) - numbers.count(0) < self.ngram:
             return np.empty(0, np.int64)
         found = self.hashes(numbers)
@@ -51,12 +52,16 @@ class Decontaminator:
 
     def cut(self, text: str) -> str:
         """The text without the words of its matches, and what stands between them."""
-        spans = [match.span() for match in WORDS.finditer(text.lower())]
-        kept, end = [], 0
+        words, kept, end = words_at(text), [], 0
         for start, stop in runs(self.matches(text), self.ngram):
-            kept.append(text[end : spans[start][0]])
-            end = spans[stop - 1][1]
+            kept.append(text[end : words[start][1]])
+            end = words[stop - 1][2]
         return "".join([*kept, text[end:]])
+
+
+def words_at(text: str) -> list[tuple[str, int, int]]:
+    """Words in one form (NFKC, lower case), and where each begins and ends in the text as it is."""
+    return [(unicodedata.normalize("NFKC", match[0]).lower(), *match.span()) for match in WORDS.finditer(text)]
 
 
 def runs(places: np.ndarray, length: int) -> list[tuple[int, int]]:

@@ -7,13 +7,14 @@ from huggingface_hub import DatasetCardData
 from matplotlib.figure import Figure
 
 from hf_llm.checkpoints import write_text
+from hf_llm.data.row_steps import EXCERPT
 
 STEPS = ("read", "length", "language", "quality", "decontamination", "changes", "exact duplicates", "near duplicates")
 SIZES = {  # as the Hub names them
     1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M",
     100_000_000: "10M<n<100M", 1_000_000_000: "100M<n<1B", float("inf"): "n>1B",
 }  # fmt: skip
-SHOWN, EXCERPT = 3, 300  # dropped rows of each reason in the report, and characters of each
+SHOWN = 3  # dropped rows of each reason in the report
 
 
 class Funnel:

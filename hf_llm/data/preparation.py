@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from hf_llm.arguments import PreparationArguments
-from hf_llm.checkpoints import write_text
+from hf_llm.checkpoints import check_writable, write_text
 from hf_llm.data.anonymization import Anonymizer
 from hf_llm.data.decontamination import Decontaminator
 from hf_llm.data.deduplication import (
@@ -223,8 +223,11 @@ def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | Non
             folder holds something already.
     """
     target = Path(args.output_dir).expanduser().absolute()
-    if target.exists() and any(target.iterdir()):
-        raise ValueError(f"`--output_dir` {args.output_dir} is not empty: name another folder, or remove it")
+    check_writable(str(target.parent))
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise ValueError(
+            f"`--output_dir` {args.output_dir} is there already and not an empty folder: name another, or remove it"
+        )
     for name in ("jaccard_threshold", "language_threshold"):
         if not 0 < getattr(args, name) <= 1:
             raise ValueError(f"`--{name}` is {getattr(args, name)}: give a number above 0 and at most 1")
@@ -239,7 +242,7 @@ def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | Non
         daft.set_runner_ray(args.ray_address)
     spool, funnel = Spool(beside / "spool"), Funnel()
     try:
-        spool_rows(plan(paths, args, steps), names, args, spool, funnel)
+        spool_rows(plan(paths, args, steps), paths, names, args, spool, funnel)
         kept = drop_duplicates(spool, args, funnel, names)
         shards = write_shards(beside, spool, kept, names, args.shard_bytes)
         tokens = count_tokens(spool, kept, tokenizer) if tokenizer else None
@@ -290,7 +293,12 @@ def without_secrets(url: str) -> str:
 
 
 def spool_rows(
-    rows: daft.DataFrame, names: list[str], args: PreparationArguments, spool: Spool, funnel: Funnel
+    rows: daft.DataFrame,
+    paths: list[str],
+    names: list[str],
+    args: PreparationArguments,
+    spool: Spool,
+    funnel: Funnel,
 ) -> None:
     """The first pass: every row is read, goes through the steps and is kept on the disk with its hashes."""
     bands = number_of_bands(args.jaccard_threshold)
@@ -300,7 +308,7 @@ def spool_rows(
             bar.update(len(table))
             funnel.read_rows += len(table)
             funnel.read_bytes += pc.sum(table["size"]).as_py() or 0
-            table = drop_unreadable(table, args, funnel)
+            table = drop_unreadable(table, paths, names, args, funnel)
             table = drop_by_steps(table, names, funnel)
             funnel.replaced.update(pc.list_flatten(table["replaced"]).to_pylist())
             hashes = table["hashes"].combine_chunks()
@@ -325,7 +333,9 @@ def drop_by_steps(table: pa.Table, names: list[str], funnel: Funnel) -> pa.Table
     return table
 
 
-def drop_unreadable(table: pa.Table, args: PreparationArguments, funnel: Funnel) -> pa.Table:
+def drop_unreadable(
+    table: pa.Table, paths: list[str], names: list[str], args: PreparationArguments, funnel: Funnel
+) -> pa.Table:
     """Without the rows that could not be read.
 
     Raises:
@@ -334,8 +344,11 @@ def drop_unreadable(table: pa.Table, args: PreparationArguments, funnel: Funnel)
     if table["problem"].null_count == len(table):
         return table
     good = pc.is_null(table["problem"])
-    for problem in table["problem"].filter(pc.invert(good)).to_pylist():
+    for row in table.filter(pc.invert(good)).select(["source", "problem"]).to_pylist():
+        path, name = paths[row["source"]], names[row["source"]]
+        problem = row["problem"].replace(path, name)
         if args.on_error == "stop":
+            problem = problem if "://" in path else row["problem"]
             raise ValueError(f"{problem}; `--on_error skip` goes on without what cannot be read, and counts it")
         funnel.drop("read", "cannot be read", 1, 0)
         funnel.show("read", "cannot be read", problem, "")
@@ -345,8 +358,9 @@ def drop_unreadable(table: pa.Table, args: PreparationArguments, funnel: Funnel)
 def drop_duplicates(spool: Spool, args: PreparationArguments, funnel: Funnel, names: list[str]) -> np.ndarray:
     """The rows that stay: of documents that are equal or near each other, the first one."""
     if not spool.size:
-        step = [name for name in STEPS if funnel.rows[name]][-1]
-        raise ValueError(f"no row is left after the step `{step}`: {'; '.join(funnel.rows[step])}")
+        step = [name for name in STEPS if funnel.rows[name]][-1:] or ["read"]
+        why = "; ".join(funnel.rows[step[0]]) or "the files hold none"
+        raise ValueError(f"no row is left after the step `{step[0]}`: {why}")
     rows = np.arange(len(spool.column("row")))
     if args.exact_deduplication:
         first = equal_documents(spool.column("digest_0"), spool.column("digest_1"))

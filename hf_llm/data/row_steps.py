@@ -6,10 +6,13 @@ Runs in processes of their own, also on other machines: nothing here is imported
 from dataclasses import dataclass, field
 
 from hf_llm.data.anonymization import Anonymizer
-from hf_llm.data.cleaning import clean
+from hf_llm.data.cleaning import clean, tidy
 from hf_llm.data.decontamination import Decontaminator
 from hf_llm.data.languages import identify
 from hf_llm.data.quality import RULES, Page, without_bad_lines
+from hf_llm.metrics.segmentation import WORDS
+
+EXCERPT = 300  # characters of a text that is left out
 
 
 @dataclass
@@ -48,10 +51,13 @@ class RowSteps:
 
     def __call__(self, text: str) -> Verdict:
         verdict = Verdict(clean(text) if self.clean else text)
-        for step in (self.length, self.language, self.quality, self.decontamination, self.anonymization):
+        for step in (self.length, self.language, self.quality, self.decontamination, self.length, self.anonymization):
             verdict.reason = step(verdict)
             if verdict.reason:
                 verdict.step = step.__name__
+                verdict.text = verdict.text[:EXCERPT]  # for the report alone
+                self.anonymization(verdict)
+                verdict.replaced = []
                 break
         return verdict
 
@@ -69,7 +75,7 @@ class RowSteps:
 
     def quality(self, verdict: Verdict) -> str | None:
         if "c4" in self.quality_rules:
-            verdict.text = without_bad_lines(verdict.text)
+            verdict.text = tidy(without_bad_lines(verdict.text))
         page = Page(verdict.text, verdict.language or "en")
         for rule in self.quality_rules:
             if reason := RULES[rule](page):
@@ -81,8 +87,8 @@ class RowSteps:
             return None
         if not self.cut_contamination:
             return f"{self.decontaminator.ngram} words in a row of an evaluation"
-        verdict.text = self.decontaminator.cut(verdict.text).strip()
-        return None if verdict.text else "all of it is in an evaluation"
+        verdict.text = tidy(self.decontaminator.cut(verdict.text))
+        return None if WORDS.search(verdict.text) else "all of it is in an evaluation"
 
     def anonymization(self, verdict: Verdict) -> None:
         if self.anonymizer is not None:

@@ -1,5 +1,6 @@
 """Where the text comes from: a Hub data set, local files or the built-in sample; always `train` and `validation`."""
 
+import contextlib
 import fnmatch
 import glob
 import json
@@ -7,6 +8,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import datasets
 import fsspec
@@ -175,7 +177,7 @@ def files_of_folder(folder: str) -> list[str]:
     """The shards of a prepared folder; of any other one all files of known extensions, those of its folders too."""
     manifest = os.path.join(folder, MANIFEST)
     if os.path.exists(manifest):
-        with open(manifest, encoding="utf-8") as file:
+        with open(manifest, encoding="utf-8") as file, contextlib.suppress(ValueError, KeyError, TypeError):
             return [os.path.join(folder, shard["file"]) for shard in json.load(file)["shards"]]
     found = glob.glob(os.path.join(glob.escape(folder), "**", "*"), recursive=True)
     paths = list(filter(os.path.isfile, found))
@@ -193,7 +195,7 @@ def is_known(path: str) -> bool:
 
 def file_format(path: str) -> tuple[str, str | None]:
     """(".jsonl", "gzip") for "a.jsonl.gz", (".csv", None) for "a.csv"."""
-    stem, last = os.path.splitext(path.lower())
+    stem, last = os.path.splitext((urlsplit(path).path if "://" in path else path).lower())
     return (os.path.splitext(stem)[1], COMPRESSIONS[last]) if last in COMPRESSIONS else (last, None)
 
 
@@ -275,6 +277,8 @@ def read_documents(path: str, field: str) -> Iterator[Rows]:
                 problems.setdefault(place, f"`{path}` row {number + place} has no `{field}`")
             number += len(texts)
             yield texts, problems
+        if not number:
+            yield pa.array([None], pa.string()), {0: f"`{path}` is empty: remove it from the list or write it again"}
     except _BadFile as error:
         yield pa.array([None], pa.string()), {0: str(error)}
     except Exception as error:  # unreadable, cut short, or broken for Arrow; the network has classes of its own
@@ -304,7 +308,7 @@ def _read_json(path: str, field: str) -> Iterator[Rows]:
     line, first, found, problems = 1, b"", False, {}
     for lines in _whole_lines(path):
         if not first and lines.lstrip(BOM + b" \t\r\n").startswith(b"["):
-            yield _parse_list(b"".join(read_chunks(path)), path, field), {}
+            yield _parse_list(b"".join(read_chunks(path)), path, field)
             return
         first = first or lines
         try:
@@ -349,18 +353,21 @@ def _parse_lines(lines: bytes, path: str, line: int, field: str) -> Rows:
     return pa.array(texts, pa.string()), problems
 
 
-def _parse_list(content: bytes, path: str, field: str) -> pa.Array:
-    texts, place = [], ""
+def _parse_list(content: bytes, path: str, field: str) -> Rows:
+    texts, problems = [], {}
     try:
         rows = json.loads(content.decode("utf-8-sig"))
-        for number, row in enumerate(rows):
-            place = f" item {number}"
-            texts.append(_text_of(row, field))
     except ValueError as error:
-        raise _BadFile(f"`{path}`{place}: {heading(error)}: give a list of JSON objects") from None
-    if rows and not any(text is not None for text in texts):
+        raise _BadFile(f"`{path}`: {heading(error)}: give a list of JSON objects") from None
+    for number, row in enumerate(rows):
+        try:
+            texts.append(_text_of(row, field))
+        except ValueError as error:
+            problems[number] = f"`{path}` item {number}: {heading(error)}: give a list of JSON objects"
+            texts.append(None)
+    if rows and not problems and not any(text is not None for text in texts):
         _check_column(path, field, rows[0])
-    return pa.array(texts, pa.string())
+    return pa.array(texts, pa.string()), problems
 
 
 def _text_of(row: object, field: str) -> str | None:
@@ -377,14 +384,25 @@ def _read_csv(path: str, field: str) -> Iterator[Rows]:
     if sum(chunk.count(b'"') for chunk in read_chunks(path)) % 2:  # Arrow would read the rest of the file as one field
         raise _BadFile(f'`{path}` has a quotation mark that is never closed: write " inside a field as ""')
     reading = pa.csv.ReadOptions(block_size=CSV_BLOCK, use_threads=False)  # one thread: errors with the row's number
-    parsing = pa.csv.ParseOptions(newlines_in_values=True)
+    bad: list[pa.csv.InvalidRow] = []
+    parsing = pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda row: bad.append(row) or "skip")
     with open_bytes(path, file_format(path)[1]) as stream:
         names = pa.csv.open_csv(stream, reading, parsing).schema.names
     _check_column(path, field, names)
     converting = pa.csv.ConvertOptions(include_columns=[field], column_types={field: pa.string()})
     with open_bytes(path, file_format(path)[1]) as stream:
+        bad.clear()  # those that were seen while the names were read
         for batch in pa.csv.open_csv(stream, reading, parsing, converting):
-            yield batch.column(0), {}
+            texts = pa.concat_arrays([batch.column(0), pa.nulls(len(bad), pa.string())])
+            yield texts, {len(batch) + place: _odd_row(path, row) for place, row in enumerate(bad)}
+            bad.clear()
+        if bad:
+            yield pa.nulls(len(bad), pa.string()), {place: _odd_row(path, row) for place, row in enumerate(bad)}
+
+
+def _odd_row(path: str, row: "pa.csv.InvalidRow") -> str:
+    number = f"Row #{row.number}: " if row.number is not None else ""
+    return f"`{path}` cannot be read: {number}Expected {row.expected_columns} columns, got {row.actual_columns}"
 
 
 def _read_parquet(path: str, field: str) -> Iterator[Rows]:

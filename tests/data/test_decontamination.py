@@ -50,3 +50,10 @@ def test_short_texts_are_counted():
 def test_windows_that_touch_are_one_run():
     """Given by the word where it begins and the one behind its end."""
     assert runs(np.array([0, 1, 2, 9, 12]), 3) == [(0, 5), (9, 15)]
+
+
+def test_cutting_is_exact_where_lower_case_is_longer():
+    """And words are the same in every Unicode form."""
+    found = Decontaminator(["one two three four five", "cafe\u0301 très bon"], ngram=3)
+    assert found.cut("İstanbul İİİ: one TWO three. End") == "İstanbul İİİ: . End"
+    assert found.cut("Un café ｔｒèｓ bon, oui") == "Un , oui"

@@ -233,6 +233,51 @@ def test_folders_and_globs_at_an_address_are_expanded():
     filesystem.rm("/corpus", recursive=True)
 
 
+def test_one_bad_row_costs_no_other(tmp_path):
+    """In a list and in a table too; each is counted."""
+    rows = [{"text": DOCUMENTS[0]}, {"text": 5}, {"text": DOCUMENTS[1]}]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    (tmp_path / "b.csv").write_text(f"text,n\n{DOCUMENTS[2]},1\nx,2,3\n{DOCUMENTS[3]},4\n")
+    (tmp_path / "c.txt").write_text("")
+    manifest = prepare(settings(tmp_path, "a.json", "b.csv", "c.txt", on_error="skip"))
+    assert texts_of(tmp_path / "out") == DOCUMENTS[:4]
+    assert manifest["steps"][0]["rows_in"] == 7 and manifest["steps"][0]["dropped"] == {"cannot be read": 3}
+    assert str(tmp_path) not in (tmp_path / "out" / "report.md").read_text()
+    assert "is empty" in error_of(settings(tmp_path, "c.txt", output_dir=str(tmp_path / "other")))
+
+
+def test_the_report_has_no_personal_data(tmp_path):
+    """Nor of texts that an earlier step left out, nor a password of an address."""
+    french = "Écrivez à marie.dupont@secret.example ou appelez le +33 1 23 45 67 89 avant la fin de la semaine."
+    write_lines(
+        tmp_path / "a.jsonl", [*DOCUMENTS[:2], french, "Please write to jo@secret.example before the end of it."]
+    )
+    prepare(settings(tmp_path, "a.jsonl", languages=["en"], language_threshold=0.01))
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "Écrivez à <EMAIL>" in report and "secret" not in report
+
+
+def test_what_is_left_of_a_cut_text_is_long_enough(tmp_path):
+    """A full stop is no text."""
+    question = " ".join(DOCUMENTS[7].split() + DOCUMENTS[8].split())
+    (tmp_path / "eval.jsonl").write_text(json.dumps({"q": question}) + "\n")
+    write_lines(tmp_path / "a.jsonl", [DOCUMENTS[0], f"{question}.", f"Well, {question}"])
+    given = {"decontaminate": [str(tmp_path / "eval.jsonl")], "decontamination_mode": "cut", "min_chars": 10}
+    manifest = prepare(settings(tmp_path, "a.jsonl", **given))
+    assert texts_of(tmp_path / "out") == DOCUMENTS[:1]
+    dropped = {step["step"]: step["dropped"] for step in manifest["steps"] if step["dropped"]}
+    assert dropped["decontamination"] == {"all of it is in an evaluation": 1}
+    assert dropped["length"] == {"fewer than 10 characters": 1}
+
+
+def test_a_manifest_of_something_else_is_no_prepared_folder(tmp_path):
+    """Its folder is one of files."""
+    write_lines(tmp_path / "a.jsonl", DOCUMENTS[:2])
+    for content in ('{"name": "extension"}', "[1, 2]"):
+        (tmp_path / "manifest.json").write_text(content)
+        assert f"{tmp_path}/a.jsonl" in find_sources("--files", [str(tmp_path)])
+
+
 def test_a_step_that_leaves_no_row_is_named(tmp_path):
     """And nothing is written."""
     write_lines(tmp_path / "a.jsonl", DOCUMENTS[:3])
@@ -254,7 +299,7 @@ def test_settings_that_cannot_be_are_told_before_anything_is_read(tmp_path):
         assert problem in error_of(settings(tmp_path, "a.jsonl", **given))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("x")
-    assert "is not empty" in error_of(settings(tmp_path, "a.jsonl"))
+    assert "not an empty folder" in error_of(settings(tmp_path, "a.jsonl"))
     assert (tmp_path / "out" / "precious").exists()
 
 
