@@ -5,15 +5,15 @@ python recipes/prepare_data.py --files crawl books.csv --dataset_text_field body
 accelerate launch recipes/pretrain.py --train_file data/prepared
 """
 
-from hf_llm.arguments import ModelArguments, PreparationArguments, parse_args, report_errors
+from hf_llm.arguments import PreparationArguments, parse_args, report_errors
 from hf_llm.data.preparation import prepare
-from hf_llm.modeling import load_tokenizer
+from hf_llm.modeling import load_tokenizer, model_arguments
 from hf_llm.reporting import report_preparation
 
 
 def main():
     (args,) = parse_args([PreparationArguments], description=__doc__)
-    tokenizer = load_tokenizer(ModelArguments(tokenizer_name=args.tokenizer_name)) if args.tokenizer_name else None
+    tokenizer = load_tokenizer(model_arguments(args.tokenizer_name, False)) if args.tokenizer_name else None
     manifest = prepare(args, tokenizer)
     report_preparation(args.output_dir, manifest)
 

@@ -115,7 +115,6 @@ class DocumentsOfFile(DataSourceTask):
 
 def plan(paths: list[str], args: PreparationArguments, steps: RowSteps) -> daft.DataFrame:
     """The first pass: nothing is read before its rows are asked for."""
-
     rows = Documents(paths, args.dataset_text_field).read().with_column("size", length_bytes(col("text")))
     if steps.idle:  # texts need not pass through Python
         texts = without_steps(rows)
