@@ -5,9 +5,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from hf_llm.data.hashing import mix
 from hf_llm.metrics.segmentation import WORDS
-
-MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Decontaminator:
@@ -37,8 +36,7 @@ class Decontaminator:
         windows = max(len(numbers) - self.ngram + 1, 0)
         words, found = np.array(numbers, np.uint64), np.zeros(windows, np.uint64)
         for step in range(self.ngram):
-            found = (found ^ words[step : step + windows]) * MULTIPLIER
-            found ^= found >> np.uint64(29)
+            found = mix(found, words[step : step + windows])
         return found
 
     def matches(self, text: str) -> np.ndarray:

@@ -17,13 +17,13 @@ from daft.recordbatch import RecordBatch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from hf_llm.data.hashing import mix
 from hf_llm.data.spool import Spool, blocks
 from hf_llm.metrics.segmentation import ALONE
 
 HASHES = 120  # divided by 1 to 6, 8, 10, 12: into bands without a rest
 GRAM_BITS = 40  # of the hash of an n-gram; the rest of 64 is for the number of its text
 FOUND = 0.99  # of the pairs at the threshold are to share a band
-MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2 ** 64 / the golden ratio, odd
 
 
 def digest(text: Expression, seed: int) -> Expression:
@@ -129,12 +129,6 @@ def ngrams(texts: pa.Array, ngram: int) -> tuple[np.ndarray, np.ndarray]:
 def owned(owner: np.ndarray, grams: np.ndarray) -> np.ndarray:
     """One number of a text (or pair) and of an n-gram in it: equal ones are found by sorting."""
     return (owner.astype(np.uint64) << np.uint64(GRAM_BITS)) | grams
-
-
-def mix(state: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """One more value in a hash of 64 bits."""
-    state = (state ^ value) * MULTIPLIER
-    return state ^ (state >> np.uint64(29))
 
 
 def jaccard(texts: pa.Array, pairs: np.ndarray, ngram: int) -> np.ndarray:

@@ -65,7 +65,6 @@ VERDICT = pa.struct(
         ("text", pa.large_string()),
         ("step", pa.large_string()),
         ("reason", pa.large_string()),
-        ("language", pa.large_string()),
         ("replaced", pa.large_list(pa.large_string())),
     ]
 )
@@ -221,12 +220,7 @@ def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | Non
         ValueError: a file or row that cannot be read, unless they are to be skipped; no row is left after a step; the
             folder holds something already.
     """
-    target = Path(args.output_dir).expanduser().absolute()
-    check_writable(str(target.parent))
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise ValueError(
-            f"`--output_dir` {args.output_dir} is there already and not an empty folder: name another, or remove it"
-        )
+    target = new_folder(args.output_dir)
     for name in ("jaccard_threshold", "language_threshold"):
         if not 0 < getattr(args, name) <= 1:
             raise ValueError(f"`--{name}` is {getattr(args, name)}: give a number above 0 and at most 1")
@@ -251,23 +245,45 @@ def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | Non
     finally:
         spool.close()
     shutil.rmtree(beside / "spool")
-    manifest = {
+    manifest = manifest_of(args, paths, funnel, shards, tokens)
+    write_report(beside, manifest, funnel.examples)
+    write_card(beside, manifest)
+    write_text(beside / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    os.replace(beside, target)
+    return manifest
+
+
+def new_folder(output_dir: str) -> Path:
+    """Its absolute path.
+
+    Raises:
+        ValueError: it holds something already, or cannot be made.
+    """
+    target = Path(output_dir).expanduser().absolute()
+    check_writable(str(target.parent))
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise ValueError(
+            f"`--output_dir` {output_dir} is there already and not an empty folder: name another, or remove it"
+        )
+    return target
+
+
+def manifest_of(
+    args: PreparationArguments, paths: list[str], funnel: Funnel, shards: list[dict], tokens: int | None
+) -> dict:
+    """What went in, what was done with which settings and versions, what came out."""
+    return {
         "sources": describe(paths),
         "decontaminated_from": describe(find_files("--decontaminate", args.decontaminate or [])),
         "settings": {name: value for name, value in dataclasses.asdict(args).items() if name not in NO_SETTINGS},
         "versions": {package: version(package) for package in PACKAGES},
         "steps": funnel.steps(),
         "replaced": dict(sorted(funnel.replaced.items())),
-        "rows": len(kept),
+        "rows": sum(shard["rows"] for shard in shards),
         "bytes": sum(shard["bytes"] for shard in shards),
         "tokens": tokens,
         "shards": shards,
     }
-    write_report(beside, manifest, funnel.examples)
-    write_card(beside, manifest)
-    write_text(beside / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-    os.replace(beside, target)
-    return manifest
 
 
 def describe(paths: list[str]) -> list[dict]:
