@@ -18,7 +18,8 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 
 from hf_llm.data.packing import count_tokens, pack
-from hf_llm.data.tokenization import fast_engine, plain_engine, tokenize, train_tokenizer
+from hf_llm.data.tokenization import fast_engine, plain_engine, tokenize
+from hf_llm.data.vocabulary import train_tokenizer
 
 
 def local_documents(megabytes: float) -> list[str]:

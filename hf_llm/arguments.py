@@ -54,8 +54,8 @@ class ModelArguments:
 
 
 @dataclass
-class DataArguments:
-    """Which data to read, and how to lay it out in rows."""
+class SourceArguments:
+    """Which data to read."""
 
     _argument_group_name = "data"  # of `--help`
 
@@ -66,7 +66,7 @@ class DataArguments:
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the Hub data set."})
     train_file: list[str] | None = field(
         default=None,
-        metadata={"help": "Files or globs: .jsonl .json .csv .parquet, text also .txt; also .gz and .zst."},
+        metadata={"help": "Files, folders or globs: .jsonl .json .csv .parquet, text also .txt; also .gz and .zst."},
     )
     validation_file: list[str] | None = field(default=None, metadata={"help": "As --train_file, for evaluation."})
     validation_fraction: float = field(
@@ -80,18 +80,59 @@ class DataArguments:
     max_eval_samples: int | None = field(
         default=None, metadata={"help": "Use this many validation rows at most, as --max_train_samples."}
     )
+    dataset_num_proc: int | None = field(default=None, metadata={"help": "Processes that read and convert the files."})
+
+
+@dataclass
+class DataArguments(SourceArguments):
+    """Which data to read, and how to lay it out in rows."""
+
     max_length: int = field(default=1024, metadata={"help": "Tokens in a row."})
     packing: bool = field(
         default=True, metadata={"help": "Fill rows with several documents or examples that do not see each other."}
     )
-    dataset_num_proc: int | None = field(default=None, metadata={"help": "Processes that read and convert the files."})
+
+
+TEXT_FIELD = {"help": "Column that holds the text."}
 
 
 @dataclass
 class TextArguments(DataArguments):
     """Which text to read, and how to lay it out in rows."""
 
-    dataset_text_field: str = field(default="text", metadata={"help": "Column that holds the text."})
+    dataset_text_field: str = field(default="text", metadata=TEXT_FIELD)
+
+
+@dataclass
+class TokenizerArguments(SourceArguments):
+    """Which text to learn a vocabulary from, and whether it is a new one."""
+
+    output_dir: str = field(default="outputs/tokenizer", metadata={"help": "Folder of the result, a new one."})
+    dataset_text_field: str = field(default="text", metadata=TEXT_FIELD)
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Model to extend, with its tokenizer: a folder, a Hub id or a .gguf file."},
+    )
+    tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer to extend, without a model."})
+    new_tokens: int = field(default=0, metadata={"help": "Tokens that an extended vocabulary learns at most."})
+    special_tokens: list[str] = field(
+        default_factory=list, metadata={"help": "Tokens to add that text never turns into, e.g. '<|fim_prefix|>'."}
+    )
+    algorithm: str = field(
+        default="bpe", metadata={"help": "Kind of a new vocabulary, of bytes both.", "choices": ["bpe", "unigram"]}
+    )
+    vocab_size: int = field(default=32_768, metadata={"help": "Entries of a new vocabulary."})
+    seed: int = field(default=42, metadata={"help": "Seed of a split."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that a Hub repository brings along."})
+
+    def __post_init__(self):
+        extending = self.model_name_or_path or self.tokenizer_name
+        if self.model_name_or_path and self.tokenizer_name:
+            raise ValueError("`--tokenizer_name` beside `--model_name_or_path`: a model is extended with its own")
+        if extending and not (self.new_tokens or self.special_tokens):
+            raise ValueError(f"nothing is to be added to `{extending}`: give `--new_tokens`, or `--special_tokens`")
+        if self.new_tokens and not extending:
+            raise ValueError("`--new_tokens` extends a vocabulary: name it by `--model_name_or_path`")
 
 
 PROMPT_STYLE = {
@@ -108,7 +149,7 @@ class PreparationArguments:
 
     files: list[str] = field(metadata={"help": "Files, folders or globs, local or at s3://, gs://, hf://, http(s)://."})
     output_dir: str = field(metadata={"help": "Folder of the shards; it appears when all is done."})
-    dataset_text_field: str = field(default="text", metadata={"help": "Column that holds the text."})
+    dataset_text_field: str = field(default="text", metadata=TEXT_FIELD)
     clean: bool = field(default=True, metadata={"help": "Repair Unicode, white space and invisible characters."})
     min_chars: int = field(default=1, metadata={"help": "Drop texts of fewer characters."})
     languages: list[str] | None = field(
@@ -334,6 +375,7 @@ AT_LEAST = {
     **dict.fromkeys(("min_chars", "decontamination_ngram", "deduplication_ngram", "shard_bytes"), 1),
     "learning_rate": 0,
     "num_fewshot": 0,
+    "new_tokens": 0,
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
     **dict.fromkeys(("max_train_samples", "max_eval_samples"), 1),
     **dict.fromkeys(("early_stopping_patience", "dataset_num_proc", "batch_size", "max_new_tokens", "num_beams"), 1),

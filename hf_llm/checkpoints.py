@@ -1,8 +1,11 @@
 """Checkpoints that are complete or ignored: a manifest is written last, and only what has one is resumed from."""
 
+import contextlib
 import json
 import logging
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from transformers import TrainerCallback
@@ -96,6 +99,35 @@ def check_writable(output_dir: str) -> None:
         place = place.parent
     if not (place.is_dir() and os.access(place, os.W_OK)):
         raise ValueError(f"`--output_dir` {output_dir}: `{place}` is no folder that can be written to; name another")
+
+
+def new_folder(output_dir: str) -> Path:
+    """The absolute path of a folder that is to be written.
+
+    Raises:
+        ValueError: it holds something already, or cannot be made.
+    """
+    target = Path(output_dir).expanduser().absolute()
+    check_writable(str(target.parent))
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise ValueError(
+            f"`--output_dir` {output_dir} is there already and not an empty folder: name another, or remove it"
+        )
+    return target
+
+
+@contextlib.contextmanager
+def appearing(target: Path) -> Iterator[Path]:
+    """A folder to write into, which takes the place of `target` when all of it is written."""
+    beside = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(beside, ignore_errors=True)  # of a run that was ended
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        os.replace(beside, target)
+    except BaseException:
+        shutil.rmtree(beside)
+        raise
 
 
 def check_same_run(checkpoint: str, run: dict[str, object]) -> None:

@@ -26,8 +26,8 @@ from transformers import (
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from hf_llm.arguments import AdapterArguments, ModelArguments, has_bfloat16
-from hf_llm.data.tokenization import train_tokenizer
+from hf_llm.arguments import AdapterArguments, ModelArguments, TokenizerArguments, has_bfloat16
+from hf_llm.data.vocabulary import train_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -306,6 +306,35 @@ def check_fit(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, max_
             f"the tokenizer has {len(tokenizer)} entries, the model {vocab_size}: give the model's own "
             "`--tokenizer_name`"
         )
+
+
+def load_to_extend(args: TokenizerArguments) -> tuple[PreTrainedTokenizerBase | None, PreTrainedModel | None]:
+    """The tokenizer whose vocabulary is to grow, and its model, as it was saved; None where there is none."""
+    name = args.model_name_or_path or args.tokenizer_name
+    if name is None:
+        return None, None
+    model_args = ModelArguments(model_name_or_path=name, trust_remote_code=args.trust_remote_code)
+    tokenizer = load_tokenizer(model_args)
+    return tokenizer, load_model(model_args, tokenizer, 1, dtype="auto") if args.model_name_or_path else None
+
+
+@torch.no_grad()
+def extend_embeddings(model: PreTrainedModel, pieces: dict[int, list[int]]) -> None:
+    """Give new tokens the mean of the embeddings of the pieces that they replace (Gee et al., 2022), in and out.
+
+    Args:
+        pieces: of each new id the old ids.
+    """
+    if max(pieces) >= model.config.get_text_config().vocab_size:
+        model.resize_token_embeddings(max(pieces) + 1, mean_resizing=False)
+    new, flat = torch.tensor(list(pieces)), torch.tensor([id for ids in pieces.values() for id in ids])
+    sizes = torch.tensor([len(ids) for ids in pieces.values()])
+    head = model.get_output_embeddings()
+    for weights in (model.get_input_embeddings().weight, head.weight, getattr(head, "bias", None)):
+        if weights is not None:
+            table = weights if weights.dim() == 2 else weights[:, None]
+            means = torch.nn.functional.embedding_bag(flat, table.float(), sizes.cumsum(0) - sizes, mode="mean")
+            table[new] = means.to(table.dtype)
 
 
 def count_parameters(model: PreTrainedModel, trained: bool = False) -> int:

@@ -3,13 +3,15 @@
 import json
 import os
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 from accelerate import PartialState
-from transformers import Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from hf_llm.arguments import EvalArguments
-from hf_llm.checkpoints import write_text
+from hf_llm.checkpoints import appearing, write_text
+from hf_llm.data.vocabulary import fertility
 from hf_llm.evaluation import Evaluation, TaskResult, compare
 from hf_llm.generation import complete, encode_prompts, num_positions
 from hf_llm.modeling import count_parameters
@@ -71,6 +73,26 @@ def report_preparation(output_dir: str, manifest: dict) -> None:
     rows |= {"tokens": manifest["tokens"]} if manifest["tokens"] is not None else {}
     rows |= {"shards": len(manifest["shards"])}
     print(f"\n{table(rows)}\n\nShards, manifest and report: {output_dir}", flush=True)
+
+
+def report_vocabulary(
+    folder: Path,
+    texts: Sequence[str],
+    before: PreTrainedTokenizerBase | None,
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel | None,
+) -> None:
+    """The end of a vocabulary's training: what held-out texts cost with it, and did before; all of it on the disk."""
+    figures = fertility(tokenizer, texts)
+    if before is not None:
+        figures |= {f"{name}_before": value for name, value in fertility(before, texts).items()}
+    with appearing(folder) as beside:
+        for part in (tokenizer, model):
+            if part is not None:
+                part.save_pretrained(beside)
+        write_json(beside / "eval_results.json", {f"eval_{name}": value for name, value in figures.items()})
+    print(f"\n{table({'entries': len(tokenizer)} | figures)}", flush=True)
+    print(f"\nTokenizer{', model' if model is not None else ''} and results: {folder}", flush=True)
 
 
 def report_finetuning(trainer: Trainer, figures: dict[str, float], result: TaskResult) -> None:

@@ -21,7 +21,7 @@ from transformers import (
 
 from hf_llm.arguments import AdapterArguments, DataArguments, EvalArguments, EvalTaskArguments
 from hf_llm.data.prompting import Prompter, encode_examples
-from hf_llm.data.tokenization import train_tokenizer
+from hf_llm.data.vocabulary import train_tokenizer
 from hf_llm.evaluation import (
     LanguageModelingMetrics,
     TaskEvaluation,

@@ -13,7 +13,7 @@ from tiny import TEXTS, new_model, new_tokenizer
 from transformers import AutoModelForCausalLM
 
 from hf_llm.arguments import AdapterArguments, ModelArguments
-from hf_llm.data.tokenization import train_tokenizer
+from hf_llm.data.vocabulary import train_tokenizer
 from hf_llm.modeling import (
     add_adapter,
     count_parameters,

@@ -6,6 +6,7 @@ at a time, and the second pass writes the texts that stay, in the order of the s
 give the same bytes.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.util
@@ -33,7 +34,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from hf_llm.arguments import PreparationArguments
-from hf_llm.checkpoints import check_writable, write_text
+from hf_llm.checkpoints import appearing, new_folder, write_text
 from hf_llm.data.anonymization import Anonymizer
 from hf_llm.data.decontamination import Decontaminator
 from hf_llm.data.deduplication import (
@@ -226,46 +227,24 @@ def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | Non
             raise ValueError(f"`--{name}` is {getattr(args, name)}: give a number above 0 and at most 1")
     paths = find_sources("--files", args.files)
     names = relative_names(paths)
-    beside = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)  # of a run that was ended
     steps = row_steps(args)
     if args.runner == "ray":
         if not importlib.util.find_spec("ray"):
             raise ValueError("`--runner` ray needs Ray: `pip install -e '.[ray]'`")
         daft.set_runner_ray(args.ray_address)
-    spool, funnel = Spool(beside / "spool"), Funnel()
-    try:
-        spool_rows(plan(paths, args, steps), paths, names, args, spool, funnel)
-        kept = drop_duplicates(spool, args, funnel, names)
-        shards = write_shards(beside, spool, kept, names, args.shard_bytes)
-        tokens = count_tokens(spool, kept, tokenizer) if tokenizer else None
-    except BaseException:
-        shutil.rmtree(beside)
-        raise
-    finally:
-        spool.close()
-    shutil.rmtree(beside / "spool")
-    manifest = manifest_of(args, paths, funnel, shards, tokens)
-    write_report(beside, manifest, funnel.examples)
-    write_card(beside, manifest)
-    write_text(beside / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-    os.replace(beside, target)
+    with appearing(target) as folder:
+        funnel = Funnel()
+        with contextlib.closing(Spool(folder / "spool")) as spool:
+            spool_rows(plan(paths, args, steps), paths, names, args, spool, funnel)
+            kept = drop_duplicates(spool, args, funnel, names)
+            shards = write_shards(folder, spool, kept, names, args.shard_bytes)
+            tokens = count_tokens(spool, kept, tokenizer) if tokenizer else None
+        shutil.rmtree(folder / "spool")
+        manifest = manifest_of(args, paths, funnel, shards, tokens)
+        write_report(folder, manifest, funnel.examples)
+        write_card(folder, manifest)
+        write_text(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     return manifest
-
-
-def new_folder(output_dir: str) -> Path:
-    """Its absolute path.
-
-    Raises:
-        ValueError: it holds something already, or cannot be made.
-    """
-    target = Path(output_dir).expanduser().absolute()
-    check_writable(str(target.parent))
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise ValueError(
-            f"`--output_dir` {output_dir} is there already and not an empty folder: name another, or remove it"
-        )
-    return target
 
 
 def manifest_of(

@@ -22,7 +22,7 @@ import pyarrow.parquet
 from datasets import Dataset, DatasetDict
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 
-from hf_llm.arguments import DataArguments, TextArguments
+from hf_llm.arguments import SourceArguments, TextArguments, TokenizerArguments
 from hf_llm.data.python_docs import python_docs
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ MANIFEST = "manifest.json"  # of a prepared folder
 HEADING = 200  # characters of a foreign error message that are shown
 
 
-def load_splits(data_args: TextArguments, seed: int) -> DatasetDict:
+def load_splits(data_args: TextArguments | TokenizerArguments, seed: int) -> DatasetDict:
     """Load the text that `data_args` names.
 
     Rows without text are dropped and counted. Without a validation part, `validation_fraction` of the rows is drawn
@@ -65,7 +65,7 @@ def load_splits(data_args: TextArguments, seed: int) -> DatasetDict:
     return DatasetDict({name: first_rows(parts[name], limit) for name, limit in limits.items()})
 
 
-def hub_parts(data_args: DataArguments) -> dict[str, Dataset]:
+def hub_parts(data_args: SourceArguments) -> dict[str, Dataset]:
     """The named Hub data set (or folder): `train`, and the first of `validation`, `validation_...` and `test`.
 
     Each where there is one.
@@ -88,7 +88,7 @@ def hub_parts(data_args: DataArguments) -> dict[str, Dataset]:
     return chosen
 
 
-def _hub_texts(data_args: TextArguments) -> dict[str, Dataset]:
+def _hub_texts(data_args: TextArguments | TokenizerArguments) -> dict[str, Dataset]:
     parts, name, field = hub_parts(data_args), data_args.dataset_name, data_args.dataset_text_field
     if "train" not in parts:
         raise ValueError(f"`--dataset_name` {name} has no part `train`: name another data set")
@@ -100,7 +100,7 @@ def _hub_texts(data_args: TextArguments) -> dict[str, Dataset]:
     return {part: rows.select_columns(field).rename_columns({field: "text"}) for part, rows in parts.items()}
 
 
-def _local_parts(data_args: TextArguments) -> dict[str, Dataset]:
+def _local_parts(data_args: TextArguments | TokenizerArguments) -> dict[str, Dataset]:
     paths = {"train": find_files("--train_file", data_args.train_file)}
     if data_args.validation_file:
         paths["validation"] = find_files("--validation_file", data_args.validation_file)
@@ -243,7 +243,7 @@ class _TextFiles(datasets.ArrowBasedBuilder):
                 raise _BadFile(f"`{path}` is empty: remove it from the list or write it again")
 
 
-def _read_files(paths: list[str], data_args: TextArguments) -> Dataset:
+def _read_files(paths: list[str], data_args: TextArguments | TokenizerArguments) -> Dataset:
     """Read `paths` into the cache of `datasets`, or find them there."""
     stats = [os.stat(path) for path in paths]
     # The change time, unlike the modification time, is set by whatever touches the file: nothing stale is ever found.

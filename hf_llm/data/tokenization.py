@@ -1,19 +1,17 @@
-"""Text -> token ids: a new byte-level BPE; documents encoded on the fastest engine proven equal to the tokenizer."""
+"""Text -> token ids: documents encoded on the fastest engine that is proven equal to the tokenizer."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 from datasets.fingerprint import Hasher
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
-BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 # Text per batch of the conversion: bounds its memory, and is enough for the engine's threads.
 BYTES_PER_BATCH = 64_000_000
 # An engine is trusted after it gave the tokenizer's own ids on this many of the user's documents.
@@ -21,33 +19,6 @@ PROOF_DOCUMENTS, PROOF_CHARACTERS = 256, 500_000
 
 # texts -> (ids of all documents one after the other, (N,) int32; offsets, (documents + 1,) int64)
 Encode = Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
-
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE: any text is encoded without an unknown token, and decodes to itself.
-
-    Every document is opened by `<|bos|>`, so that its first real token has a context to be predicted from. The end
-    and the padding have tokens of their own: masking the padding never hides the end of a document.
-
-    Raises:
-        ValueError: `vocab_size` has no room for the 256 bytes and the 3 special tokens.
-    """
-    if vocab_size < 259:
-        raise ValueError(f"`--vocab_size` {vocab_size} is below 259: 256 bytes and 3 special tokens need room")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[BOS, EOS, PAD],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD)
 
 
 def plain_engine(tokenizer: PreTrainedTokenizerBase) -> Encode:

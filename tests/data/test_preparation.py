@@ -22,7 +22,7 @@ from conftest import ROOT
 from hf_llm.arguments import PreparationArguments, TextArguments
 from hf_llm.data.preparation import prepare
 from hf_llm.data.sources import find_sources, load_splits
-from hf_llm.data.tokenization import train_tokenizer
+from hf_llm.data.vocabulary import train_tokenizer
 
 PAGE = """<html><head><title>t</title></head><body><nav><a href="/">Home</a> <a href="/about">About</a></nav>
 <article><h1>The harbour</h1><p>The old harbour of the town was built by merchants who came from the north.</p>

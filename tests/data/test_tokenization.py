@@ -1,4 +1,4 @@
-"""Text becomes the tokenizer's own ids, whichever engine encodes it; a new tokenizer loses no text."""
+"""Text becomes the tokenizer's own ids, whichever engine encodes it; special tokens in it are text."""
 
 import logging
 
@@ -9,7 +9,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from hf_llm.data import tokenization
-from hf_llm.data.tokenization import fast_engine, plain_engine, select_engine, tokenize, train_tokenizer
+from hf_llm.data.tokenization import fast_engine, plain_engine, select_engine, tokenize
+from hf_llm.data.vocabulary import train_tokenizer
 
 TRICKY = [
     "plain words, and a number 12345.67",
@@ -79,28 +80,6 @@ def ids_of(texts, tokenizer):
         ids.tolist()
         for ids in tokenize(Dataset.from_dict({"text": texts}), tokenizer).with_format("numpy")[:]["input_ids"]
     ]
-
-
-@pytest.mark.parametrize("text", TRICKY)
-def test_a_new_tokenizer_gives_back_any_text(new, text):
-    """Encoded without an unknown token, decoded to itself; also text that it was not trained on."""
-    for written in (text, text[::-1] + "Ω∑ unseen 龘"):
-        ids = new(written, add_special_tokens=False, split_special_tokens=True).input_ids
-        assert new.decode(ids, clean_up_tokenization_spaces=False) == written
-
-
-def test_a_new_tokenizer_opens_documents_and_has_three_different_special_tokens(new):
-    """The padding hides no end, and the first word is predicted from something."""
-    assert new("word").input_ids[0] == new.bos_token_id
-    assert len({new.bos_token_id, new.eos_token_id, new.pad_token_id}) == 3
-    assert len(new) <= 400
-
-
-def test_a_vocabulary_without_room_for_all_bytes_is_refused():
-    """259 entries are the least: 256 bytes and 3 special tokens."""
-    with pytest.raises(ValueError, match="`--vocab_size` 258 is below 259"):
-        train_tokenizer(CORPUS, 258)
-    assert len(train_tokenizer(CORPUS, 259)) == 259
 
 
 def test_documents_are_the_tokenizers_own_ids_and_end_with_eos(tokenizer):

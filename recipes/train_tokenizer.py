@@ -1,0 +1,31 @@
+"""Train a tokenizer, or extend the vocabulary of a model for a language: new tokens learned, their embeddings set.
+
+python recipes/train_tokenizer.py --train_file 'books/*.txt' --vocab_size 32768 --output_dir outputs/tokenizer
+python recipes/train_tokenizer.py --train_file chinese.jsonl --model_name_or_path outputs/pretrain_tiny \\
+    --new_tokens 5000 --output_dir outputs/extended
+accelerate launch recipes/pretrain.py --train_file chinese.jsonl --model_name_or_path outputs/extended \\
+    --output_dir outputs/chinese
+"""
+
+from hf_llm.arguments import TokenizerArguments, parse_args, report_errors
+from hf_llm.checkpoints import new_folder
+from hf_llm.data.sources import load_splits
+from hf_llm.data.vocabulary import learn_vocabulary
+from hf_llm.modeling import extend_embeddings, load_to_extend
+from hf_llm.reporting import report_vocabulary
+
+
+def main():
+    (args,) = parse_args([TokenizerArguments], description=__doc__)
+    folder = new_folder(args.output_dir)
+    splits = load_splits(args, args.seed)
+    before, model = load_to_extend(args)
+    tokenizer, pieces = learn_vocabulary(args, before, splits["train"]["text"])
+    if model is not None:
+        extend_embeddings(model, pieces)
+    report_vocabulary(folder, splits["validation"]["text"], before, tokenizer, model)
+
+
+if __name__ == "__main__":
+    with report_errors():
+        main()
