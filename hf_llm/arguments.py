@@ -267,10 +267,20 @@ class AdapterArguments:
 
 @dataclass
 class PretrainArguments:
-    """What the pretraining recipe does around the Trainer."""
+    """What a new model learns to predict, and what the recipe does around the Trainer."""
 
     _argument_group_name = "pretraining"  # of `--help`
 
+    objective: str = field(
+        default="causal",
+        metadata={
+            "help": "Predict the next token, what stands between two texts (fim), or hidden tokens (masked: BERT).",
+            "choices": ["causal", "fim", "masked"],
+        },
+    )
+    fim_rate: float = field(default=0.5, metadata={"help": "Share of the texts parted for --objective fim."})
+    fim_spm_rate: float = field(default=0.5, metadata={"help": "Share of those that begin with the suffix."})
+    mlm_probability: float = field(default=0.15, metadata={"help": "Share of the tokens hidden by --objective masked."})
     early_stopping_patience: int | None = field(
         default=None,
         metadata={
@@ -279,6 +289,11 @@ class PretrainArguments:
         },
     )
     sample_prompt: str = field(default="", metadata={"help": "Prompt of the text generated at the end."})
+
+    def __post_init__(self):
+        for name in ("fim_rate", "fim_spm_rate", "mlm_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`--{name}` is {getattr(self, name)}: give a share, from 0 to 1")
 
 
 @dataclass

@@ -63,6 +63,16 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     else:
         counts = (labels != -100).sum(1).tolist()
         logits, labels = logits.split(counts), labels[labels != -100].split(counts)
+    return row_losses(logits, labels)
+
+
+def masked_token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """As `token_losses`, where (B, T, vocabulary) logits predict the labels, (B, T), in their own places."""
+    return row_losses(logits[0] if isinstance(logits, tuple) else logits, labels)
+
+
+def row_losses(logits: Iterable[torch.Tensor], labels: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Summed loss in nats and number of labels of each row, (B, 2) float64, from (t, vocabulary) and (t,)."""
     rows = []
     for row_logits, row_labels in zip(logits, labels, strict=True):  # one row at a time: float32 copies
         loss = torch.nn.functional.cross_entropy(row_logits.float(), row_labels, ignore_index=-100, reduction="none")

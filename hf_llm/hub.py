@@ -164,9 +164,10 @@ def write_model_card(
     """
     folder, base_model, datasets = Path(folder), _hub_id(base_model), [name for name in datasets if _hub_id(name)]
     data_names = ", ".join(datasets) or "local files"
+    auto_class, pipeline = _loading(folder)
     evaluated_on = {"dataset_type": datasets[0] if len(datasets) == 1 else "custom", "dataset_name": data_names}
     eval_results = [
-        EvalResult(task_type="text-generation", metric_type=name, metric_value=float(value), **evaluated_on)
+        EvalResult(task_type=pipeline, metric_type=name, metric_value=float(value), **evaluated_on)
         for name, value in results.items()
         if math.isfinite(value)  # the Hub reads the metadata as JSON, which has no NaN
     ]
@@ -178,7 +179,7 @@ def write_model_card(
         language=language,
         license=license,
         library_name="peft" if (folder / "adapter_config.json").is_file() else "transformers",
-        pipeline_tag="text-generation",
+        pipeline_tag=pipeline,
         tags=["hf_llm"],
     )
     origin = f"Fine-tuned from `{base_model}`" if base_model else "Trained"
@@ -198,10 +199,10 @@ def write_model_card(
 ## How to load it
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {auto_class}, AutoTokenizer
 
 name = "USER/REPOSITORY"  # this repository's id, or the folder it was downloaded to
-model = AutoModelForCausalLM.from_pretrained(name)
+model = {auto_class}.from_pretrained(name)
 tokenizer = AutoTokenizer.from_pretrained(name)
 ```
 
@@ -213,6 +214,15 @@ tokenizer = AutoTokenizer.from_pretrained(name)
         raise ValueError("`README.md` would contain the Hub token: take it out of the arguments of the model card")
     card.save(folder / ".README.md.tmp")
     os.replace(folder / ".README.md.tmp", folder / "README.md")
+
+
+def _loading(folder: Path) -> tuple[str, str]:
+    """The class that loads the folder's model, and its pipeline on the Hub."""
+    config = folder / "config.json"
+    architectures = json.loads(config.read_text()).get("architectures") if config.is_file() else None
+    if any(name.endswith("ForMaskedLM") for name in architectures or ()):
+        return "AutoModelForMaskedLM", "fill-mask"
+    return "AutoModelForCausalLM", "text-generation"
 
 
 def push_folder(

@@ -4,6 +4,7 @@ import difflib
 import json
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tokenizers import Tokenizer
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedConfig,
@@ -24,7 +26,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
 from hf_llm.arguments import AdapterArguments, ModelArguments, TokenizerArguments, has_bfloat16
 from hf_llm.data.vocabulary import train_tokenizer
@@ -32,6 +37,10 @@ from hf_llm.data.vocabulary import train_tokenizer
 logger = logging.getLogger(__name__)
 
 ADAPTER_CONFIG = "adapter_config.json"
+KINDS = {  # of language models: what they are called, and the architectures that there are
+    AutoModelForCausalLM: ("causal", MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+    AutoModelForMaskedLM: ("masked", MODEL_FOR_MASKED_LM_MAPPING_NAMES),
+}
 
 
 def source(name: str) -> tuple[str, dict[str, str]]:
@@ -55,13 +64,17 @@ def one_line(error: Exception, name: str = "") -> str:
 
 
 def load_tokenizer(
-    model_args: ModelArguments, train_split: Dataset | None = None, checkpoint: str | None = None
+    model_args: ModelArguments,
+    train_split: Dataset | None = None,
+    checkpoint: str | None = None,
+    special_tokens: Sequence[str] = (),
 ) -> PreTrainedTokenizerBase:
     """Load the tokenizer, or train a byte-level BPE on the train split for a new model.
 
     Args:
         train_split: rows `{"text": str}`.
         checkpoint: folder that the run resumes from; its tokenizer goes on being used.
+        special_tokens: that a new tokenizer has beside those of every one.
 
     Raises:
         ValueError: the tokenizer cannot be read.
@@ -72,7 +85,8 @@ def load_tokenizer(
     if name is None:
         trained = [None]
         if PartialState().is_main_process:
-            trained = [train_tokenizer((row["text"] for row in train_split), model_args.vocab_size)]
+            texts = (row["text"] for row in train_split)
+            trained = [train_tokenizer(texts, model_args.vocab_size, special_tokens=special_tokens)]
         # Ids that differ between ranks would ruin a run in silence: all take the one of rank 0.
         return broadcast_object_list(trained)[0]
     if Path(name).is_dir() and not any(Path(name).glob("*.json")):
@@ -96,17 +110,23 @@ def drop_invented_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer._tokenizer = Tokenizer.from_str(json.dumps(definition))
 
 
-def new_config(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, max_length: int) -> PreTrainedConfig:
+def new_config(
+    model_args: ModelArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    auto_class: type = AutoModelForCausalLM,
+) -> PreTrainedConfig:
     """The config of a new model, its vocabulary and positions fitted to tokenizer and rows.
 
     Raises:
         ValueError: unknown model type or setting, each with the nearest known one.
     """
-    known = list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    kind, known = KINDS[auto_class]
     if model_args.model_type not in known:
-        near = difflib.get_close_matches(model_args.model_type, known, 1) or ["llama"]
+        near = difflib.get_close_matches(model_args.model_type, known, 1)
+        near = near or ["llama" if auto_class is AutoModelForCausalLM else "roberta"]
         raise ValueError(
-            f"`--model_type` {model_args.model_type} has no causal language model here; the nearest is {near[0]}"
+            f"`--model_type` {model_args.model_type} has no {kind} language model here; the nearest is {near[0]}"
         )
     default = AutoConfig.for_model(model_args.model_type)
     settings = {
@@ -147,13 +167,18 @@ def parse_overrides(overrides: str, default: PreTrainedConfig) -> dict[str, Any]
 
 
 def load_model(
-    model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, max_length: int, **options
+    model_args: ModelArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    auto_class: type = AutoModelForCausalLM,
+    **options,
 ) -> PreTrainedModel:
-    """Load a causal language model in float32, or draw a new one's weights from a normal distribution with mean 0.
+    """Load a language model in float32, or draw a new one's weights from a normal distribution with mean 0.
 
     Mixed precision keeps these float32 weights for the optimizer and computes in bfloat16.
 
     Args:
+        auto_class: one of `KINDS`.
         options: further ones of `from_pretrained`, e.g. `frozen_precision`.
 
     Raises:
@@ -161,7 +186,7 @@ def load_model(
             tokenizer has more entries than the model.
     """
     if model_args.model_name_or_path is None:
-        return build_model(model_args, tokenizer, max_length)
+        return build_model(model_args, tokenizer, max_length, auto_class)
     for name in ("config_overrides", "initializer_range"):
         if getattr(model_args, name) is not None:
             logger.warning(f"Ignored: `--{name}` describes a new model, and this one is loaded")
@@ -171,32 +196,41 @@ def load_model(
             "(`PeftModel.merge_and_unload`, `save_pretrained`)"
         )
     try:
-        model = load_weights(model_args, **options)
+        model = load_weights(model_args, auto_class, **options)
     except Exception as error:  # from a missing file to a shape that does not fit: the library has no common class
         raise ValueError(f"cannot load `{model_args.model_name_or_path}`: {one_line(error)}") from error
-    check_fit(model.config, tokenizer, max_length)
+    check_fit(model.config, tokenizer, max_length + first_position(model))
     return model
 
 
-def build_model(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, max_length: int) -> PreTrainedModel:
+def build_model(
+    model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, max_length: int, auto_class: type
+) -> PreTrainedModel:
     """A new model in float32; what does not fit is told before the weights are drawn."""
     try:
-        config = new_config(model_args, tokenizer, max_length)
-        check_fit(config, tokenizer, max_length)
-        check_memory(config)
-        return AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation=model_args.attn_implementation
-        )
+        config = new_config(model_args, tokenizer, max_length, auto_class)
+        with torch.device("meta"):
+            planned = auto_class._model_mapping[type(config)](config)
+        if first_position(planned) and "max_position_embeddings" not in (model_args.config_overrides or ""):
+            config.max_position_embeddings += first_position(planned)
+        check_fit(config, tokenizer, max_length + first_position(planned))
+        check_memory(config, count_parameters(planned))
+        return auto_class.from_config(config, dtype=torch.float32, attn_implementation=model_args.attn_implementation)
     except ValueError:
         raise
     except Exception as error:  # a setting that the architecture cannot be built with ends in any class of error
         raise ValueError(f"cannot build this {model_args.model_type} model: {one_line(error)}") from error
 
 
-def check_memory(config: PreTrainedConfig) -> None:
+def first_position(model: PreTrainedModel) -> int:
+    """The position of a text's first token: RoBERTa counts from behind that of the padding."""
+    tables = (part for name, part in model.named_modules() if name.endswith("embeddings.position_embeddings"))
+    padding = getattr(next(tables, None), "padding_idx", None)
+    return 0 if padding is None else padding + 1
+
+
+def check_memory(config: PreTrainedConfig, parameters: int) -> None:
     """Say how large a new model is, and refuse one whose weights this machine cannot hold."""
-    with torch.device("meta"):
-        parameters = count_parameters(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config))
     gigabytes, memory = 4 * parameters / 1e9, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     logger.info(f"A new {config.model_type}: {parameters:,} parameters, {gigabytes:.1f} GB in float32")
     if gigabytes > memory and not is_deepspeed_zero3_enabled():  # which makes each rank's part alone
@@ -206,10 +240,10 @@ def check_memory(config: PreTrainedConfig) -> None:
         )
 
 
-def load_weights(model_args: ModelArguments, **options) -> PreTrainedModel:
+def load_weights(model_args: ModelArguments, auto_class: type, **options) -> PreTrainedModel:
     """`from_pretrained`, complete or not at all; a model from GGUF saves like any other afterwards."""
     path, gguf = source(model_args.model_name_or_path)
-    model, loading = AutoModelForCausalLM.from_pretrained(
+    model, loading = auto_class.from_pretrained(
         path,
         attn_implementation=model_args.attn_implementation,
         trust_remote_code=model_args.trust_remote_code,

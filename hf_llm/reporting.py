@@ -6,17 +6,20 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from hf_llm.arguments import EvalArguments
 from hf_llm.checkpoints import appearing, write_text
+from hf_llm.data.masking import MaskingCollator
 from hf_llm.data.vocabulary import fertility
 from hf_llm.evaluation import Evaluation, TaskResult, compare
 from hf_llm.generation import complete, encode_prompts, num_positions
 from hf_llm.modeling import count_parameters
 
 SAMPLE_TOKENS = 128
+GUESSES = 10
 
 
 def format_value(value: float | int | str) -> str:
@@ -40,8 +43,9 @@ def table(rows: dict[str, float | int | str]) -> str:
 
 
 def report_pretraining(trainer: Trainer, figures: dict[str, float], prompt: str) -> None:
-    """The end of a run: a table, a sample of the model's text, the folder. Every rank calls, rank 0 prints."""
-    sample = sample_text(trainer, prompt)
+    """The end of a run: a table, a sample of what the model writes, the folder. Every rank calls, rank 0 prints."""
+    masked = isinstance(trainer.data_collator, MaskingCollator)
+    sample = guesses(trainer) if masked else sample_text(trainer, prompt)
     if not trainer.args.should_save:
         return
     rows = {
@@ -54,13 +58,28 @@ def report_pretraining(trainer: Trainer, figures: dict[str, float], prompt: str)
         "model FLOPs utilisation": f"{figures['train_mfu']:.1%}" if "train_mfu" in figures else "no step left",
         "validation loss": figures["eval_loss"],
         "perplexity": figures["eval_perplexity"],
-        "bits per byte": figures["eval_bits_per_byte"],
-        "  zlib -9, same text": figures["eval_zlib_bits_per_byte"],
     }
-    begun = f", begun with {prompt!r}" if prompt else ""
-    print(f"\n{table(rows)}\n\nA sample of its text{begun}:\n")
-    print(textwrap.indent("\n".join(textwrap.fill(line, 100) for line in (prompt + sample).splitlines()), "  "))
+    if masked:
+        print(f"\n{table(rows)}\n\nHidden tokens, and what the model takes them for:\n\n{sample}")
+    else:
+        rows |= {"bits per byte": figures["eval_bits_per_byte"]}
+        rows |= {"  zlib -9, same text": figures["eval_zlib_bits_per_byte"]}
+        begun = f", begun with {prompt!r}" if prompt else ""
+        print(f"\n{table(rows)}\n\nA sample of its text{begun}:\n")
+        print(textwrap.indent("\n".join(textwrap.fill(line, 100) for line in (prompt + sample).splitlines()), "  "))
     print(f"\nModel and results: {trainer.args.output_dir}", flush=True)
+
+
+@torch.no_grad()
+def guesses(trainer: Trainer) -> str:
+    """Hidden tokens of the first validation row and the likeliest ones in their places. Every rank calls."""
+    batch = trainer.data_collator([trainer.eval_dataset[0]])
+    labels = batch.pop("labels")[0]
+    logits = trainer.model_wrapped(**{name: tensor.to(trainer.args.device) for name, tensor in batch.items()}).logits
+    hidden = torch.nonzero(labels != -100)[:GUESSES, 0]
+    decode = trainer.processing_class.decode
+    pairs = zip(labels[hidden].tolist(), logits[0].argmax(-1).cpu()[hidden].tolist(), strict=True)
+    return "\n".join(f"  {decode([token])!r}  {decode([guess])!r}" for token, guess in pairs)
 
 
 def report_preparation(output_dir: str, manifest: dict) -> None:

@@ -20,6 +20,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import SaveStrategy
 
 from hf_llm.checkpoints import CompleteCheckpoints, check_same_run
+from hf_llm.data.masking import MaskingCollator
 from hf_llm.data.packing import PackingCollator, check_isolation, column
 from hf_llm.distributed import DeepSpeedInForce
 from hf_llm.hub import PushCheckpoints, hyperparameters
@@ -70,8 +71,21 @@ class StopOnNonFiniteLoss(TrainerCallback):
 class CheckIsolation(TrainerCallback):
     """Proves on the real model, placed and wrapped as it will train, that packed documents do not see each other."""
 
+    def __init__(self, collator: PackingCollator):
+        self.collator = collator
+
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        check_isolation(model)
+        check_isolation(model, self.collator)
+
+
+class MaskAnew(TrainerCallback):
+    """Tells the collator the epoch, so that other tokens are hidden in each."""
+
+    def __init__(self, collator: MaskingCollator):
+        self.collator = collator
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.collator.epoch = int(state.epoch)
 
 
 class Throughput(TrainerCallback):
@@ -207,8 +221,14 @@ def run_facts(trainer: Trainer) -> dict[str, Any]:
         "data": Hasher.hash([ids.tolist() for ids in rows.select(spread)["input_ids"]]),
         "ranks": args.world_size,
         **adapter_facts(trainer.model),
+        **masking_facts(trainer.data_collator),
         **hyperparameters(args),  # the optimizer's state holds the old ones, and would go on with them
     }
+
+
+def masking_facts(collator: PackingCollator) -> dict[str, Any]:
+    """How tokens are hidden, where they are."""
+    return {"mlm_probability": collator.probability} if isinstance(collator, MaskingCollator) else {}
 
 
 def adapter_facts(model: PreTrainedModel) -> dict[str, Any]:
@@ -277,7 +297,8 @@ def run_training(trainer: Trainer, checkpoint: str | None, packing: bool, report
     throughput = Throughput(trainer.model, mean_attended(rows), predicting)
     for callback in [
         *([DeepSpeedInForce(trainer)] if args.deepspeed else []),
-        *([CheckIsolation()] if packing else []),
+        *([CheckIsolation(trainer.data_collator)] if packing else []),
+        *([MaskAnew(trainer.data_collator)] if isinstance(trainer.data_collator, MaskingCollator) else []),
         StopOnNonFiniteLoss(trainer, checkpoint),
         CompleteCheckpoints(args, run),
         *([PushCheckpoints(trainer)] if args.push_to_hub else []),

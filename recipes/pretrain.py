@@ -12,12 +12,11 @@ from transformers import Trainer, TrainingArguments, set_seed
 
 from hf_llm.arguments import ModelArguments, PretrainArguments, TextArguments, parse_args, report_errors
 from hf_llm.checkpoints import find_checkpoint
-from hf_llm.data.packing import PackingCollator, tokenize_and_pack
 from hf_llm.data.sources import load_splits
 from hf_llm.distributed import shut_down
-from hf_llm.evaluation import LanguageModelingMetrics, token_losses
 from hf_llm.hub import publish
 from hf_llm.modeling import load_model, load_tokenizer
+from hf_llm.objectives import AUTO_CLASSES, SPECIAL_TOKENS, tokenize_and_pack, trainer_options
 from hf_llm.reporting import report_pretraining
 from hf_llm.training import early_stopping, run_training
 
@@ -32,21 +31,19 @@ def main():
 
     with args.main_process_first(desc="reading the data"):
         splits = load_splits(data_args, args.seed)
-    tokenizer = load_tokenizer(model_args, splits["train"], checkpoint)
-    model = load_model(model_args, tokenizer, data_args.max_length)
+    tokenizer = load_tokenizer(model_args, splits["train"], checkpoint, SPECIAL_TOKENS[run_args.objective])
+    model = load_model(model_args, tokenizer, data_args.max_length, AUTO_CLASSES[run_args.objective])
     with args.main_process_first(desc="tokenizing and packing"):
-        train, validation, reports = tokenize_and_pack(splits, tokenizer, data_args.max_length, data_args.packing)
+        train, validation, reports = tokenize_and_pack(splits, tokenizer, data_args, run_args, args.seed)
+        options = trainer_options(run_args, data_args, model, tokenizer, splits["validation"], validation, args)
 
     trainer = Trainer(
         model=model,
         args=args,
-        data_collator=PackingCollator(tokenizer.pad_token_id, position_ids=data_args.packing),
         train_dataset=train,
-        eval_dataset=validation,
         processing_class=tokenizer,
-        compute_metrics=LanguageModelingMetrics(splits["validation"], validation, tokenizer),
-        preprocess_logits_for_metrics=token_losses,
         callbacks=early_stopping(args, run_args.early_stopping_patience),
+        **options,
     )
     figures = run_training(trainer, checkpoint, data_args.packing, reports)
     report_pretraining(trainer, figures, run_args.sample_prompt)

@@ -9,10 +9,9 @@ import pyarrow as pa
 import torch
 from datasets import Dataset, DatasetDict
 from datasets.fingerprint import Hasher
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 
 from hf_llm.data.prompting import ExamplesReport, Prompter, encode_examples, show_example
-from hf_llm.data.tokenization import tokenize
 
 logger = logging.getLogger(__name__)
 
@@ -163,28 +162,10 @@ def pack(dataset: Dataset, max_length: int, packing: bool = True) -> tuple[Datas
     return rows.with_format("numpy"), report
 
 
-def tokenize_and_pack(
-    splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int, packing: bool
-) -> tuple[Dataset, Dataset, dict[str, list[PackingReport]]]:
-    """Rows of `train` and `validation`, and what packing did to each, under the prefixes of the results files.
-
-    Raises:
-        ValueError: the text of `train` does not fill one row.
-    """
-    train, packed = pack(tokenize(splits["train"], tokenizer), max_length, packing)
-    if packed.tokens_in < max_length:
-        raise ValueError(
-            f"`train` has {packed.tokens_in} tokens, fewer than one row of `--max_length` {max_length}: give more text "
-            "or a smaller --max_length"
-        )
-    validation, held_out = pack(tokenize(splits["validation"], tokenizer), max_length, packing)
-    return train, validation, {"train": [packed], "eval": [held_out]}
-
-
 def encode_and_pack(
     rows: DatasetDict, prompter: Prompter, packing: bool
 ) -> tuple[Dataset, Dataset, dict[str, list[PackingReport | ExamplesReport]]]:
-    """As `tokenize_and_pack`, for the rows of a task."""
+    """Rows of a task's `train` and `validation`, and what was done to each, under the prefixes of the results files."""
     if not prompter.task.trainable:
         raise ValueError(f"`--task` {type(prompter.task).__name__.lower()} is only evaluated: use recipes/eval.py")
     if "train" not in rows:
@@ -232,8 +213,7 @@ class PackingCollator:
             tokens, lengths = np.asarray(row["input_ids"]), np.asarray(row["lengths"])
             starts = np.cumsum(lengths) - lengths
             input_ids[i, : len(tokens)] = tokens
-            labels[i, : len(tokens)] = row.get("labels", tokens)
-            labels[i, starts] = -100
+            labels[i, : len(tokens)] = self.labels(row, starts)
             borders = np.append(starts, len(tokens))
             position_ids[i] -= np.repeat(borders, np.append(lengths, width - len(tokens)))
         batch = {"input_ids": input_ids, "labels": labels} | (
@@ -244,9 +224,15 @@ class PackingCollator:
             batch |= {"logits_to_keep": following != -100, "shift_labels": following[following != -100]}
         return {key: torch.from_numpy(value) for key, value in batch.items()}
 
+    def labels(self, row: dict[str, np.ndarray], starts: np.ndarray) -> np.ndarray:
+        """Labels of a row's tokens, (t,); nothing before the first one of a piece predicts it."""
+        labels = np.array(row.get("labels", row["input_ids"]))
+        labels[starts] = -100
+        return labels
+
 
 @torch.no_grad()
-def isolation_leak(model: PreTrainedModel) -> float:
+def isolation_leak(model: PreTrainedModel, collator: PackingCollator) -> float:
     """How far the logits of a packed document follow a change of the document before it.
 
     Two rows of two documents go through the model twice, with other tokens in the first documents. Works under every
@@ -256,22 +242,25 @@ def isolation_leak(model: PreTrainedModel) -> float:
         Largest change in the second documents as a share of that in the first, which have changed. 0 is isolation.
     """
     half, vocab_size = 8, model.config.get_text_config().vocab_size
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(vocab_size, (2, 2 * half), generator=generator)
-    changed = tokens.clone()
+    generator = np.random.default_rng(0)
+    tokens = generator.integers(0, vocab_size, (2, 2 * half))
+    changed = tokens.copy()
     changed[:, :half] = (changed[:, :half] + vocab_size // 2) % vocab_size
-    position_ids = torch.arange(half).repeat(2).expand(2, -1)
     training = model.training
     model.eval()
-    before, after = (
-        model(
-            input_ids=ids.to(model.device), position_ids=position_ids.to(model.device), use_cache=False
-        ).logits.float()
-        for ids in (tokens, changed)
-    )
+    before, after = (forward(model, collator, rows, [half, half]) for rows in (tokens, changed))
     model.train(training)
     change = (after - before).abs().amax(dim=(0, 2))
     return (change[half:].max() / change[:half].max()).item()
+
+
+def forward(model: PreTrainedModel, collator: PackingCollator, rows: np.ndarray, lengths: list[int]) -> torch.Tensor:
+    """Logits of rows of documents, (B, T, vocabulary), in float32."""
+    batch = collator([{"input_ids": row, "lengths": lengths, "labels": row} for row in rows])
+    inputs = {
+        name: batch[name].to(model.device) for name in ("input_ids", "position_ids", "attention_mask") if name in batch
+    }
+    return model(**inputs, **({} if "attention_mask" in batch else {"use_cache": False})).logits.float()
 
 
 def within_adapters(model: PreTrainedModel) -> PreTrainedModel:
@@ -298,13 +287,13 @@ def can_skip_prompts(model: PreTrainedModel, args: TrainingArguments) -> bool:
     return "slice_logits_to_keep(" in forward and "self.loss_function(" in forward
 
 
-def check_isolation(model: PreTrainedModel) -> None:
+def check_isolation(model: PreTrainedModel, collator: PackingCollator) -> None:
     """Refuse an architecture or attention implementation in which packed documents see each other.
 
     Raises:
         ValueError: it leaks, or takes no positions.
     """
-    leak = isolation_leak(model) if takes_positions(model) else 1.0
+    leak = isolation_leak(model, collator) if takes_positions(model) else 1.0
     if not leak <= 1e-3:  # also where it is no number
         raise ValueError(
             f"packed documents see each other in {type(within_adapters(model)).__name__} with "

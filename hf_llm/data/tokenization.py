@@ -21,11 +21,12 @@ PROOF_DOCUMENTS, PROOF_CHARACTERS = 256, 500_000
 Encode = Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
 
 
-def plain_engine(tokenizer: PreTrainedTokenizerBase) -> Encode:
+def plain_engine(tokenizer: PreTrainedTokenizerBase, add_special_tokens: bool = True) -> Encode:
     """The tokenizer itself. A special token spelled out in a document is text there, not a command."""
+    options = {"split_special_tokens": True, "return_attention_mask": False, "verbose": False}
 
     def encode(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        documents = tokenizer(texts, split_special_tokens=True, return_attention_mask=False, verbose=False).input_ids
+        documents = tokenizer(texts, add_special_tokens=add_special_tokens, **options).input_ids
         offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in documents])])
         ids = np.fromiter((token for ids in documents for token in ids), np.int32, count=offsets[-1])
         return ids, offsets
@@ -33,7 +34,7 @@ def plain_engine(tokenizer: PreTrainedTokenizerBase) -> Encode:
     return encode
 
 
-def fast_engine(tokenizer: PreTrainedTokenizerBase) -> Encode:
+def fast_engine(tokenizer: PreTrainedTokenizerBase, add_special_tokens: bool = True) -> Encode:
     """`fastokens`, which reads the same tokenizer.json.
 
     Raises:
@@ -47,17 +48,23 @@ def fast_engine(tokenizer: PreTrainedTokenizerBase) -> Encode:
     engine.no_padding()
 
     def encode(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        ids, offsets = engine.encode_batch_flat(texts, add_special_tokens=True, split_special_tokens=True)
+        ids, offsets = engine.encode_batch_flat(texts, add_special_tokens=add_special_tokens, split_special_tokens=True)
         return np.frombuffer(ids, np.uint32).astype(np.int32), np.frombuffer(offsets, np.uint64).astype(np.int64)
 
     return encode
 
 
-def select_engine(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> tuple[str, Encode]:
-    """Choose the fastest engine whose ids on `texts` equal the tokenizer's own; returns its name and function."""
-    plain = plain_engine(tokenizer)
+def select_engine(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], add_special_tokens: bool = True
+) -> tuple[str, Encode]:
+    """Choose the fastest engine whose ids on `texts` equal the tokenizer's own; returns its name and function.
+
+    Args:
+        add_special_tokens: those that the tokenizer puts around a document.
+    """
+    plain = plain_engine(tokenizer, add_special_tokens)
     try:
-        fast = fast_engine(tokenizer)
+        fast = fast_engine(tokenizer, add_special_tokens)
         equal = all(np.array_equal(a, b) for a, b in zip(fast(texts), plain(texts), strict=True))
     except Exception as error:  # a young library: whatever it raises, the tokenizer itself still works
         logger.info(f"Tokenizer engine: the tokenizer itself; fastokens cannot be used ({error})")
@@ -86,6 +93,21 @@ def append_token(ids: np.ndarray, offsets: np.ndarray, token: int) -> tuple[np.n
     return np.insert(ids, offsets[1:], token), offsets + np.arange(len(offsets))
 
 
+def document_engine(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> tuple[str, Encode]:
+    """As `select_engine`, for whole documents: what the tokenizer puts in front of them, and one end of text.
+
+    Raises:
+        ValueError: the tokenizer has no token for the end of a text.
+    """
+    end = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id  # BERT has [SEP]
+    if end is None:
+        raise ValueError(f"tokenizer `{tokenizer.name_or_path}` has no eos token: give another `--tokenizer_name`")
+    name, encode = select_engine(tokenizer, texts)
+    if tokenizer("a").input_ids[-1] == end:
+        return name, encode
+    return name, lambda texts: append_token(*encode(texts), end)
+
+
 def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """Encode every document of the column `text` and end it with the end-of-sequence token.
 
@@ -99,24 +121,30 @@ def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     Raises:
         ValueError: the tokenizer has no end-of-sequence token.
     """
-    if tokenizer.eos_token_id is None:
-        raise ValueError(f"tokenizer `{tokenizer.name_or_path}` has no eos token: give another `--tokenizer_name`")
-    name, encode = select_engine(tokenizer, sample_texts(dataset))
+    name, encode = document_engine(tokenizer, sample_texts(dataset))
+    return map_texts(dataset, tokenizer, lambda texts, first: token_table(*encode(texts)), name)
+
+
+def token_table(ids: np.ndarray, offsets: np.ndarray, **columns: np.ndarray) -> pa.Table:
+    """Documents, and what else is known of each, as Arrow has them."""
+    return pa.table({"input_ids": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(ids)), **columns})
+
+
+def map_texts(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    convert: Callable[[list[str], int], pa.Table],
+    *settings: object,
+) -> Dataset:
+    """`convert(texts, number of the first)` of all texts, some at a time; cached under texts, tokenizer, settings."""
     mean_bytes = pc.mean(pc.binary_length(dataset.with_format("arrow")[:]["text"])).as_py()
-    ends_itself = tokenizer("a").input_ids[-1] == tokenizer.eos_token_id
-
-    def tokenize_batch(table: pa.Table) -> pa.Table:
-        ids, offsets = encode(table["text"].to_pylist())
-        if not ends_itself:
-            ids, offsets = append_token(ids, offsets, tokenizer.eos_token_id)
-        return pa.table({"input_ids": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(ids))})
-
     definition = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else tokenizer
-    fingerprint = Hasher.hash((dataset._fingerprint, definition, tokenizer.eos_token_id, name))
     return dataset.with_format("arrow").map(
-        tokenize_batch,
+        lambda table, places: convert(table["text"].to_pylist(), places[0]),
         batched=True,
+        with_indices=True,
         batch_size=max(1, int(BYTES_PER_BATCH / mean_bytes)),
-        new_fingerprint=fingerprint,
-        desc=f"Tokenizing ({name})",
+        remove_columns=dataset.column_names,
+        new_fingerprint=Hasher.hash((dataset._fingerprint, definition, tokenizer.eos_token_id, *settings)),
+        desc=f"Tokenizing ({settings[0]})",
     )

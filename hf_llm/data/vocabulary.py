@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from hf_llm.arguments import TokenizerArguments
 from hf_llm.metrics.segmentation import words
 
-BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
+BOS, EOS, PAD, MASK = "<|bos|>", "<|eos|>", "<|pad|>", "<|mask|>"
 MODELS = {  # each with its trainer
     "bpe": (models.BPE, trainers.BpeTrainer),
     "unigram": (models.Unigram, trainers.UnigramTrainer),
@@ -48,7 +48,7 @@ def train_tokenizer(
 
     Args:
         algorithm: `bpe` or `unigram`.
-        special_tokens: further ones; they are part of `vocab_size`.
+        special_tokens: further ones; they are part of `vocab_size`. Of these `<|mask|>` is known as the mask.
 
     Raises:
         ValueError: `vocab_size` has no room for the 256 bytes and the special tokens.
@@ -68,8 +68,8 @@ def train_tokenizer(
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
     )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD)
-    return add_special_tokens(tokenizer, special_tokens)[0]
+    roles = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD} | ({"mask_token": MASK} if MASK in special else {})
+    return add_special_tokens(PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles), special_tokens)[0]
 
 
 def add_special_tokens(

@@ -265,8 +265,8 @@ def test_an_attention_mask_of_ones_would_let_packed_documents_leak():
 def test_isolating_architectures_pass_the_check_and_keep_their_mode(model_type, attention):
     """In float32 and in bfloat16."""
     model = new_model(model_type, attn_implementation=attention).train()
-    check_isolation(model)
-    check_isolation(model.to(torch.bfloat16))
+    check_isolation(model, PackingCollator(2))
+    check_isolation(model.to(torch.bfloat16), PackingCollator(2))
     assert model.training
 
 
@@ -274,4 +274,4 @@ def test_isolating_architectures_pass_the_check_and_keep_their_mode(model_type, 
 def test_architectures_that_leak_are_refused_with_the_remedy(model_type):
     """OPT counts its positions by itself, BLOOM has none."""
     with pytest.raises(ValueError, match=r"--packing false"):
-        check_isolation(new_model(model_type))
+        check_isolation(new_model(model_type), PackingCollator(2))

@@ -1,0 +1,182 @@
+"""Fill-in-the-middle: documents laid out so that a causal model learns to write what stands between two texts.
+
+Bavarian et al. 2022, arXiv 2207.14255: two places drawn among the characters part a text into prefix, middle and
+suffix, which are encoded apart and put in one of two orders, with a sentinel token before each and the end of text
+behind the middle:
+
+    PSM  <prefix> prefix <suffix> suffix <middle> middle <end>
+    SPM  <prefix> <suffix> suffix <middle> prefix middle <end>
+
+All of it is trained on. Long documents are cut into rows first and parted then (the paper's context level), so that
+no row loses the context of its middle.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from hf_llm.data.tokenization import Encode, map_texts, sample_texts, select_engine, token_table
+
+# Prefix, suffix, middle, as models have them: ours and Qwen's, StarCoder's, DeepSeek's, Codestral's.
+SENTINELS = [
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    ("<\uff5cfim\u2581begin\uff5c>", "<\uff5cfim\u2581hole\uff5c>", "<\uff5cfim\u2581end\uff5c>"),
+    ("[PREFIX]", "[SUFFIX]", "[MIDDLE]"),
+]
+SPARE = 8  # tokens by which three parts of a text may be more than the text
+
+
+LAYOUTS = ("causal", "psm", "spm", "too_long")  # the last: it would not fit in a row, and stays as it was
+
+
+@dataclass
+class InfillingReport:
+    """How many texts, and pieces of long ones, were laid out in which way.
+
+    Args:
+        counts: for each of `LAYOUTS`.
+    """
+
+    counts: dict[str, int]
+
+    def metrics(self, prefix: str) -> dict[str, int]:
+        """The counts under the names that the results files use, e.g. `train_fim_psm`."""
+        return {f"{prefix}_fim_{layout}": count for layout, count in self.counts.items()}
+
+
+def count_layouts(layouts: np.ndarray) -> InfillingReport:
+    """Of the numbers that `FillInTheMiddle` gives."""
+    counts = np.bincount(layouts, minlength=len(LAYOUTS)).tolist()
+    return InfillingReport(dict(zip(LAYOUTS, counts, strict=True)))
+
+
+def sentinels(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of the tokens before prefix, suffix and middle.
+
+    Raises:
+        ValueError: the tokenizer has none, or writes a space before each part of a text.
+    """
+    vocab = tokenizer.get_vocab()
+    for names in SENTINELS:
+        if all(name in vocab for name in names):
+            break
+    else:
+        raise ValueError(
+            f"tokenizer `{tokenizer.name_or_path}` has no tokens for `--objective` fim: add them to it and its model "
+            f"by `recipes/train_tokenizer.py --special_tokens {' '.join(map(repr, SENTINELS[0]))}`"
+        )
+    parts = [id for part in ("ab", "cd") for id in tokenizer(part, add_special_tokens=False).input_ids]
+    if (joined := tokenizer.decode(parts)) != "abcd":
+        raise ValueError(
+            f"tokenizer `{tokenizer.name_or_path}` makes {joined!r} of 'ab' and 'cd': `--objective` fim needs one that "
+            "puts no space in front of a text, such as a byte-level BPE"
+        )
+    return [vocab[name] for name in names]
+
+
+@dataclass
+class FillInTheMiddle:
+    """Encodes texts, and lays some of them out for filling in the middle.
+
+    Args:
+        encode: the tokenizer's engine without its special tokens.
+        max_length: tokens of a row; a longer text is cut before it is parted.
+        rate: share of the texts that are parted.
+        spm_rate: share of those that begin with the suffix.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    encode: Encode
+    max_length: int
+    rate: float = 0.5
+    spm_rate: float = 0.5
+
+    def __post_init__(self):
+        self.sentinels = [np.array([id], np.int32) for id in sentinels(self.tokenizer)]
+        template = self.tokenizer("ab").input_ids
+        body = self.tokenizer("ab", add_special_tokens=False).input_ids
+        begin = len(template) - len(body) - (template[-1] == self.tokenizer.eos_token_id)
+        self.begin, self.end = np.array(template[:begin], np.int32), np.array([self.tokenizer.eos_token_id], np.int32)
+        self.room = self.max_length - begin - 1 - len(self.sentinels)
+
+    def __call__(self, texts: list[str], draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Lay out texts; the same draws give the same documents.
+
+        Returns:
+            Token ids of all documents one after the other, (N,) int32; their borders, (documents + 1,); and the place
+            of each one's layout in `LAYOUTS`, (documents,) int8.
+        """
+        sizes = np.diff(self.encode(texts)[1]).tolist()
+        pieces = [piece for text, size in zip(texts, sizes, strict=True) for piece in self.cut(text, size)]
+        parts = [self.part(text, draw) for text, *_ in pieces]
+        ids, offsets = self.encode([part for of_piece in parts for part in of_piece])
+        encoded = iter(np.split(ids, offsets[1:-1]))
+        documents = [
+            self.lay_out([next(encoded) for _ in of_piece], *piece, draw)
+            for piece, of_piece in zip(pieces, parts, strict=True)
+        ]
+        documents, layouts = zip(*documents, strict=True)
+        offsets = np.concatenate([[0], np.cumsum([len(document) for document in documents])])
+        return np.concatenate(documents), offsets, np.array(layouts, np.int8)
+
+    def lay_out(
+        self, bodies: list[np.ndarray], text: str, first: bool, last: bool, draw: np.random.Generator
+    ) -> tuple[np.ndarray, int]:
+        """One document of token ids, its three parts in an order that is drawn, and the place of its layout."""
+        if len(bodies) == 3 and sum(map(len, bodies)) <= self.room:
+            suffix_first = draw.random() < self.spm_rate
+            return self.arrange(*bodies, suffix_first), LAYOUTS.index("spm" if suffix_first else "psm")
+        body, layout = (bodies[0], "causal") if len(bodies) == 1 else (self.encode([text])[0], "too_long")
+        parts = [*([self.begin] if first else []), body, *([self.end] if last else [])]
+        return np.concatenate(parts), LAYOUTS.index(layout)
+
+    def cut(self, text: str, size: int) -> Iterator[tuple[str, bool, bool]]:
+        """Pieces of about equal size that fit in a row, and whether each is the first and the last of its text."""
+        pieces = -(-size // max(1, self.room - SPARE))
+        if pieces <= 1:
+            yield text, True, True
+            return
+        spans = self.tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+        ).offset_mapping
+        starts = [spans[len(spans) * piece // pieces][0] for piece in range(1, pieces)]
+        for piece, (start, stop) in enumerate(pairwise([0, *starts, len(text)])):
+            yield text[start:stop], piece == 0, piece == pieces - 1
+
+    def part(self, text: str, draw: np.random.Generator) -> list[str]:
+        """Prefix, middle and suffix, or the text as it is; each of them may be empty."""
+        if draw.random() >= self.rate:
+            return [text]
+        start, stop = sorted(draw.integers(0, len(text) + 1, 2).tolist())
+        return [text[:start], text[start:stop], text[stop:]]
+
+    def arrange(self, prefix: np.ndarray, middle: np.ndarray, suffix: np.ndarray, suffix_first: bool) -> np.ndarray:
+        """The parts of one text with their sentinels, as PSM or SPM."""
+        before_prefix, before_suffix, before_middle = self.sentinels
+        if suffix_first:
+            parts = [before_prefix, before_suffix, suffix, before_middle, prefix, middle]
+        else:
+            parts = [before_prefix, prefix, before_suffix, suffix, before_middle, middle]
+        return np.concatenate([self.begin, *parts, self.end])
+
+
+def infill(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, rate: float, spm_rate: float, seed: int
+) -> tuple[Dataset, InfillingReport]:
+    """As `tokenize`, with texts laid out by `FillInTheMiddle`, each once, whatever the number of epochs."""
+    name, encode = select_engine(tokenizer, sample_texts(dataset), add_special_tokens=False)
+    lay_out = FillInTheMiddle(tokenizer, encode, max_length, rate, spm_rate)
+
+    def convert(texts: list[str], first: int) -> pa.Table:
+        ids, offsets, layouts = lay_out(texts, np.random.default_rng([seed, first]))
+        return token_table(ids, offsets, layout=layouts)
+
+    documents = map_texts(dataset, tokenizer, convert, name, max_length, rate, spm_rate, seed)
+    layouts = documents.with_format("numpy")["layout"][:]
+    return documents.remove_columns("layout"), count_layouts(layouts)

@@ -1,0 +1,144 @@
+"""What a model is trained to predict: the next token, what stands between two texts, or hidden tokens.
+
+Each is a transform of the data or a collator, and what goes with it: the class of model, tokens, metrics.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainingArguments,
+)
+from transformers.loss.loss_utils import ForMaskedLMLoss
+from transformers.utils import ModelOutput
+
+from hf_llm.arguments import PretrainArguments, TextArguments
+from hf_llm.data.infilling import SENTINELS, InfillingReport, infill
+from hf_llm.data.masking import MaskingCollator, mask_rows
+from hf_llm.data.packing import PackingCollator, PackingReport, pack
+from hf_llm.data.tokenization import tokenize
+from hf_llm.data.vocabulary import MASK
+from hf_llm.evaluation import LanguageModelingMetrics, TokenMetrics, masked_token_losses, token_losses
+from hf_llm.modeling import first_position
+
+AUTO_CLASSES = {"causal": AutoModelForCausalLM, "fim": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}
+SPECIAL_TOKENS = {"causal": (), "fim": SENTINELS[0], "masked": (MASK,)}  # of a new tokenizer
+
+Reports = dict[str, list[PackingReport | InfillingReport]]
+
+
+def tokenize_and_pack(
+    splits: DatasetDict,
+    tokenizer: PreTrainedTokenizerBase,
+    data_args: TextArguments,
+    run_args: PretrainArguments,
+    seed: int,
+) -> tuple[Dataset, Dataset, Reports]:
+    """Rows of `train` and `validation`, and what was done to each, under the prefixes of the results files.
+
+    Validation has whole texts, also where the training fills in the middle: its scores compare.
+
+    Raises:
+        ValueError: the text of `train` does not fill one row; the tokenizer lacks what the objective needs.
+    """
+    max_length, packing, reports = data_args.max_length, data_args.packing, {"train": [], "eval": []}
+    if run_args.objective == "fim":
+        documents, laid_out = infill(
+            splits["train"], tokenizer, max_length, run_args.fim_rate, run_args.fim_spm_rate, seed
+        )
+        reports["train"].append(laid_out)
+    else:
+        documents = tokenize(splits["train"], tokenizer)
+    train, packed = pack(documents, max_length, packing)
+    if packed.tokens_in < max_length:
+        raise ValueError(
+            f"`train` has {packed.tokens_in} tokens, fewer than one row of `--max_length` {max_length}: give more text "
+            "or a smaller --max_length"
+        )
+    validation, held_out = pack(tokenize(splits["validation"], tokenizer), max_length, packing)
+    reports["train"].append(packed)
+    reports["eval"].append(held_out)
+    return train, validation, reports
+
+
+def trainer_options(
+    run_args: PretrainArguments,
+    data_args: TextArguments,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Dataset,
+    validation: Dataset,
+    args: TrainingArguments,
+) -> dict[str, Any]:
+    """Evaluation rows, collator, metrics and loss of the objective, as the Trainer takes them.
+
+    Args:
+        documents: the text of the evaluation, rows `{"text": str}`.
+        validation: what `pack` made of it.
+    """
+    if run_args.objective != "masked":
+        return {
+            "eval_dataset": validation,
+            "data_collator": PackingCollator(tokenizer.pad_token_id, position_ids=data_args.packing),
+            "compute_metrics": LanguageModelingMetrics(documents, validation, tokenizer),
+            "preprocess_logits_for_metrics": token_losses,
+        }
+    collator = masking_collator(run_args, data_args, model, tokenizer, args.seed)
+    if data_args.packing:  # the Trainer would take the mask of pairs of tokens for one of tokens, and count it
+        args.include_num_input_tokens_seen = "all"
+    return {
+        "eval_dataset": mask_rows(validation, collator),
+        "data_collator": collator,
+        "compute_metrics": TokenMetrics(),
+        "preprocess_logits_for_metrics": masked_token_losses,
+        "compute_loss_func": masked_loss,
+    }
+
+
+def masking_collator(
+    run_args: PretrainArguments,
+    data_args: TextArguments,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+) -> MaskingCollator:
+    """The collator of a masked model.
+
+    Raises:
+        ValueError: the tokenizer has no mask, or the model's layers see less than a row, which packing would undo.
+    """
+    if tokenizer.mask_token_id is None:
+        raise ValueError(
+            f"tokenizer `{tokenizer.name_or_path}` has no mask token, which `--objective` masked needs: give another "
+            "`--tokenizer_name`"
+        )
+    if data_args.packing and "sliding_attention" in (getattr(model.config, "layer_types", None) or ()):
+        raise ValueError(
+            f"{type(model).__name__} has layers that see a window alone, and packing would show them whole documents: "
+            "train it with `--packing false`"
+        )
+    return MaskingCollator(
+        tokenizer.pad_token_id,
+        position_ids=data_args.packing,
+        mask_token_id=tokenizer.mask_token_id,
+        ordinary=np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids),
+        probability=run_args.mlm_probability,
+        seed=seed,
+        first_position=first_position(model),
+        additive=model.config._attn_implementation == "eager",
+    )
+
+
+def masked_loss(outputs: ModelOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None = None):
+    """Mean loss of the hidden tokens over all micro-batches and ranks of a step.
+
+    The models' own is the mean of a micro-batch, though they take the number of items: the Trainer would not divide it.
+    """
+    logits = outputs["logits"]
+    return ForMaskedLMLoss(logits, labels, vocab_size=logits.shape[-1], num_items_in_batch=num_items_in_batch)

@@ -1,0 +1,180 @@
+"""A model learns what it was asked to predict, by the stock Trainer, and resumes exactly."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from recipe_runs import ROOT, flags
+from safetensors.torch import load_file
+from tiny import TEXTS, new_model
+from transformers import AutoModelForMaskedLM, Trainer, TrainingArguments, pipeline, set_seed
+
+from hf_llm.arguments import ModelArguments, PretrainArguments, TextArguments
+from hf_llm.data.vocabulary import train_tokenizer
+from hf_llm.modeling import load_model
+from hf_llm.objectives import AUTO_CLASSES, SPECIAL_TOKENS, masked_loss, tokenize_and_pack, trainer_options
+from hf_llm.reporting import report_pretraining
+from hf_llm.training import run_training
+
+SPLITS = DatasetDict(
+    {"train": Dataset.from_dict({"text": TEXTS}), "validation": Dataset.from_dict({"text": TEXTS[:7]})}
+)
+ROBERTA = "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,intermediate_size=64"
+STOCK = {
+    "per_device_train_batch_size": 2,
+    "per_device_eval_batch_size": 2,
+    "learning_rate": 3e-3,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "remove_unused_columns": False,
+    "batch_eval_metrics": True,
+    "include_num_input_tokens_seen": "non_padding",
+    "logging_nan_inf_filter": False,
+}
+
+
+def new_run(folder, objective, max_length=64, packing=True, model_type="roberta", overrides=ROBERTA, **settings):
+    """Trainer and reports, as the recipe makes them."""
+    run_args, data_args = PretrainArguments(objective=objective), TextArguments(max_length=max_length, packing=packing)
+    args = TrainingArguments(str(folder), **STOCK | settings)
+    tokenizer = train_tokenizer(TEXTS, 300, special_tokens=SPECIAL_TOKENS[objective])
+    set_seed(1)
+    if objective == "masked":
+        model_args = ModelArguments(model_type=model_type, config_overrides=overrides)
+        model = load_model(model_args, tokenizer, max_length, AUTO_CLASSES[objective])
+    else:
+        model = new_model()
+    train, validation, reports = tokenize_and_pack(SPLITS, tokenizer, data_args, run_args, args.seed)
+    options = trainer_options(run_args, data_args, model, tokenizer, SPLITS["validation"], validation, args)
+    return Trainer(model=model, args=args, train_dataset=train, processing_class=tokenizer, **options), reports
+
+
+def losses_of(trainer):
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory):
+    """A small RoBERTa after two epochs and a half, with a checkpoint in the second."""
+    folder = tmp_path_factory.mktemp("masked")
+    trainer, reports = new_run(folder, "masked", max_steps=40, save_strategy="steps", save_steps=15)
+    return trainer, run_training(trainer, None, True, reports), folder
+
+
+def test_a_masked_model_learns_and_loads(masked):
+    """Its loss falls, its perplexity is that of the hidden tokens, and a pipeline fills its masks."""
+    trainer, figures, folder = masked
+    losses = losses_of(trainer)
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.5
+    assert figures["eval_perplexity"] == pytest.approx(np.exp(figures["eval_loss"]))
+    assert isinstance(AutoModelForMaskedLM.from_pretrained(folder), type(trainer.model))
+    (guess, *_) = pipeline("fill-mask", model=str(folder), device="cpu")("Document <|mask|> counts")
+    assert guess["sequence"].startswith("Document")
+
+
+def test_the_end_of_a_masked_run_shows_what_the_model_takes_hidden_tokens_for(masked, capsys):
+    """A person sees at once whether it has learned anything."""
+    trainer, figures, _ = masked
+    report_pretraining(trainer, figures, "")
+    shown = capsys.readouterr().out
+    assert "Hidden tokens, and what the model takes them for:" in shown and "bits per byte" not in shown
+    assert shown.count("  '") >= 4
+
+
+def test_a_resumed_masked_run_ends_with_the_same_bits(masked, tmp_path):
+    """In each epoch other tokens are hidden, and on resuming those that would have been."""
+    trainer, _, folder = masked
+    shutil.copytree(folder / "checkpoint-15", tmp_path / "checkpoint-15")
+    again, reports = new_run(tmp_path, "masked", max_steps=40, save_strategy="steps", save_steps=15)
+    run_training(again, str(tmp_path / "checkpoint-15"), True, reports)
+    whole, resumed = load_file(folder / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    assert losses_of(again) == losses_of(trainer)
+
+
+def test_another_share_of_hidden_tokens_is_another_run(masked, tmp_path):
+    """Resuming would not be exact."""
+    _, _, folder = masked
+    again, reports = new_run(tmp_path, "masked", max_steps=40)
+    again.data_collator.probability = 0.3
+    with pytest.raises(ValueError, match=r"mlm_probability was 0\.15 and is 0\.3"):
+        run_training(again, str(folder / "checkpoint-15"), True, reports)
+
+
+def test_a_step_of_small_batches_is_one_of_a_large_batch(tmp_path):
+    """The loss is the mean over the step's hidden tokens; the model's own would be added up."""
+    dropout = ROBERTA + ",hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0"
+    runs = [{"per_device_train_batch_size": 4}, {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}]
+    losses = []
+    for number, settings in enumerate(runs):
+        trainer, _ = new_run(tmp_path / str(number), "masked", overrides=dropout, max_steps=4, **settings)
+        trainer.train()
+        losses.append(losses_of(trainer))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_the_masked_loss_is_that_of_the_model(masked):
+    """Of one batch, where both are the mean over its hidden tokens."""
+    trainer, *_ = masked
+    batch = next(iter(trainer.get_eval_dataloader()))
+    with torch.no_grad():
+        outputs = trainer.model.eval()(**batch)
+    assert masked_loss(outputs, batch["labels"]).item() == pytest.approx(outputs.loss.item(), abs=1e-6)
+
+
+def test_tokens_of_a_masked_run_are_counted_once(masked):
+    """And not their pairs, of which the mask of a packed row has one value each."""
+    trainer, *_ = masked
+    assert trainer.state.num_input_tokens_seen <= 40 * 2 * 64
+
+
+def test_a_masked_model_trains_without_packing(tmp_path):
+    """As DistilBERT and the like need it."""
+    distilbert = {"model_type": "distilbert", "overrides": "dim=32,n_layers=2,n_heads=2,hidden_dim=64"}
+    trainer, reports = new_run(tmp_path, "masked", packing=False, **distilbert, max_steps=3)
+    assert np.isfinite(run_training(trainer, None, False, reports)["eval_loss"])
+
+
+def test_layers_that_see_a_window_are_not_packed(tmp_path):
+    """ModernBERT's would see whole documents."""
+    modernbert = {"model_type": "modernbert", "overrides": ROBERTA}
+    with pytest.raises(ValueError, match="ModernBertForMaskedLM has layers that see a window alone"):
+        new_run(tmp_path, "masked", **modernbert)
+    trainer, reports = new_run(tmp_path, "masked", packing=False, **modernbert, max_steps=2)
+    assert np.isfinite(run_training(trainer, None, False, reports)["eval_loss"])
+
+
+def test_filling_in_the_middle_trains_and_is_scored_on_whole_texts(tmp_path):
+    """Validation rows are those of a causal run; the counts of what was laid out how stand in the results."""
+    causal, _ = new_run(tmp_path / "causal", "causal", max_steps=1)
+    trainer, reports = new_run(tmp_path / "fim", "fim", max_steps=6)
+    figures = run_training(trainer, None, True, reports)
+    middle = trainer.processing_class.convert_tokens_to_ids("<|fim_middle|>")
+    count = sum((row["input_ids"] == middle).sum() for row in trainer.train_dataset)
+    assert count == figures["train_fim_psm"] + figures["train_fim_spm"] > 10
+    assert figures["train_fim_causal"] + count == len(TEXTS)
+    assert not any((row["input_ids"] == middle).any() for row in trainer.eval_dataset)
+    assert [row["lengths"].tolist() for row in trainer.eval_dataset] == [
+        row["lengths"].tolist() for row in causal.eval_dataset
+    ]
+    assert figures["eval_bits_per_byte"] > 0
+
+
+def test_what_does_not_fit_the_objective_is_one_line(processes, corpus, tiny_base, tmp_path):
+    """With the remedy, and exit status 2."""
+    run = {"train_file": corpus / "train.jsonl", "max_steps": 1, "max_length": 64, "output_dir": tmp_path / "out"}
+    with_base = {"tokenizer_name": tiny_base, "config_overrides": ROBERTA}
+    bad = {
+        "`--model_type` llama has no masked language model here": {"objective": "masked"},
+        "`--fim_rate` is 2.0: give a share, from 0 to 1": {"objective": "fim", "fim_rate": 2},
+        "has no tokens for `--objective` fim": with_base | {"objective": "fim"},
+        "has no mask token": with_base | {"objective": "masked", "model_type": "roberta"},
+    }
+    jobs = {message: [ROOT / "recipes" / "pretrain.py", *flags(run | settings)] for message, settings in bad.items()}
+    for message, said in processes.run_forked(jobs, tmp_path).items():
+        assert said.status == 2 and message in said.stderr and "Traceback" not in said.stderr
