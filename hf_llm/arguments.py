@@ -101,6 +101,13 @@ class TextArguments(DataArguments):
     """Which text to read, and how to lay it out in rows."""
 
     dataset_text_field: str = field(default="text", metadata=TEXT_FIELD)
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read, tokenize and pack while training, without end, for data larger than the disk; files may be "
+            "at s3://, gs://, hf://, http(s)://. Needs --max_steps and a validation part."
+        },
+    )
 
 
 @dataclass

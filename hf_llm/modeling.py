@@ -13,7 +13,7 @@ import torch
 import yaml
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from tokenizers import Tokenizer
 from transformers import (
     AutoConfig,
@@ -36,6 +36,7 @@ from hf_llm.data.vocabulary import train_tokenizer
 
 logger = logging.getLogger(__name__)
 
+STREAMED = 100_000  # documents of a stream that a new tokenizer is trained on
 ADAPTER_CONFIG = "adapter_config.json"
 KINDS = {  # of language models: what they are called, and the architectures that there are
     AutoModelForCausalLM: ("causal", MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
@@ -65,7 +66,7 @@ def one_line(error: Exception, name: str = "") -> str:
 
 def load_tokenizer(
     model_args: ModelArguments,
-    train_split: Dataset | None = None,
+    train_split: Dataset | IterableDataset | None = None,
     checkpoint: str | None = None,
     special_tokens: Sequence[str] = (),
 ) -> PreTrainedTokenizerBase:
@@ -85,7 +86,8 @@ def load_tokenizer(
     if name is None:
         trained = [None]
         if PartialState().is_main_process:
-            texts = (row["text"] for row in train_split)
+            streamed = isinstance(train_split, IterableDataset)
+            texts = (row["text"] or "" for row in (train_split.take(STREAMED) if streamed else train_split))
             trained = [train_tokenizer(texts, model_args.vocab_size, special_tokens=special_tokens)]
         # Ids that differ between ranks would ruin a run in silence: all take the one of rank 0.
         return broadcast_object_list(trained)[0]

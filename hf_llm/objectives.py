@@ -6,8 +6,10 @@ Each is a transform of the data or a collator, and what goes with it: the class 
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, IterableDataset
+from datasets.fingerprint import Hasher
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -19,10 +21,11 @@ from transformers.loss.loss_utils import ForMaskedLMLoss
 from transformers.utils import ModelOutput
 
 from hf_llm.arguments import PretrainArguments, TextArguments
-from hf_llm.data.infilling import SENTINELS, InfillingReport, infill
+from hf_llm.data.infilling import SENTINELS, InfillingReport, infill, infilling
 from hf_llm.data.masking import MaskingCollator, mask_rows
 from hf_llm.data.packing import PackingCollator, PackingReport, pack
-from hf_llm.data.tokenization import tokenize
+from hf_llm.data.streaming import StreamedRows, head
+from hf_llm.data.tokenization import PROOF_DOCUMENTS, document_engine, sample_texts, token_table, tokenize
 from hf_llm.data.vocabulary import MASK
 from hf_llm.evaluation import LanguageModelingMetrics, TokenMetrics, masked_token_losses, token_losses
 from hf_llm.modeling import first_position
@@ -30,16 +33,16 @@ from hf_llm.modeling import first_position
 AUTO_CLASSES = {"causal": AutoModelForCausalLM, "fim": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}
 SPECIAL_TOKENS = {"causal": (), "fim": SENTINELS[0], "masked": (MASK,)}  # of a new tokenizer
 
-Reports = dict[str, list[PackingReport | InfillingReport]]
+Reports = dict[str, list[PackingReport | InfillingReport | StreamedRows]]
 
 
 def tokenize_and_pack(
-    splits: DatasetDict,
+    splits: dict[str, Dataset | IterableDataset],
     tokenizer: PreTrainedTokenizerBase,
     data_args: TextArguments,
     run_args: PretrainArguments,
-    seed: int,
-) -> tuple[Dataset, Dataset, Reports]:
+    args: TrainingArguments,
+) -> tuple[Dataset | StreamedRows, Dataset, Reports]:
     """Rows of `train` and `validation`, and what was done to each, under the prefixes of the results files.
 
     Validation has whole texts, also where the training fills in the middle: its scores compare.
@@ -47,24 +50,72 @@ def tokenize_and_pack(
     Raises:
         ValueError: the text of `train` does not fill one row; the tokenizer lacks what the objective needs.
     """
-    max_length, packing, reports = data_args.max_length, data_args.packing, {"train": [], "eval": []}
+    validation, held_out = pack(tokenize(splits["validation"], tokenizer), data_args.max_length, data_args.packing)
+    if data_args.streaming:
+        train = stream(splits["train"], tokenizer, data_args, run_args, args)
+        return train, validation, {"train": [train], "eval": [held_out]}
+    train, reports = pack_train(splits["train"], tokenizer, data_args, run_args, args.seed)
+    return train, validation, {"train": reports, "eval": [held_out]}
+
+
+def pack_train(
+    documents: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    data_args: TextArguments,
+    run_args: PretrainArguments,
+    seed: int,
+) -> tuple[Dataset, list[PackingReport | InfillingReport]]:
+    """All rows to train on, and what was done to them."""
+    max_length, packing, reports = data_args.max_length, data_args.packing, []
     if run_args.objective == "fim":
-        documents, laid_out = infill(
-            splits["train"], tokenizer, max_length, run_args.fim_rate, run_args.fim_spm_rate, seed
-        )
-        reports["train"].append(laid_out)
+        tokens, laid_out = infill(documents, tokenizer, max_length, run_args.fim_rate, run_args.fim_spm_rate, seed)
+        reports.append(laid_out)
     else:
-        documents = tokenize(splits["train"], tokenizer)
-    train, packed = pack(documents, max_length, packing)
+        tokens = tokenize(documents, tokenizer)
+    train, packed = pack(tokens, max_length, packing)
     if packed.tokens_in < max_length:
         raise ValueError(
             f"`train` has {packed.tokens_in} tokens, fewer than one row of `--max_length` {max_length}: give more text "
             "or a smaller --max_length"
         )
-    validation, held_out = pack(tokenize(splits["validation"], tokenizer), max_length, packing)
-    reports["train"].append(packed)
-    reports["eval"].append(held_out)
-    return train, validation, reports
+    return train, [*reports, packed]
+
+
+def stream(
+    documents: IterableDataset,
+    tokenizer: PreTrainedTokenizerBase,
+    data_args: TextArguments,
+    run_args: PretrainArguments,
+    args: TrainingArguments,
+) -> StreamedRows:
+    """Rows to train on that are packed while they are read.
+
+    Raises:
+        ValueError: the number of steps is open, or processes of the data loader would each read the same.
+    """
+    if args.max_steps < 1:
+        raise ValueError("`--streaming` has no end: give `--max_steps`")
+    if args.dataloader_num_workers:
+        raise ValueError("`--streaming` reads ahead by itself: leave out `--dataloader_num_workers`")
+    args.accelerator_config.dispatch_batches = False  # every rank reads for itself
+    first = head(documents, PROOF_DOCUMENTS)
+    max_length, fim = data_args.max_length, (run_args.fim_rate, run_args.fim_spm_rate)
+    if run_args.objective == "fim":
+        convert = infilling(tokenizer, first, max_length, *fim)[1]
+    else:
+        _, encode = document_engine(tokenizer, sample_texts(first))
+
+        def convert(texts: list[str], draw: np.random.Generator) -> pa.Table:
+            return token_table(*encode(texts))
+
+    facts = {
+        "data": Hasher.hash(first["text"][:]),
+        "shards": documents.num_shards,
+        "max_length": max_length,
+        "packing": data_args.packing,
+        "objective": [run_args.objective, *fim],
+    }
+    return StreamedRows(documents, convert, max_length, data_args.packing, args.seed, args.train_batch_size, facts)
 
 
 def trainer_options(

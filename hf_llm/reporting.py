@@ -51,7 +51,7 @@ def report_pretraining(trainer: Trainer, figures: dict[str, float], prompt: str)
     rows = {
         "parameters": count_parameters(trainer.model),
         "steps": f"{trainer.state.global_step:,} of {trainer.state.max_steps:,}",
-        "train tokens": figures["train_tokens_in"],
+        "tokens read" if "train_epochs_completed" in figures else "train tokens": figures["train_tokens_in"],
         "  packed, dropped": f"{figures['train_tokens_packed']:,}, {figures['train_tokens_dropped']:,}",
         "  packing efficiency": f"{figures['train_packing_efficiency']:.2%}",
         "tokens per second": figures.get("train_tokens_per_second", "no step left"),

@@ -22,6 +22,7 @@ from transformers.trainer_utils import SaveStrategy
 from hf_llm.checkpoints import CompleteCheckpoints, check_same_run
 from hf_llm.data.masking import MaskingCollator
 from hf_llm.data.packing import PackingCollator, check_isolation, column
+from hf_llm.data.streaming import FollowStream, StreamedRows
 from hf_llm.distributed import DeepSpeedInForce
 from hf_llm.hub import PushCheckpoints, hyperparameters
 from hf_llm.modeling import count_parameters
@@ -215,15 +216,19 @@ def early_stopping(args: TrainingArguments, patience: int | None) -> list[Traine
 def run_facts(trainer: Trainer) -> dict[str, Any]:
     """What must be equal for a resumed run to be the same run."""
     args, rows = trainer.args, trainer.train_dataset
-    spread = np.unique(np.linspace(0, len(rows) - 1, 1000).astype(int))
     return {
-        "rows": len(rows),
-        "data": Hasher.hash([ids.tolist() for ids in rows.select(spread)["input_ids"]]),
+        **(rows.facts if isinstance(rows, StreamedRows) else rows_facts(rows)),
         "ranks": args.world_size,
         **adapter_facts(trainer.model),
         **masking_facts(trainer.data_collator),
         **hyperparameters(args),  # the optimizer's state holds the old ones, and would go on with them
     }
+
+
+def rows_facts(rows: Dataset) -> dict[str, Any]:
+    """Number of rows, and a hash of a thousand of them."""
+    spread = np.unique(np.linspace(0, len(rows) - 1, 1000).astype(int))
+    return {"rows": len(rows), "data": Hasher.hash([ids.tolist() for ids in rows.select(spread)["input_ids"]])}
 
 
 def masking_facts(collator: PackingCollator) -> dict[str, Any]:
@@ -290,11 +295,13 @@ def run_training(trainer: Trainer, checkpoint: str | None, packing: bool, report
     logger.info(f"Precision: {'bfloat16' if args.bf16 else 'float16' if args.fp16 else 'float32'} on {args.device}")
     if checkpoint:
         check_same_run(checkpoint, run)
-    rows = trainer.train_dataset
+    rows, streamed = trainer.train_dataset, isinstance(trainer.train_dataset, StreamedRows)
+    if streamed and checkpoint:
+        rows.load(checkpoint)
     predicting = predicting_share(rows, trainer.data_collator)
     if predicting < 1:
         logger.info(f"Logits are computed only where a label follows: for {predicting:.1%} of the tokens")
-    throughput = Throughput(trainer.model, mean_attended(rows), predicting)
+    throughput = Throughput(trainer.model, mean_attended(trainer.eval_dataset if streamed else rows), predicting)
     for callback in [
         *([DeepSpeedInForce(trainer)] if args.deepspeed else []),
         *([CheckIsolation(trainer.data_collator)] if packing else []),
@@ -304,8 +311,9 @@ def run_training(trainer: Trainer, checkpoint: str | None, packing: bool, report
         *([PushCheckpoints(trainer)] if args.push_to_hub else []),
     ]:
         trainer.add_callback(callback)
-    trainer.callback_handler.callbacks.insert(0, throughput)  # before the trackers, so that they get its figures
-    logger.info(plan_in_words(args, len(rows)))
+    # Before the trackers, so that they get its figures; and before the checkpoint's manifest is written.
+    trainer.callback_handler.callbacks[:0] = [throughput, *([FollowStream(rows)] if streamed else [])]
+    logger.info(plan_in_words(args, None if streamed else len(rows)))
     trained = train(trainer, checkpoint)
     tell_the_end(trainer.state)
     save_final_model(trainer)
@@ -321,9 +329,13 @@ def run_training(trainer: Trainer, checkpoint: str | None, packing: bool, report
     return trained | evaluated
 
 
-def plan_in_words(args: TrainingArguments, rows: int) -> str:
-    """How many steps the rows make: packed examples are far fewer rows than one expects."""
+def plan_in_words(args: TrainingArguments, rows: int | None) -> str:
+    """How many steps the rows make: packed examples are far fewer rows than one expects. None: of a stream."""
     per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    if rows is None:
+        return (
+            f"A stream of rows, {per_step:,} a step: {args.max_steps:,} steps at learning rate {args.learning_rate:g}"
+        )
     an_epoch = max(1, rows // per_step) if args.dataloader_drop_last else -(-rows // per_step)
     steps = args.max_steps if args.max_steps > 0 else math.ceil(an_epoch * args.num_train_epochs)
     return (

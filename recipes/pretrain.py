@@ -34,7 +34,7 @@ def main():
     tokenizer = load_tokenizer(model_args, splits["train"], checkpoint, SPECIAL_TOKENS[run_args.objective])
     model = load_model(model_args, tokenizer, data_args.max_length, AUTO_CLASSES[run_args.objective])
     with args.main_process_first(desc="tokenizing and packing"):
-        train, validation, reports = tokenize_and_pack(splits, tokenizer, data_args, run_args, args.seed)
+        train, validation, reports = tokenize_and_pack(splits, tokenizer, data_args, run_args, args)
         options = trainer_options(run_args, data_args, model, tokenizer, splits["validation"], validation, args)
 
     trainer = Trainer(

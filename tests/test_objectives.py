@@ -49,7 +49,7 @@ def new_run(folder, objective, max_length=64, packing=True, model_type="roberta"
         model = load_model(model_args, tokenizer, max_length, AUTO_CLASSES[objective])
     else:
         model = new_model()
-    train, validation, reports = tokenize_and_pack(SPLITS, tokenizer, data_args, run_args, args.seed)
+    train, validation, reports = tokenize_and_pack(SPLITS, tokenizer, data_args, run_args, args)
     options = trainer_options(run_args, data_args, model, tokenizer, SPLITS["validation"], validation, args)
     return Trainer(model=model, args=args, train_dataset=train, processing_class=tokenizer, **options), reports
 

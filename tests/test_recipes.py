@@ -81,7 +81,7 @@ def logits_of(folder: Path) -> torch.Tensor:
 
 # The processes. Each fixture gives a Future of what the process said; the folder is the fixture's name.
 
-STARTED = ["trained", "twin", "killed", "zero2", "zero3", "forked", "one_process"]
+STARTED = ["trained", "twin", "killed", "zero2", "zero3", "forked", "one_process", "streamed", "streamed_killed"]
 STARTED += [
     "zero2_resumed",
     "resumed",
@@ -216,6 +216,35 @@ def zero3(from_trained):
     return from_trained("zero3", ["torchrun", "--standalone", "--nproc_per_node", 2], **ZERO3)
 
 
+STREAMED = {"streaming": True, "per_device_train_batch_size": 4, "save_steps": 5, "logging_steps": 1}
+
+
+@pytest.fixture(scope="session")
+def streamed(from_trained):
+    """Two ranks that read a stream, for more than two epochs."""
+    return from_trained("streamed", ["torchrun", "--standalone", "--nproc_per_node", 2], **STREAMED)
+
+
+@pytest.fixture(scope="session")
+def streamed_killed(processes, corpus, work, trained):
+    """The same, one rank ended by `kill -9` once there are two complete checkpoints, and the same command again."""
+
+    def run_and_kill():
+        trained.result()
+        folder, launcher = work / "streamed_killed", ["torchrun", "--standalone", "--nproc_per_node", 2]
+        settings = STREAMED | {"model_name_or_path": work / "trained", "resume_from_checkpoint": "true"}
+        command = [*launcher, *pretrain(corpus, folder, **settings)]
+        process = processes.start(command, work)
+        deadline = time.monotonic() + 300
+        while len(complete_checkpoints(str(folder))) < 2 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(ranks[1]), signal.SIGKILL)  # the launcher ends the other
+        return processes.finish(process), processes.run(command, work)
+
+    return processes.submit(run_and_kill)
+
+
 @pytest.fixture(scope="session")
 def continued(from_trained):
     """Until the validation loss no longer falls."""
@@ -341,6 +370,12 @@ BAD_INPUTS = {
     "contradictions_with_deepspeed": Bad(
         {"deepspeed": "zero.json"},
         ["`zero.json`", "`optimizer` block", "`train_batch_size` is 7", "`zero_optimization.stage` is 9"],
+    ),
+    "stream_without_an_end": Bad(
+        {"streaming": True, "max_steps": -1}, ["`--streaming` has no end: give `--max_steps`"]
+    ),
+    "stream_by_several_readers": Bad(
+        {"streaming": True, "dataloader_num_workers": 2}, ["`--streaming` reads ahead by itself: leave out"]
     ),
     "early_stopping_without_evaluation": Bad({"early_stopping_patience": 2}, ["`--early_stopping_patience` needs"]),
     "repository_that_cannot_be": Bad(
@@ -566,6 +601,21 @@ def test_after_kill_9_the_run_goes_on_to_the_same_weights(trained, killed, resum
     assert weights(work / "killed") == weights(work / "trained")
     results = [read_json(work / name / "eval_results.json")["eval_loss"] for name in ("killed", "trained")]
     assert results[0] == results[1]
+
+
+def test_a_stream_goes_on_after_kill_9_as_if_nothing_had_happened(streamed, streamed_killed, work):
+    """Two ranks: every loss to the last digit, and the same weights; the data was read more than twice."""
+    expect_success(streamed)
+    killed, resumed = streamed_killed.result()
+    assert killed.status == 1 and resumed.status == 0, resumed.stderr
+    assert logged_losses(work / "streamed") == logged_losses(work / "streamed_killed")
+    whole, again = (load_file(work / name / "model.safetensors") for name in ("streamed", "streamed_killed"))
+    assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
+    figures = read_json(work / "streamed" / "train_results.json")
+    assert figures["train_epochs_completed"] >= 2 and figures["train_tokens_dropped"] == 0
+    same = ("train_documents", "train_tokens_in", "train_epochs_completed")
+    again = read_json(work / "streamed_killed" / "train_results.json")
+    assert [figures[name] for name in same] == [again[name] for name in same]
 
 
 def test_a_half_written_checkpoint_is_ignored(trained, killed, resumed_before_half, work):

@@ -11,7 +11,7 @@ All of it is trained on. Long documents are cut into rows first and parted then 
 no row loses the context of its middle.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -166,17 +166,30 @@ class FillInTheMiddle:
         return np.concatenate([self.begin, *parts, self.end])
 
 
+def infilling(
+    tokenizer: PreTrainedTokenizerBase, dataset: Dataset, max_length: int, rate: float, spm_rate: float
+) -> tuple[str, Callable[[list[str], np.random.Generator], pa.Table]]:
+    """The engine that is equal to the tokenizer on this text, and texts -> documents by `FillInTheMiddle`."""
+    name, encode = select_engine(tokenizer, sample_texts(dataset), add_special_tokens=False)
+    lay_out = FillInTheMiddle(tokenizer, encode, max_length, rate, spm_rate)
+
+    def convert(texts: list[str], draw: np.random.Generator) -> pa.Table:
+        ids, offsets, layouts = lay_out(texts, draw)
+        return token_table(ids, offsets, layout=layouts)
+
+    return name, convert
+
+
 def infill(
     dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, rate: float, spm_rate: float, seed: int
 ) -> tuple[Dataset, InfillingReport]:
     """As `tokenize`, with texts laid out by `FillInTheMiddle`, each once, whatever the number of epochs."""
-    name, encode = select_engine(tokenizer, sample_texts(dataset), add_special_tokens=False)
-    lay_out = FillInTheMiddle(tokenizer, encode, max_length, rate, spm_rate)
-
-    def convert(texts: list[str], first: int) -> pa.Table:
-        ids, offsets, layouts = lay_out(texts, np.random.default_rng([seed, first]))
-        return token_table(ids, offsets, layout=layouts)
-
-    documents = map_texts(dataset, tokenizer, convert, name, max_length, rate, spm_rate, seed)
+    name, convert = infilling(tokenizer, dataset, max_length, rate, spm_rate)
+    documents = map_texts(
+        dataset,
+        tokenizer,
+        lambda texts, first: convert(texts, np.random.default_rng([seed, first])),
+        *(name, max_length, rate, spm_rate, seed),
+    )
     layouts = documents.with_format("numpy")["layout"][:]
     return documents.remove_columns("layout"), count_layouts(layouts)

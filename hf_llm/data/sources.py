@@ -19,7 +19,7 @@ import pyarrow.csv
 import pyarrow.fs
 import pyarrow.json
 import pyarrow.parquet
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Features, IterableDataset, Value
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 
 from hf_llm.arguments import SourceArguments, TextArguments, TokenizerArguments
@@ -32,10 +32,11 @@ CHUNK = 16 << 20  # bytes of JSON Lines parsed at once
 CSV_BLOCK = 64 << 20  # bytes; the longest row of a .csv file
 BOM = b"\xef\xbb\xbf"
 MANIFEST = "manifest.json"  # of a prepared folder
+TEXT = Features({"text": Value("string")})
 HEADING = 200  # characters of a foreign error message that are shown
 
 
-def load_splits(data_args: TextArguments | TokenizerArguments, seed: int) -> DatasetDict:
+def load_splits(data_args: TextArguments | TokenizerArguments, seed: int) -> DatasetDict | dict:
     """Load the text that `data_args` names.
 
     Rows without text are dropped and counted. Without a validation part, `validation_fraction` of the rows is drawn
@@ -43,7 +44,8 @@ def load_splits(data_args: TextArguments | TokenizerArguments, seed: int) -> Dat
     first rows, in file order where validation was given and in the drawn order where it was not.
 
     Returns:
-        `train` and `validation`, each with at least one row and with the single column `text` of strings.
+        `train` and `validation`, each with at least one row and with the single column `text` of strings; with
+        `--streaming`, `train` is read while it is used.
 
     Raises:
         ValueError: one line that names the argument or the file (and line), what is wrong and the remedy.
@@ -52,6 +54,8 @@ def load_splits(data_args: TextArguments | TokenizerArguments, seed: int) -> Dat
         raise ValueError("`--dataset_name` and `--train_file` are both given: name the data with one of them")
     if data_args.validation_file and not data_args.train_file:
         raise ValueError("`--validation_file` is given without `--train_file`: name the training files as well")
+    if getattr(data_args, "streaming", False):
+        return load_streams(data_args)
     if data_args.train_file:
         parts = _local_parts(data_args)
     elif data_args.dataset_name in (None, "python_docs"):
@@ -65,14 +69,49 @@ def load_splits(data_args: TextArguments | TokenizerArguments, seed: int) -> Dat
     return DatasetDict({name: first_rows(parts[name], limit) for name, limit in limits.items()})
 
 
-def hub_parts(data_args: SourceArguments) -> dict[str, Dataset]:
+def load_streams(data_args: TextArguments) -> dict[str, IterableDataset | Dataset]:
+    """As `load_splits`, with `train` read only while it is used; a file is one of its shards.
+
+    Raises:
+        ValueError: as `load_splits`; there is no validation part, or nothing to stream.
+    """
+    if data_args.dataset_name:
+        parts = _hub_texts(data_args, streaming=True)
+        if "validation" in parts:
+            parts["validation"] = Dataset.from_list(list(first_rows(parts["validation"], data_args.max_eval_samples)))
+    elif data_args.train_file:
+        paths = find_sources("--train_file", data_args.train_file)
+        settings = {"paths": paths, "field": data_args.dataset_text_field}
+        parts = {"train": IterableDataset.from_generator(_stream_files, TEXT, settings)}
+        if data_args.validation_file:
+            files = find_files("--validation_file", data_args.validation_file)
+            parts["validation"] = first_rows(_read_files(files, data_args), data_args.max_eval_samples)
+    else:
+        raise ValueError("`--streaming` has nothing to stream: give `--train_file` or `--dataset_name`")
+    if "validation" not in parts:
+        raise ValueError("`--streaming` splits no validation part off: give `--validation_file`")
+    train = first_rows(parts["train"], data_args.max_train_samples)
+    return {"train": train, "validation": _drop_empty(parts["validation"], "validation")}
+
+
+def _stream_files(paths: list[str], field: str) -> Iterator[dict[str, str | None]]:
+    """Rows of files; the first that cannot be read ends the run."""
+    try:
+        for path in paths:
+            for texts in _texts_of(path, field):
+                yield from ({"text": text} for text in texts.to_pylist())
+    except _BadFile as error:
+        raise ValueError(str(error)) from None
+
+
+def hub_parts(data_args: SourceArguments, streaming: bool = False) -> dict[str, Dataset | IterableDataset]:
     """The named Hub data set (or folder): `train`, and the first of `validation`, `validation_...` and `test`.
 
     Each where there is one.
     """
     name = data_args.dataset_name
     try:
-        parts = datasets.load_dataset(name, data_args.dataset_config_name)
+        parts = datasets.load_dataset(name, data_args.dataset_config_name, streaming=streaming)
     except (OSError, ValueError, DatasetsError) as error:  # OSError: no network, no such data set
         raise ValueError(
             f"`--dataset_name` {name} cannot be loaded: {heading(error)}: check the name, the network and "
@@ -88,16 +127,20 @@ def hub_parts(data_args: SourceArguments) -> dict[str, Dataset]:
     return chosen
 
 
-def _hub_texts(data_args: TextArguments | TokenizerArguments) -> dict[str, Dataset]:
-    parts, name, field = hub_parts(data_args), data_args.dataset_name, data_args.dataset_text_field
+def _hub_texts(
+    data_args: TextArguments | TokenizerArguments, streaming: bool = False
+) -> dict[str, Dataset | IterableDataset]:
+    parts, name, field = hub_parts(data_args, streaming), data_args.dataset_name, data_args.dataset_text_field
     if "train" not in parts:
         raise ValueError(f"`--dataset_name` {name} has no part `train`: name another data set")
     for rows in parts.values():
-        if field not in rows.column_names:
-            raise ValueError(_no_column(f"`--dataset_name` {name}", field, rows.column_names))
-        if getattr(rows.features[field], "dtype", None) not in ("string", "large_string"):
+        columns = rows.column_names or list(next(iter(rows)))  # a stream may not know them
+        if field not in columns:
+            raise ValueError(_no_column(f"`--dataset_name` {name}", field, columns))
+        if rows.features and getattr(rows.features[field], "dtype", None) not in ("string", "large_string"):
             raise ValueError(f"`--dataset_text_field` {field} holds {rows.features[field]}: name a column of strings")
-    return {part: rows.select_columns(field).rename_columns({field: "text"}) for part, rows in parts.items()}
+    renamed = {} if field == "text" else {field: "text"}
+    return {part: rows.select_columns(field).rename_columns(renamed) for part, rows in parts.items()}
 
 
 def _local_parts(data_args: TextArguments | TokenizerArguments) -> dict[str, Dataset]:
@@ -223,24 +266,30 @@ class _TextFiles(datasets.ArrowBasedBuilder):
     BUILDER_CONFIG_CLASS = _TextFilesConfig
 
     def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(features=datasets.Features({"text": datasets.Value("string")}))
+        return datasets.DatasetInfo(features=TEXT)
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         return [datasets.SplitGenerator("train", gen_kwargs={"paths": [path for path, *_ in self.config.files]})]
 
     def _generate_tables(self, paths: list[str]) -> Iterator[tuple[tuple[int, int], pa.Table]]:
         for number, path in enumerate(paths):
-            rows = 0
-            try:
-                for index, (texts, problems) in enumerate(READERS[file_format(path)[0]](path, self.config.text_field)):
-                    if problems:
-                        raise _BadFile(problems[min(problems)])
-                    rows += len(texts)
-                    yield (number, index), pa.table({"text": texts.cast(pa.string())})
-            except (OSError, pa.ArrowException) as error:  # unreadable, cut short, or broken for Arrow
-                raise _BadFile(f"`{path}` cannot be read: {heading(error)}") from None
-            if not rows:
-                raise _BadFile(f"`{path}` is empty: remove it from the list or write it again")
+            for index, texts in enumerate(_texts_of(path, self.config.text_field)):
+                yield (number, index), pa.table({"text": texts.cast(pa.string())})
+
+
+def _texts_of(path: str, field: str) -> Iterator[pa.Array]:
+    """All texts of a file, some at a time; the first problem is raised as `_BadFile`."""
+    rows = 0
+    try:
+        for texts, problems in READERS[file_format(path)[0]](path, field):
+            if problems:
+                raise _BadFile(problems[min(problems)])
+            rows += len(texts)
+            yield texts
+    except (OSError, pa.ArrowException) as error:  # unreadable, cut short, or broken for Arrow
+        raise _BadFile(f"`{path}` cannot be read: {heading(error)}") from None
+    if not rows:
+        raise _BadFile(f"`{path}` is empty: remove it from the list or write it again")
 
 
 def _read_files(paths: list[str], data_args: TextArguments | TokenizerArguments) -> Dataset:
@@ -497,5 +546,5 @@ def _slice(row: dict, start: int, stop: int | None) -> dict:
     return {"text": row["text"][start:stop]}
 
 
-def first_rows(part: Dataset, limit: int | None) -> Dataset:
-    return part if limit is None else part.select(range(min(limit, len(part))))
+def first_rows(part: Dataset | IterableDataset, limit: int | None) -> Dataset | IterableDataset:
+    return part if limit is None else part.take(limit)

@@ -1,0 +1,212 @@
+"""A stream gives every document once an epoch, each to one rank, and goes on at the very row where it stopped."""
+
+import json
+import random
+import sys
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from accelerate.data_loader import IterableDatasetShard
+from datasets import Features, IterableDataset, Value
+
+from hf_llm.arguments import TextArguments
+from hf_llm.data import streaming
+from hf_llm.data.sources import load_splits
+from hf_llm.data.streaming import FILLER, Position, StreamedRows
+from hf_llm.data.tokenization import document_engine, token_table
+from hf_llm.data.vocabulary import train_tokenizer
+
+ROOT = Path(__file__).parent.parent.parent
+TEXTS = [f"Document {i} counts {' '.join(str(n) for n in range(i % 9))}, then it ends." for i in range(90)]
+
+
+def new_tokenizer():
+    return train_tokenizer(TEXTS, vocab_size=300)
+
+
+def read(paths):
+    for path in paths:
+        for line in Path(path).read_text().splitlines():
+            yield {"text": json.loads(line)["text"]}
+
+
+def new_stream(paths, tokenizer, rank=None, ranks=2, batch_size=2, max_length=64):
+    """Of files; one of several ranks, where they are given."""
+    features = Features({"text": Value("string")})
+    documents = IterableDataset.from_generator(read, features, {"paths": [str(path) for path in paths]})
+    _, encode = document_engine(tokenizer, TEXTS)
+    rows = StreamedRows(
+        documents, lambda texts, draw: token_table(*encode(texts)), max_length, True, 7, batch_size, {"data": "these"}
+    )
+    if rank is not None:
+        rows.rank, rows.ranks = rank, ranks
+    return rows
+
+
+def write_files(folder, number, texts=TEXTS):
+    """The texts in files of unequal sizes; one file holds a text that is empty."""
+    borders = np.linspace(0, 1, number + 1) ** 2 * len(texts)
+    for place, (start, stop) in enumerate(zip(borders[:-1].astype(int), borders[1:].astype(int), strict=True)):
+        lines = [*texts[start:stop], *([" "] if place == 0 else [])]
+        (folder / f"{place}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in lines))
+    return sorted(folder.glob("*.jsonl"))
+
+
+def documents_of(rows, tokenizer, epochs):
+    """(epoch, text) of every document of the first epochs, in the order of the rows."""
+    found = []
+    for row in rows:
+        if row["epoch"] >= epochs:
+            return found
+        pieces = np.split(row["input_ids"], np.cumsum(row["lengths"])[:-1])
+        found += [(row["epoch"], tokenizer.decode(piece, skip_special_tokens=True)) for piece in pieces]
+    return found
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return new_tokenizer()
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Several of them in an epoch."""
+    monkeypatch.setattr(streaming, "BLOCK_BYTES", 700)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("files", [1, 2, 4, 6])
+def test_every_document_comes_once_an_epoch_on_one_rank(files, ranks, tokenizer, tmp_path):
+    """Whether files can be shared out or not; in another order in the second epoch."""
+    paths = write_files(tmp_path, files)
+    streams = [new_stream(paths, tokenizer, rank, ranks) for rank in range(ranks)]
+    found = [documents_of(stream.own_rows(), tokenizer, 2) for stream in streams]
+    assert Counter(document for of_rank in found for document in of_rank) == {
+        (epoch, text): 1 for epoch in (0, 1) for text in TEXTS
+    }
+    first, second = ([text for at, text in found[0] if at == epoch] for epoch in (0, 1))
+    assert first != second
+    assert all(stream.positions[-1].counts["empty_documents"] in (1, 2) for stream in streams[:1])
+
+
+def test_rows_are_mixed_within_a_block(tokenizer, tmp_path):
+    """And not in the order of the file."""
+    stream = new_stream(write_files(tmp_path, 1), tokenizer, 0, 1)
+    texts = [text for _, text in documents_of(stream.own_rows(), tokenizer, 1)]
+    assert texts != TEXTS and sorted(texts) == sorted(TEXTS)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("files", [1, 4])
+def test_a_stream_goes_on_at_the_row_where_it_stopped(files, ranks, tokenizer, tmp_path):
+    """At any row of three epochs; what was trained on is passed over without being read again."""
+    paths = write_files(tmp_path, files)
+    whole = list(islice(new_stream(paths, tokenizer, 0, ranks).own_rows(), 60 if ranks == 1 else 30))
+    draw = random.Random(0)
+    for trained in (0, 1, *(draw.randrange(len(whole) - 5) for _ in range(12))):
+        stopped = new_stream(paths, tokenizer, 0, ranks)
+        for _ in islice(stopped.own_rows(), trained + 3):  # the data loader has taken some more already
+            pass
+        stopped.trained = trained
+        stopped.save(tmp_path)
+        resumed = new_stream(paths, tokenizer, 0, ranks)
+        resumed.load(str(tmp_path))
+        assert resumed.start.rows <= trained
+        rows = list(islice(resumed.own_rows(), len(whole)))
+        assert all(row is FILLER for row in rows[:trained])
+        for row, expected in zip(rows[trained:], whole[trained:], strict=True):
+            assert np.array_equal(row["input_ids"], expected["input_ids"]) and row["epoch"] == expected["epoch"]
+
+
+def test_accelerate_hands_each_rank_its_own_rows_and_no_filler(tokenizer, tmp_path):
+    """Its own sharding takes the slots of a rank from the stream of all."""
+    paths = write_files(tmp_path, 3)
+    for rank in (0, 1):
+        own = list(islice(new_stream(paths, tokenizer, rank).own_rows(), 20))
+        stream = new_stream(paths, tokenizer, rank)
+        taken = islice(IterableDatasetShard(stream, batch_size=2, num_processes=2, process_index=rank), 20)
+        assert [row["input_ids"].tolist() for row in taken] == [row["input_ids"].tolist() for row in own]
+
+
+def test_two_real_ranks_see_the_data_once_an_epoch(processes, tokenizer, tmp_path):
+    """Through the stock Trainer's data loader, in two processes, over two epochs."""
+    paths = write_files(tmp_path, 3)
+    script = [ROOT / "tests" / "stream_ranks.py", tmp_path, tmp_path / "seen", 2]
+    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tests' / 'data'}"}
+    run = processes.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, *script],
+        tmp_path,
+        environment,
+    )
+    assert run.status == 0, run.stderr
+    ranks = [json.loads((tmp_path / f"seen-{rank}.json").read_text()) for rank in (0, 1)]
+    assert all(len(of_rank) > 40 for of_rank in ranks) and len(paths) == 3
+    assert Counter(tuple(document) for of_rank in ranks for document in of_rank) == {
+        (epoch, text): 1 for epoch in (0, 1) for text in TEXTS
+    }
+
+
+def test_every_token_is_counted(tokenizer, tmp_path):
+    """Of the blocks that were begun: documents, cut ones, empty ones, rows and tokens; none dropped."""
+    stream = new_stream(write_files(tmp_path, 1), tokenizer, 0, 1, max_length=16)
+    rows = list(islice(stream.own_rows(), 200))
+    stream.trained = next(i for i, row in enumerate(rows) if row["epoch"] == 1)
+    figures = stream.metrics("train")
+    assert figures["train_epochs_completed"] == 1 == figures["train_empty_documents"]
+    stream.trained -= 1
+    figures = stream.metrics("train")
+    expected = sum(len(tokenizer(text).input_ids) + 1 for text in TEXTS)
+    assert figures["train_tokens_in"] == figures["train_tokens_packed"] == expected
+    assert figures["train_documents"] == len(TEXTS)
+    assert figures["train_tokens_dropped"] == 0 < figures["train_documents_cut"]
+    assert 0.5 < figures["train_packing_efficiency"] <= 1
+
+
+def test_a_rank_without_text_says_so(tokenizer, tmp_path):
+    """Instead of looking for it for ever."""
+    paths = write_files(tmp_path, 1, TEXTS[:1])
+    (tmp_path / "0.jsonl").write_text(json.dumps({"text": TEXTS[0]}) + "\n")
+    with pytest.raises(ValueError, match="rank 1 of 2 finds no text of its own"):
+        next(new_stream(paths, tokenizer, 1).own_rows())
+
+
+def test_files_at_an_address_are_streamed_like_local_ones(tmp_path):
+    """And a folder of a Hub data set's form; the validation part is read at once."""
+    texts = [{"text": text} for text in TEXTS[:20]]
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
+    files = {f"{name}_file": [str(tmp_path / f"{name}.jsonl")] for name in ("train", "validation")}
+    remote = files | {"train_file": [f"file://{tmp_path}/train.jsonl"]}
+    for settings in (files, remote, {"dataset_name": str(tmp_path)}):
+        splits = load_splits(TextArguments(streaming=True, max_eval_samples=5, **settings), 0)
+        assert isinstance(splits["train"], IterableDataset)
+        assert [row["text"] for row in splits["train"]] == TEXTS[:20]
+        assert splits["validation"]["text"][:] == TEXTS[:5]
+    limited = load_splits(TextArguments(streaming=True, max_train_samples=3, **files), 0)
+    assert len(list(limited["train"])) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "`--streaming` has nothing to stream"),
+        ({"train_file": ["a.jsonl"]}, "`--streaming` splits no validation part off: give `--validation_file`"),
+        ({"train_file": ["b.jsonl"], "validation_file": ["a.jsonl"]}, "`.*b.jsonl` line 2: "),
+    ],
+)
+def test_what_cannot_be_streamed_is_named(settings, message, tmp_path, monkeypatch):
+    """The file and its line, when it is read."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.jsonl").write_text('{"text": "fine"}\n')
+    Path("b.jsonl").write_text('{"text": "fine"}\n{"text": "cut\n')
+    with pytest.raises(ValueError, match=message):
+        list(load_splits(TextArguments(streaming=True, **settings), 0)["train"])
+
+
+def test_a_position_is_plain_json():
+    """As a checkpoint has it."""
+    position = Position(1, 2, {"shard_idx": 3}, 4, {"rows": 5})
+    assert Position(**json.loads(json.dumps(vars(position)))) == position
