@@ -196,6 +196,14 @@ class PreparationArguments:
     deduplication_ngram: int = field(
         default=5, metadata={"help": "Words (characters where a script has no spaces) of such an n-gram."}
     )
+    passage_deduplication: str = field(
+        default="none",
+        metadata={
+            "help": "Leave out lines or paragraphs that stand in an earlier text.",
+            "choices": ["none", "lines", "paragraphs"],
+        },
+    )
+    passage_min_chars: int = field(default=50, metadata={"help": "Shorter lines or paragraphs stay."})
     runner: str = field(
         default="native",
         metadata={"help": "Run on this machine's cores or on a Ray cluster.", "choices": ["native", "ray"]},
@@ -394,7 +402,9 @@ REPLACED_DEFAULTS = REPLACED | {
 AT_LEAST = {
     "max_length": 2,
     "lora_r": 1,
-    **dict.fromkeys(("min_chars", "decontamination_ngram", "deduplication_ngram", "shard_bytes"), 1),
+    **dict.fromkeys(
+        ("min_chars", "passage_min_chars", "decontamination_ngram", "deduplication_ngram", "shard_bytes"), 1
+    ),
     "learning_rate": 0,
     "num_fewshot": 0,
     "new_tokens": 0,

@@ -196,6 +196,8 @@ def forked(processes, work):
     for path in CONFIGS:
         if path.stem not in task_names():
             settings = ON_A_LAPTOP | {"output_dir": f"new/{path.stem}"}
+            if CONFIG[path.stem].get("objective") == "masked":
+                del settings["tokenizer_name"]  # which has no mask
             jobs[path.stem] = [PRETRAIN, "--config", path, *flags(settings)]
     for name in APPLICATIONS:
         against = {"baseline": BASE, "output_dir": f"eval/{name}"}

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from hf_llm.checkpoints import write_text
 from hf_llm.data.row_steps import EXCERPT
 
-STEPS = ("read", "length", "language", "quality", "decontamination", "changes", "exact duplicates", "near duplicates")
+STEPS = ("read", "length", "language", "quality", "decontamination", "changes")  # of single texts
+STEPS += ("exact duplicates", "near duplicates", "repeated passages")
 SIZES = {  # as the Hub names them
     1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M",
     100_000_000: "10M<n<100M", 1_000_000_000: "100M<n<1B", float("inf"): "n>1B",

@@ -48,6 +48,7 @@ from hf_llm.data.deduplication import (
 )
 from hf_llm.data.funnel import SHOWN, STEPS, Funnel, write_card, write_report
 from hf_llm.data.languages import check_languages
+from hf_llm.data.passages import drop_repeated_passages
 from hf_llm.data.row_steps import RowSteps
 from hf_llm.data.rows import read_file
 from hf_llm.data.sources import MANIFEST, file_format, find_files, find_sources, open_bytes, read_documents
@@ -234,11 +235,17 @@ def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | Non
         daft.set_runner_ray(args.ray_address)
     with appearing(target) as folder:
         funnel = Funnel()
-        with contextlib.closing(Spool(folder / "spool")) as spool:
+        with (
+            contextlib.closing(Spool(folder / "spool")) as spool,
+            contextlib.closing(Spool(folder / "spool" / "cut")) as cut,
+        ):
             spool_rows(plan(paths, args, steps), paths, names, args, spool, funnel)
             kept = drop_duplicates(spool, args, funnel, names)
-            shards = write_shards(folder, spool, kept, names, args.shard_bytes)
-            tokens = count_tokens(spool, kept, tokenizer) if tokenizer else None
+            if args.passage_deduplication != "none":
+                kept = drop_passages(spool, kept, cut, args, funnel, names)
+            texts = spool if args.passage_deduplication == "none" else cut
+            shards = write_shards(folder, texts, kept, names, args.shard_bytes)
+            tokens = count_tokens(texts, kept, tokenizer) if tokenizer else None
         shutil.rmtree(folder / "spool")
         manifest = manifest_of(args, paths, funnel, shards, tokens)
         write_report(folder, manifest, funnel.examples)
@@ -377,6 +384,20 @@ def drop_later(
         (text,) = spool.texts(begins[[row]], ends[[row]]).to_pylist()
         funnel.show(step, "an earlier document is alike", f"{place}, as {earlier}", text)
     return rows[first[rows] == rows]
+
+
+def drop_passages(
+    spool: Spool, rows: np.ndarray, cut: Spool, args: PreparationArguments, funnel: Funnel, names: list[str]
+) -> np.ndarray:
+    """Write the texts without what repeats into `cut`; of its rows those that are not empty."""
+    lost = drop_repeated_passages(spool, rows, cut, args.passage_deduplication, args.passage_min_chars)
+    begins, ends, sources, numbers = (cut.column(name) for name in ("begin", "end", "source", "row"))
+    funnel.drop("repeated passages", "all of it stands in earlier texts", int((ends == begins).sum()), int(lost.sum()))
+    for place in np.flatnonzero(ends == begins)[:SHOWN].tolist():
+        (text,) = spool.texts(spool.column("begin")[rows[[place]]], spool.column("end")[rows[[place]]]).to_pylist()
+        where = f"{names[sources[place]]} row {numbers[place]}"
+        funnel.show("repeated passages", "all of it stands in earlier texts", where, text)
+    return np.flatnonzero(ends > begins)
 
 
 def write_shards(folder: Path, spool: Spool, kept: np.ndarray, names: list[str], shard_bytes: int) -> list[dict]:

@@ -352,3 +352,19 @@ def test_bad_input_ends_in_one_line(processes, tmp_path):
     assert finished.status == 2 and "Traceback" not in finished.stderr
     assert f"`{tmp_path / 'a.jsonl'}` line 2: " in line and "--on_error skip" in line
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_lines_that_stand_in_many_texts_are_left_out_on_demand(tmp_path):
+    """After whole duplicates; a text that is nothing else is dropped, counted and shown, and the bytes add up."""
+    menu = "Home | Products | About us | Contact | Terms of use and privacy policy of this site"
+    texts = [f"{menu}\n{DOCUMENTS[0]}", f"{menu}\n{DOCUMENTS[1]}", menu, DOCUMENTS[2]]
+    write_lines(tmp_path / "a.jsonl", texts)
+    settings = {"files": [str(tmp_path / "a.jsonl")], "output_dir": str(tmp_path / "out")}
+    manifest = prepare(PreparationArguments(**settings, passage_deduplication="lines"), train_tokenizer(texts, 300))
+    assert texts_of(tmp_path / "out") == [texts[0], DOCUMENTS[1], DOCUMENTS[2]]
+    step = manifest["steps"][-1]
+    assert step["step"] == "repeated passages" and sum(step["dropped"].values()) == 1
+    assert step["bytes_out"] == manifest["bytes"] == sum(len(text) for text in texts_of(tmp_path / "out"))
+    assert step["rows_out"] == manifest["rows"] == 3 and manifest["tokens"] > 0
+    assert menu in (tmp_path / "out" / "report.md").read_text()
+    assert not (tmp_path / "out" / "spool").exists()
