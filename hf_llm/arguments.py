@@ -104,8 +104,8 @@ class TextArguments(DataArguments):
     streaming: bool = field(
         default=False,
         metadata={
-            "help": "Read, tokenize and pack while training, without end, for data larger than the disk; files may be "
-            "at s3://, gs://, hf://, http(s)://. Needs --max_steps and a validation part."
+            "help": "Read, tokenize and pack while training, without end, for data larger than the disk; --train_file "
+            "may be at s3://, gs://, hf://, http(s)://. Needs --max_steps and a validation part."
         },
     )
 
@@ -309,6 +309,8 @@ class PretrainArguments:
         for name in ("fim_rate", "fim_spm_rate", "mlm_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`--{name}` is {getattr(self, name)}: give a share, from 0 to 1")
+        if not self.mlm_probability:
+            raise ValueError("`--mlm_probability` is 0: give a share above it, or nothing is predicted")
 
 
 @dataclass
@@ -697,12 +699,13 @@ def has_bfloat16(on_cpu: bool) -> bool:
 
 
 def stop(message: object, status: int) -> NoReturn:
-    """One line on stderr, and the exit status."""
+    """One line on stderr, from each machine or from the rank that alone has the error; and the exit status."""
     from tqdm import tqdm
 
     for bar in list(getattr(tqdm, "_instances", [])):
         bar.close()  # or the message would stand at the end of its line
-    if "0" in (os.environ.get("RANK", "0"), os.environ.get("LOCAL_RANK")):  # one line from each machine
+    first = "0" in (os.environ.get("RANK", "0"), os.environ.get("LOCAL_RANK"))
+    if first or getattr(message, "of_one_rank", False):
         print(f"error: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
     sys.exit(status)
 

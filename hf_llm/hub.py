@@ -24,8 +24,10 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import HfHubHTTPError, HTTPError  # HTTPError: of the HTTP client that the Hub client uses
 from huggingface_hub.utils import filter_repo_objects, validate_repo_id
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import AutoModelForMaskedLM, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import HubStrategy
+
+from hf_llm.modeling import kind_of
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +166,8 @@ def write_model_card(
     """
     folder, base_model, datasets = Path(folder), _hub_id(base_model), [name for name in datasets if _hub_id(name)]
     data_names = ", ".join(datasets) or "local files"
-    auto_class, pipeline = _loading(folder)
+    auto_class = kind_of(str(folder))
+    pipeline = "fill-mask" if auto_class is AutoModelForMaskedLM else "text-generation"
     evaluated_on = {"dataset_type": datasets[0] if len(datasets) == 1 else "custom", "dataset_name": data_names}
     eval_results = [
         EvalResult(task_type=pipeline, metric_type=name, metric_value=float(value), **evaluated_on)
@@ -199,10 +202,10 @@ def write_model_card(
 ## How to load it
 
 ```python
-from transformers import {auto_class}, AutoTokenizer
+from transformers import {auto_class.__name__}, AutoTokenizer
 
 name = "USER/REPOSITORY"  # this repository's id, or the folder it was downloaded to
-model = {auto_class}.from_pretrained(name)
+model = {auto_class.__name__}.from_pretrained(name)
 tokenizer = AutoTokenizer.from_pretrained(name)
 ```
 
@@ -214,15 +217,6 @@ tokenizer = AutoTokenizer.from_pretrained(name)
         raise ValueError("`README.md` would contain the Hub token: take it out of the arguments of the model card")
     card.save(folder / ".README.md.tmp")
     os.replace(folder / ".README.md.tmp", folder / "README.md")
-
-
-def _loading(folder: Path) -> tuple[str, str]:
-    """The class that loads the folder's model, and its pipeline on the Hub."""
-    config = folder / "config.json"
-    architectures = json.loads(config.read_text()).get("architectures") if config.is_file() else None
-    if any(name.endswith("ForMaskedLM") for name in architectures or ()):
-        return "AutoModelForMaskedLM", "fill-mask"
-    return "AutoModelForCausalLM", "text-generation"
 
 
 def push_folder(

@@ -91,16 +91,26 @@ def load_tokenizer(
             trained = [train_tokenizer(texts, model_args.vocab_size, special_tokens=special_tokens)]
         # Ids that differ between ranks would ruin a run in silence: all take the one of rank 0.
         return broadcast_object_list(trained)[0]
+    tokenizer = read_tokenizer(name, model_args.trust_remote_code)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    return tokenizer
+
+
+def read_tokenizer(name: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """A tokenizer as it was saved.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
     if Path(name).is_dir() and not any(Path(name).glob("*.json")):
         raise ValueError(f"`{name}` holds no model: did the run that was to write it come to its end?")
     try:
         path, gguf = source(name)
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=model_args.trust_remote_code, **gguf)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, **gguf)
     except Exception as error:  # the library raises OSError, ValueError, KeyError, ... for the many ways to be broken
         raise ValueError(f"cannot load a tokenizer from `{name}`: {one_line(error, name)}") from error
     if gguf:
         drop_invented_tokens(tokenizer)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return tokenizer
 
 
@@ -349,9 +359,19 @@ def load_to_extend(args: TokenizerArguments) -> tuple[PreTrainedTokenizerBase | 
     name = args.model_name_or_path or args.tokenizer_name
     if name is None:
         return None, None
+    tokenizer = read_tokenizer(name, args.trust_remote_code)
+    if args.model_name_or_path is None:
+        return tokenizer, None
     model_args = ModelArguments(model_name_or_path=name, trust_remote_code=args.trust_remote_code)
-    tokenizer = load_tokenizer(model_args)
-    return tokenizer, load_model(model_args, tokenizer, 1, dtype="auto") if args.model_name_or_path else None
+    return tokenizer, load_model(model_args, tokenizer, 1, kind_of(name), dtype="auto")
+
+
+def kind_of(name: str) -> type:
+    """The class, one of `KINDS`, that a saved model is loaded by; one that is not local is taken for a causal one."""
+    config = Path(name).expanduser() / "config.json"
+    architectures = json.loads(config.read_text()).get("architectures") if config.is_file() else None
+    masked = any(architecture.endswith("ForMaskedLM") for architecture in architectures or ())
+    return AutoModelForMaskedLM if masked else AutoModelForCausalLM
 
 
 @torch.no_grad()

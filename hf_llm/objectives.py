@@ -3,6 +3,7 @@
 Each is a transform of the data or a collator, and what goes with it: the class of model, tokens, metrics.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,10 @@ from transformers.loss.loss_utils import ForMaskedLMLoss
 from transformers.utils import ModelOutput
 
 from hf_llm.arguments import PretrainArguments, TextArguments
-from hf_llm.data.infilling import SENTINELS, InfillingReport, infill, infilling
+from hf_llm.data.infilling import SENTINELS, InfillingReport, infill, infilling, sentinels
 from hf_llm.data.masking import MaskingCollator, mask_rows
 from hf_llm.data.packing import PackingCollator, PackingReport, pack
+from hf_llm.data.sources import find_sources
 from hf_llm.data.streaming import StreamedRows, head
 from hf_llm.data.tokenization import PROOF_DOCUMENTS, document_engine, sample_texts, token_table, tokenize
 from hf_llm.data.vocabulary import MASK
@@ -34,6 +36,31 @@ AUTO_CLASSES = {"causal": AutoModelForCausalLM, "fim": AutoModelForCausalLM, "ma
 SPECIAL_TOKENS = {"causal": (), "fim": SENTINELS[0], "masked": (MASK,)}  # of a new tokenizer
 
 Reports = dict[str, list[PackingReport | InfillingReport | StreamedRows]]
+
+
+def check_objective(
+    data_args: TextArguments, run_args: PretrainArguments, args: TrainingArguments, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Tell what does not fit together before there is any work, and set what a stream needs of the Trainer.
+
+    Raises:
+        ValueError: the tokenizer lacks what the objective needs; the stream has no end, or too many readers.
+    """
+    if run_args.objective == "fim":
+        sentinels(tokenizer)
+    if run_args.objective == "masked" and tokenizer.mask_token_id is None:
+        raise ValueError(
+            f"tokenizer `{tokenizer.name_or_path}` has no mask token, which `--objective` masked needs: give another "
+            "`--tokenizer_name`"
+        )
+    if data_args.streaming:
+        if args.max_steps < 1:
+            raise ValueError("`--streaming` has no end: give `--max_steps`")
+        if args.dataloader_num_workers:
+            raise ValueError("`--streaming` reads ahead by itself: leave out `--dataloader_num_workers`")
+        # Every rank reads for itself, batches of its own, and a resumed run begins where it stopped.
+        args.accelerator_config.dispatch_batches = args.accelerator_config.split_batches = False
+        args.ignore_data_skip = True
 
 
 def tokenize_and_pack(
@@ -48,7 +75,7 @@ def tokenize_and_pack(
     Validation has whole texts, also where the training fills in the middle: its scores compare.
 
     Raises:
-        ValueError: the text of `train` does not fill one row; the tokenizer lacks what the objective needs.
+        ValueError: the text of `train` does not fill one row.
     """
     validation, held_out = pack(tokenize(splits["validation"], tokenizer), data_args.max_length, data_args.packing)
     if data_args.streaming:
@@ -91,31 +118,32 @@ def stream(
     """Rows to train on that are packed while they are read.
 
     Raises:
-        ValueError: the number of steps is open, or processes of the data loader would each read the same.
+        ValueError: the data have no text.
     """
-    if args.max_steps < 1:
-        raise ValueError("`--streaming` has no end: give `--max_steps`")
-    if args.dataloader_num_workers:
-        raise ValueError("`--streaming` reads ahead by itself: leave out `--dataloader_num_workers`")
-    args.accelerator_config.dispatch_batches = False  # every rank reads for itself
     first = head(documents, PROOF_DOCUMENTS)
     max_length, fim = data_args.max_length, (run_args.fim_rate, run_args.fim_spm_rate)
     if run_args.objective == "fim":
-        convert = infilling(tokenizer, first, max_length, *fim)[1]
+        convert = infilling(tokenizer, first, max_length, *fim, every_time=True)[1]
     else:
-        _, encode = document_engine(tokenizer, sample_texts(first))
+        _, encode = document_engine(tokenizer, sample_texts(first), every_time=True)
 
         def convert(texts: list[str], draw: np.random.Generator) -> pa.Table:
             return token_table(*encode(texts))
 
     facts = {
-        "data": Hasher.hash(first["text"][:]),
-        "shards": documents.num_shards,
+        "data": Hasher.hash([first["text"][:], documents.num_shards, names_and_sizes(data_args.train_file)]),
+        "max_train_samples": data_args.max_train_samples,
         "max_length": max_length,
         "packing": data_args.packing,
-        "objective": [run_args.objective, *fim],
+        "objective": [run_args.objective, *(fim if run_args.objective == "fim" else ())],
     }
     return StreamedRows(documents, convert, max_length, data_args.packing, args.seed, args.train_batch_size, facts)
+
+
+def names_and_sizes(patterns: list[str] | None) -> list[tuple[str, int | None]]:
+    """Of the files that are streamed: without their folders, which may have another name when a run goes on."""
+    paths = find_sources("--train_file", patterns) if patterns else []
+    return [(Path(path).name, None if "://" in path else Path(path).stat().st_size) for path in paths]
 
 
 def trainer_options(
@@ -162,13 +190,8 @@ def masking_collator(
     """The collator of a masked model.
 
     Raises:
-        ValueError: the tokenizer has no mask, or the model's layers see less than a row, which packing would undo.
+        ValueError: the model's layers see less than a row, which packing would undo.
     """
-    if tokenizer.mask_token_id is None:
-        raise ValueError(
-            f"tokenizer `{tokenizer.name_or_path}` has no mask token, which `--objective` masked needs: give another "
-            "`--tokenizer_name`"
-        )
     if data_args.packing and "sliding_attention" in (getattr(model.config, "layer_types", None) or ()):
         raise ValueError(
             f"{type(model).__name__} has layers that see a window alone, and packing would show them whole documents: "

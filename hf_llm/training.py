@@ -255,10 +255,11 @@ def train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
         return trainer.train(resume_from_checkpoint=checkpoint).metrics
     logger.warning(f"{checkpoint} is the end of the run: no step is left to train")
     args = trainer.args
-    planned = args.num_train_epochs, args.max_steps
-    args.num_train_epochs, args.max_steps = 0, -1
+    planned = args.num_train_epochs, args.max_steps, trainer.train_dataset
+    # In an epoch of some rows, which a stream would not have.
+    args.num_train_epochs, args.max_steps, trainer.train_dataset = 0, -1, trainer.eval_dataset
     trainer.train(resume_from_checkpoint=checkpoint)
-    args.num_train_epochs, args.max_steps = planned
+    args.num_train_epochs, args.max_steps, trainer.train_dataset = planned
     state = trainer.state
     state.num_train_epochs, state.max_steps = reached.num_train_epochs, reached.max_steps
     state.log_history.pop()  # a training loss of 0, over no step
@@ -268,7 +269,9 @@ def train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
 
 def is_finished(trainer: Trainer, reached: TrainerState) -> bool:
     """Whether a checkpoint's state is that of the run's last step, or the one in which it stopped early."""
-    *_, max_steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
+    max_steps = trainer.args.max_steps
+    if not isinstance(trainer.train_dataset, StreamedRows):
+        *_, max_steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
     if max_steps != reached.max_steps:
         logger.warning(f"The schedule was made for {reached.max_steps} steps, and goes on as one for {max_steps}")
     stopped = reached.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]

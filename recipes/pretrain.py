@@ -1,4 +1,4 @@
-"""Pretrain a causal language model from raw text: one command, from documents to a checkpoint with its scores.
+"""Pretrain a language model from raw text: one command, from documents to a checkpoint with its scores.
 
 accelerate launch recipes/pretrain.py
 accelerate launch recipes/pretrain.py --train_file 'books/*.txt' --output_dir outputs/books
@@ -16,7 +16,7 @@ from hf_llm.data.sources import load_splits
 from hf_llm.distributed import shut_down
 from hf_llm.hub import publish
 from hf_llm.modeling import load_model, load_tokenizer
-from hf_llm.objectives import AUTO_CLASSES, SPECIAL_TOKENS, tokenize_and_pack, trainer_options
+from hf_llm.objectives import AUTO_CLASSES, SPECIAL_TOKENS, check_objective, tokenize_and_pack, trainer_options
 from hf_llm.reporting import report_pretraining
 from hf_llm.training import early_stopping, run_training
 
@@ -32,6 +32,7 @@ def main():
     with args.main_process_first(desc="reading the data"):
         splits = load_splits(data_args, args.seed)
     tokenizer = load_tokenizer(model_args, splits["train"], checkpoint, SPECIAL_TOKENS[run_args.objective])
+    check_objective(data_args, run_args, args, tokenizer)
     model = load_model(model_args, tokenizer, data_args.max_length, AUTO_CLASSES[run_args.objective])
     with args.main_process_first(desc="tokenizing and packing"):
         train, validation, reports = tokenize_and_pack(splits, tokenizer, data_args, run_args, args)

@@ -34,6 +34,6 @@ if __name__ == "__main__":
                 ends = row["lengths"].cumsum()
                 pieces = [row["input_ids"][start:end] for start, end in zip([0, *ends], ends, strict=False)]
                 seen += [(row["epoch"], tokenizer.decode(piece, skip_special_tokens=True)) for piece in pieces]
-        if batch["rows"][-1]["epoch"] >= epochs and rows.positions[-1].epoch > epochs:
+        if batch["rows"][-1]["epoch"] >= epochs and rows.begun[-1][0].epoch > epochs:
             break
     Path(f"{output}-{rows.rank}.json").write_text(json.dumps(seen))

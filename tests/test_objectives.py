@@ -14,7 +14,14 @@ from transformers import AutoModelForMaskedLM, Trainer, TrainingArguments, pipel
 from hf_llm.arguments import ModelArguments, PretrainArguments, TextArguments
 from hf_llm.data.vocabulary import train_tokenizer
 from hf_llm.modeling import load_model
-from hf_llm.objectives import AUTO_CLASSES, SPECIAL_TOKENS, masked_loss, tokenize_and_pack, trainer_options
+from hf_llm.objectives import (
+    AUTO_CLASSES,
+    SPECIAL_TOKENS,
+    check_objective,
+    masked_loss,
+    tokenize_and_pack,
+    trainer_options,
+)
 from hf_llm.reporting import report_pretraining
 from hf_llm.training import run_training
 
@@ -38,18 +45,23 @@ STOCK = {
 }
 
 
-def new_run(folder, objective, max_length=64, packing=True, model_type="roberta", overrides=ROBERTA, **settings):
+def new_run(
+    folder, objective, packing=True, streaming=False, model_type="roberta", overrides=ROBERTA, max_length=64, **settings
+):
     """Trainer and reports, as the recipe makes them."""
-    run_args, data_args = PretrainArguments(objective=objective), TextArguments(max_length=max_length, packing=packing)
+    run_args = PretrainArguments(objective=objective)
+    data_args = TextArguments(max_length=max_length, packing=packing, streaming=streaming)
     args = TrainingArguments(str(folder), **STOCK | settings)
     tokenizer = train_tokenizer(TEXTS, 300, special_tokens=SPECIAL_TOKENS[objective])
+    check_objective(data_args, run_args, args, tokenizer)
     set_seed(1)
     if objective == "masked":
         model_args = ModelArguments(model_type=model_type, config_overrides=overrides)
         model = load_model(model_args, tokenizer, max_length, AUTO_CLASSES[objective])
     else:
         model = new_model()
-    train, validation, reports = tokenize_and_pack(SPLITS, tokenizer, data_args, run_args, args)
+    splits = dict(SPLITS) | ({"train": SPLITS["train"].to_iterable_dataset()} if streaming else {})
+    train, validation, reports = tokenize_and_pack(splits, tokenizer, data_args, run_args, args)
     options = trainer_options(run_args, data_args, model, tokenizer, SPLITS["validation"], validation, args)
     return Trainer(model=model, args=args, train_dataset=train, processing_class=tokenizer, **options), reports
 
@@ -165,6 +177,53 @@ def test_filling_in_the_middle_trains_and_is_scored_on_whole_texts(tmp_path):
     assert figures["eval_bits_per_byte"] > 0
 
 
+@pytest.fixture(scope="module")
+def streamed(tmp_path_factory):
+    """A stream trained on for six steps, with checkpoints; it fills in the middle."""
+    folder = tmp_path_factory.mktemp("streamed")
+    trainer, reports = new_run(folder, "fim", streaming=True, max_steps=6, save_strategy="steps", save_steps=2)
+    return trainer, run_training(trainer, None, True, reports), folder
+
+
+@pytest.mark.parametrize("step", [2, 6])
+def test_a_resumed_stream_ends_with_the_same_bits(step, streamed, tmp_path):
+    """In the middle, and where no step is left: the same weights, losses and counts."""
+    trainer, figures, folder = streamed
+    shutil.copytree(folder / f"checkpoint-{step}", tmp_path / f"checkpoint-{step}")
+    again, reports = new_run(tmp_path, "fim", streaming=True, max_steps=6, save_strategy="steps", save_steps=2)
+    resumed = run_training(again, str(tmp_path / f"checkpoint-{step}"), True, reports)
+    whole, weights = load_file(folder / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in whole.items())
+    assert losses_of(again) == losses_of(trainer)
+    for name in ("tokens_in", "documents", "fim_psm", "fim_spm", "epochs_completed"):
+        assert resumed[f"train_{name}"] == figures[f"train_{name}"]
+    assert resumed["eval_loss"] == figures["eval_loss"]
+
+
+def test_the_log_of_a_stream_has_the_epoch_of_the_data(streamed):
+    """And not the share of the steps, which the Trainer takes for it."""
+    trainer, figures, _ = streamed
+    epochs = [entry["epoch"] for entry in trainer.state.log_history]
+    assert epochs == sorted(epochs) and epochs[0] == 0
+    assert all(isinstance(epoch, int) for epoch in epochs) and epochs[-1] == figures["train_epochs_completed"]
+
+
+def test_another_stream_is_another_run(streamed, tmp_path):
+    """Other text, or another share of it that is parted."""
+    _, _, folder = streamed
+    again, reports = new_run(tmp_path, "fim", streaming=True, max_steps=6)
+    again.train_dataset.facts["objective"] = ["fim", 0.9, 0.5]
+    with pytest.raises(ValueError, match="of another run: objective was"):
+        run_training(again, str(folder / "checkpoint-2"), True, reports)
+
+
+def test_a_stream_needs_an_end_and_one_reader(tmp_path):
+    """What would hang, or read everything twice, is told before any work."""
+    for settings, message in (({}, "has no end"), ({"max_steps": 1, "dataloader_num_workers": 1}, "reads ahead")):
+        with pytest.raises(ValueError, match=message):
+            new_run(tmp_path, "causal", streaming=True, **settings)
+
+
 def test_what_does_not_fit_the_objective_is_one_line(processes, corpus, tiny_base, tmp_path):
     """With the remedy, and exit status 2."""
     run = {"train_file": corpus / "train.jsonl", "max_steps": 1, "max_length": 64, "output_dir": tmp_path / "out"}
@@ -172,6 +231,7 @@ def test_what_does_not_fit_the_objective_is_one_line(processes, corpus, tiny_bas
     bad = {
         "`--model_type` llama has no masked language model here": {"objective": "masked"},
         "`--fim_rate` is 2.0: give a share, from 0 to 1": {"objective": "fim", "fim_rate": 2},
+        "`--mlm_probability` is 0: give a share above it": {"objective": "masked", "mlm_probability": 0},
         "has no tokens for `--objective` fim": with_base | {"objective": "fim"},
         "has no mask token": with_base | {"objective": "masked", "model_type": "roberta"},
     }

@@ -22,12 +22,11 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_llm.data.tokenization import Encode, map_texts, sample_texts, select_engine, token_table
 
-# Prefix, suffix, middle, as models have them: ours and Qwen's, StarCoder's, DeepSeek's, Codestral's.
+# Prefix, suffix, middle, as models have them: ours and Qwen's, StarCoder's, DeepSeek's.
 SENTINELS = [
     ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
     ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
     ("<\uff5cfim\u2581begin\uff5c>", "<\uff5cfim\u2581hole\uff5c>", "<\uff5cfim\u2581end\uff5c>"),
-    ("[PREFIX]", "[SUFFIX]", "[MIDDLE]"),
 ]
 SPARE = 8  # tokens by which three parts of a text may be more than the text
 
@@ -60,8 +59,10 @@ def sentinels(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of the tokens before prefix, suffix and middle.
 
     Raises:
-        ValueError: the tokenizer has none, or writes a space before each part of a text.
+        ValueError: the tokenizer has none, or no end of text, or writes a space before each part of a text.
     """
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"tokenizer `{tokenizer.name_or_path}` has no eos token: give another `--tokenizer_name`")
     vocab = tokenizer.get_vocab()
     for names in SENTINELS:
         if all(name in vocab for name in names):
@@ -167,10 +168,19 @@ class FillInTheMiddle:
 
 
 def infilling(
-    tokenizer: PreTrainedTokenizerBase, dataset: Dataset, max_length: int, rate: float, spm_rate: float
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    max_length: int,
+    rate: float,
+    spm_rate: float,
+    every_time: bool = False,
 ) -> tuple[str, Callable[[list[str], np.random.Generator], pa.Table]]:
-    """The engine that is equal to the tokenizer on this text, and texts -> documents by `FillInTheMiddle`."""
-    name, encode = select_engine(tokenizer, sample_texts(dataset), add_special_tokens=False)
+    """The engine that is equal to the tokenizer on this text, and texts -> documents by `FillInTheMiddle`.
+
+    Args:
+        every_time: as for `select_engine`.
+    """
+    name, encode = select_engine(tokenizer, sample_texts(dataset), add_special_tokens=False, every_time=every_time)
     lay_out = FillInTheMiddle(tokenizer, encode, max_length, rate, spm_rate)
 
     def convert(texts: list[str], draw: np.random.Generator) -> pa.Table:

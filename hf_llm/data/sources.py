@@ -286,7 +286,9 @@ def _texts_of(path: str, field: str) -> Iterator[pa.Array]:
                 raise _BadFile(problems[min(problems)])
             rows += len(texts)
             yield texts
-    except (OSError, pa.ArrowException) as error:  # unreadable, cut short, or broken for Arrow
+    except Exception as error:  # unreadable, cut short, or broken for Arrow; the network has classes of its own
+        if isinstance(error, _BadFile) or ("://" not in path and not isinstance(error, OSError | pa.ArrowException)):
+            raise
         raise _BadFile(f"`{path}` cannot be read: {heading(error)}") from None
     if not rows:
         raise _BadFile(f"`{path}` is empty: remove it from the list or write it again")

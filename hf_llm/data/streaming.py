@@ -30,9 +30,11 @@ from hf_llm.checkpoints import write_text
 from hf_llm.data.infilling import LAYOUTS
 from hf_llm.data.packing import pack_batch
 
-BLOCK_BYTES = 16_000_000  # of text: enough for full rows, and a second's work
-# Stands where no row is used: in the slots of other ranks, and for rows that were trained on before.
+BLOCK_CHARACTERS = 16_000_000  # of text: enough for full rows, and a second's work
+# Stands in the slots of other ranks, where no row is used.
 FILLER = {"input_ids": np.zeros(1, np.int32), "lengths": np.ones(1, np.int32)}
+
+logger = logging.getLogger(__name__)
 
 Convert = Callable[[list[str], np.random.Generator], pa.Table]
 
@@ -85,9 +87,13 @@ class StreamedRows(torch.utils.data.IterableDataset):
         self.seed, self.batch_size, self.facts = seed, batch_size, facts
         ranks = PartialState()
         self.rank, self.ranks = ranks.process_index, ranks.num_processes
+        if documents.num_shards < self.ranks:
+            logger.warning(
+                f"{documents.num_shards} files for {self.ranks} ranks: each reads all of them, and uses its share"
+            )
         self.start, self.trained = Position(), 0  # rows that were trained on
-        self.positions: list[Position] = []
-        self.counts: list[Counter] = []  # with those of the block at that position
+        # Blocks that are being trained on or taken by the data loader, and the counts with those of the block.
+        self.begun: list[tuple[Position, Counter]] = []
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         own = self.own_rows()
@@ -98,17 +104,22 @@ class StreamedRows(torch.utils.data.IterableDataset):
                 yield from islice(own, self.batch_size) if rank == self.rank else repeat(FILLER, self.batch_size)
 
     def own_rows(self) -> Iterator[dict[str, Any]]:
-        """The rows of this rank; those that were trained on before are passed over."""
-        trained = self.trained
-        yield from repeat(FILLER, trained)
-        blocks = self.blocks(self.start)
+        """The rows of this rank, from the first that was not trained on.
+
+        Raises:
+            ValueError: this rank, maybe alone, finds a file that cannot be read, or no text.
+        """
+        trained, blocks = self.trained, self.blocks(self.start)
         with ThreadPoolExecutor(1) as pool:
             following = pool.submit(next, blocks)
             while True:
-                position, rows, counts = following.result()
+                try:
+                    position, rows, counts = following.result()
+                except ValueError as error:
+                    error.of_one_rank = True  # or only rank 0 would say its errors
+                    raise
                 following = pool.submit(next, blocks)
-                self.positions.append(position)
-                self.counts.append(counts)
+                self.begun.append((position, counts))
                 yield from islice(rows, max(0, trained - position.rows), None)
 
     def blocks(self, position: Position) -> Iterator[tuple[Position, list[dict[str, Any]], Counter]]:
@@ -129,7 +140,9 @@ class StreamedRows(torch.utils.data.IterableDataset):
         """This rank's texts of the rest of an epoch, a block at a time, and what is needed to read on behind each."""
         # A buffer of one row mixes no rows, which nobody could resume, but the files.
         files = self.documents.shuffle(seed=self.seed + position.epoch, buffer_size=1, max_buffer_input_shards=1)
-        reader = split_dataset_by_node(files, self.rank, self.ranks)
+        # Whole files, whatever their number, so that no rank reads another's; ranks need not end an epoch together.
+        strategy = "shards" if files.num_shards >= self.ranks else "examples"
+        reader = split_dataset_by_node(files, self.rank, self.ranks, strategy)
         if position.reader:
             logging.getLogger("datasets.iterable_dataset").setLevel(logging.ERROR)  # warns of the buffer's contents
             reader.load_state_dict(position.reader)
@@ -137,7 +150,7 @@ class StreamedRows(torch.utils.data.IterableDataset):
         for row in reader:
             texts.append(row["text"] or "")
             size += len(texts[-1])
-            if size >= BLOCK_BYTES:
+            if size >= BLOCK_CHARACTERS:
                 yield texts, copy.deepcopy(reader.state_dict())
                 texts, size = [], 0
         if texts:
@@ -168,14 +181,19 @@ class StreamedRows(torch.utils.data.IterableDataset):
         rows = [{"input_ids": columns[0][i], "lengths": columns[1][i], "epoch": position.epoch} for i in order]
         return rows, counts
 
-    def index_at(self, trained: int) -> int:
-        """The place in `positions` of the block that the row after `trained` ones is in."""
-        return bisect_right([position.rows for position in self.positions], trained) - 1
+    def advance(self, trained: int) -> None:
+        """Take note of how many rows were trained on; blocks that are behind them are forgotten."""
+        self.trained = trained
+        place = bisect_right(self.begun, trained, key=lambda block: block[0].rows) - 1
+        del self.begun[: max(0, place)]
+
+    def now(self) -> tuple[Position, Counter]:
+        """The block that is being trained on, and the counts up to its end."""
+        return self.begun[0] if self.begun else (self.start, Counter(self.start.counts))
 
     def save(self, folder: Path) -> None:
         """Write where this rank stands."""
-        position = self.positions[self.index_at(self.trained)]
-        state = {"trained": self.trained, "position": asdict(position)}
+        state = {"trained": self.trained, "position": asdict(self.now()[0])}
         write_text(folder / f"stream-{self.rank}.json", json.dumps(state) + "\n")
 
     def load(self, checkpoint: str) -> None:
@@ -185,9 +203,10 @@ class StreamedRows(torch.utils.data.IterableDataset):
 
     def metrics(self, prefix: str) -> dict[str, float]:
         """Counts of all blocks that were begun, on all ranks together, under the names of the results files."""
-        place = self.index_at(self.trained)
-        (counts, epoch) = (self.counts[place], self.positions[place].epoch) if place >= 0 else (Counter(), 0)
-        ranks = gather_object([{"epoch": epoch, **counts}])
+        position, counts = self.now()
+        if not self.begun:  # resumed where no step was left
+            _, _, counts = next(self.blocks(self.start))
+        ranks = gather_object([{"epoch": position.epoch, **counts}])
         total = Counter()
         for of_rank in ranks:
             total.update({name: count for name, count in of_rank.items() if name != "epoch"})
@@ -210,18 +229,24 @@ class FollowStream(TrainerCallback):
         self.rows = rows
 
     def on_step_end(self, args: TrainingArguments, state, control, **kwargs):
-        self.rows.trained = state.global_step * args.gradient_accumulation_steps * args.train_batch_size
+        self.rows.advance(state.global_step * args.gradient_accumulation_steps * args.train_batch_size)
 
     def on_save(self, args: TrainingArguments, state, control, **kwargs):
         self.rows.save(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     def on_log(self, args: TrainingArguments, state, control, logs=None, **kwargs):
-        if self.rows.positions and "loss" in logs:
-            epoch = self.rows.positions[self.rows.index_at(self.rows.trained)].epoch
-            logs["epoch"] = state.log_history[-1]["epoch"] = epoch  # the Trainer's is a share of `max_steps`
+        # The Trainer's epoch of a stream is a share of `max_steps`.
+        logs["epoch"] = state.log_history[-1]["epoch"] = self.rows.now()[0].epoch
 
 
 def head(documents: IterableDataset, number: int) -> Dataset:
-    """The first documents, as a data set in memory."""
-    texts = (row["text"] for row in documents.take(number))
-    return Dataset.from_dict({"text": [text for text in texts if text and not text.isspace()]})
+    """The first documents with text, as a data set in memory.
+
+    Raises:
+        ValueError: there are none.
+    """
+    texts = (row["text"] for row in documents)
+    first = list(islice((text for text in texts if text and not text.isspace()), number))
+    if not first:
+        raise ValueError("`train` has no text: check --dataset_text_field")
+    return Dataset.from_dict({"text": first})

@@ -2,16 +2,19 @@
 
 import copy
 import json
+import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hf_llm.arguments import TokenizerArguments
-from hf_llm.metrics.segmentation import words
+from hf_llm.metrics.segmentation import WORDS, words
+
+logger = logging.getLogger(__name__)
 
 BOS, EOS, PAD, MASK = "<|bos|>", "<|eos|>", "<|pad|>", "<|mask|>"
 MODELS = {  # each with its trainer
@@ -23,19 +26,32 @@ BATCH = 1000  # texts that are encoded together
 FIRST_CHARACTER = 0x10000
 SPARE = 1.1  # of the merges asked for: some give a token that is there already
 SPACE = "\u2581"  # as SentencePiece writes it
+BYTE = re.compile("<0x[0-9A-F]{2}>")
+COVERAGE = 0.9995  # of the characters, as SentencePiece
+LONGEST = 16  # known tokens in a new one
 
 
 def learn_vocabulary(
     args: TokenizerArguments, tokenizer: PreTrainedTokenizerBase | None, texts: Sequence[str]
 ) -> tuple[PreTrainedTokenizerBase, dict[int, list[int]]]:
-    """A new tokenizer, or `tokenizer` extended; of each new id the old ids that it replaces."""
+    """A new tokenizer, or `tokenizer` extended; of each new id the old ids that it replaces.
+
+    Raises:
+        ValueError: there is nothing to add.
+    """
     if tokenizer is None:
         return train_tokenizer(texts, args.vocab_size, args.algorithm, args.special_tokens), {}
-    tokenizer, special = add_special_tokens(tokenizer, args.special_tokens)
-    if not args.new_tokens:
-        return tokenizer, special
-    tokenizer, learned = extend_vocabulary(tokenizer, texts, args.new_tokens)
-    return tokenizer, special | learned
+    tokenizer, pieces = add_special_tokens(tokenizer, args.special_tokens)
+    if args.new_tokens:
+        tokenizer, learned = extend_vocabulary(tokenizer, texts, args.new_tokens)
+        logger.info(f"{len(learned):,} tokens learned of the {args.new_tokens:,} that were asked for")
+        pieces |= learned
+    if not pieces:
+        raise ValueError(
+            f"nothing is to be added to `{tokenizer.name_or_path}`: it has all `--special_tokens`, and in the text no "
+            "pair of tokens occurs twice"
+        )
+    return tokenizer, pieces
 
 
 def train_tokenizer(
@@ -140,15 +156,22 @@ def definition_of(tokenizer: PreTrainedTokenizerBase) -> dict:
 
 
 def missing_characters(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int) -> list[str]:
-    """Characters that a BPE of characters does not have, the most frequent first; one of bytes has them all."""
+    """Characters that a BPE of characters does not have, the most frequent first; one of bytes has them all.
+
+    The rarest are left out: without them the others make up `COVERAGE` of the text.
+    """
     if not spells_unknown(tokenizer):
         return []
     vocab = definition_of(tokenizer)["model"]["vocab"]
     normalizer, counts = tokenizer.backend_tokenizer.normalizer, Counter()
     for text in texts:
         counts.update(normalizer.normalize_str(text) if normalizer else text)
-    frequent = (character for character, number in counts.most_common() if number > 1 and character not in vocab)
-    return list(islice(frequent, limit))
+    left, missing = (1 - COVERAGE) * counts.total(), []
+    for character, number in reversed(counts.most_common()):  # the rarest first
+        left -= number
+        if left < 0 and number > 1 and character not in vocab:
+            missing.append(character)
+    return missing[::-1][:limit]
 
 
 def byte_ids(tokenizer: PreTrainedTokenizerBase, character: str) -> list[int]:
@@ -182,7 +205,11 @@ def learn_merges(
     learning.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
     alphabet = [chr(FIRST_CHARACTER + id) for id in range(len(tokenizer))]
     trainer = trainers.BpeTrainer(
-        vocab_size=len(alphabet) + number, initial_alphabet=alphabet, min_frequency=2, show_progress=False
+        vocab_size=len(alphabet) + number,
+        initial_alphabet=alphabet,
+        min_frequency=2,
+        max_token_length=LONGEST,
+        show_progress=False,
     )
     learning.train_from_iterator(words_as_characters(tokenizer, texts), trainer)
     merges = json.loads(learning.to_str())["model"]["merges"]
@@ -194,12 +221,17 @@ def words_as_characters(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
     backend = tokenizer.backend_tokenizer
     character_of = FIRST_CHARACTER + np.arange(len(tokenizer))
     character_of[list(tokenizer.added_tokens_decoder)] = ord(" ")  # an unknown one, or one spelled out
-    apart = np.zeros(len(tokenizer), bool)  # SentencePiece has no words but what begins with a space
-    apart[[id for token, id in tokenizer.get_vocab().items() if token.startswith(SPACE)]] = True
+    opens, alone = np.zeros((2, len(tokenizer)), bool)
+    if spells_unknown(tokenizer):  # SentencePiece has no words: a space opens one, and marks stand between them
+        for token, id in tokenizer.get_vocab().items():
+            opens[id], alone[id] = token.startswith(SPACE), not WORDS.search(token.replace(SPACE, "a"))
+            if BYTE.fullmatch(token):  # of a character that has no token: it could not be read back from a longer one
+                character_of[id] = ord(" ")
     for start in range(0, len(texts), BATCH):
         for encoding in backend.encode_batch(texts[start : start + BATCH], add_special_tokens=False):
             ids, words = np.array(encoding.ids, np.int64), np.array(encoding.word_ids, float)
-            begins = apart[ids] | (np.diff(words, prepend=-1) != 0)
+            begins = opens[ids] | alone[ids] | (np.diff(words, prepend=-1) != 0)
+            begins[1:] |= alone[ids[:-1]]
             characters = np.insert(character_of[ids], np.flatnonzero(begins), ord(" "))
             yield characters.astype(np.uint32).tobytes().decode("utf-32-le")
 
@@ -223,5 +255,6 @@ def fertility(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> dict[
 
 
 def spells_unknown(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether text may become the unknown token; GPT-2 names one, and its bytes are never unknown."""
-    return not tokenizer.get_vocab().keys() >= set(pre_tokenizers.ByteLevel.alphabet())
+    """Whether text may become the unknown token or bytes; what GPT-2 knows of is bytes, and never unknown."""
+    backend = tokenizer.backend_tokenizer
+    return "ByteLevel" not in f"{backend.pre_tokenizer!r} {backend.decoder!r}"

@@ -145,10 +145,11 @@ def test_without_packing_padding_is_not_seen(model_type):
         assert (model(**batch).logits[0, :9] - model(torch.tensor(row["input_ids"][None])).logits[0]).abs().max() < 1e-4
 
 
-def test_an_architecture_that_leaks_is_refused_with_the_remedy():
-    """FNet mixes all tokens of a row."""
+@pytest.mark.parametrize("model_type", ["fnet", "deberta-v2"])
+def test_an_architecture_that_leaks_is_refused_with_the_remedy(model_type):
+    """FNet mixes all tokens of a row, DeBERTa takes no mask of pairs of tokens."""
     with pytest.raises(ValueError, match="--packing false"):
-        check_isolation(new_model("fnet"), collator())
+        check_isolation(new_model(model_type), collator())
 
 
 def test_a_new_tokenizer_knows_its_mask():

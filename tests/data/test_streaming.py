@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from accelerate import PartialState
 from accelerate.data_loader import IterableDatasetShard
 from datasets import Features, IterableDataset, Value
+from recipe_runs import flags
 
 from hf_llm.arguments import TextArguments
 from hf_llm.data import streaming
 from hf_llm.data.sources import load_splits
-from hf_llm.data.streaming import FILLER, Position, StreamedRows
+from hf_llm.data.streaming import Position, StreamedRows, head
 from hf_llm.data.tokenization import document_engine, token_table
 from hf_llm.data.vocabulary import train_tokenizer
 
@@ -27,8 +29,12 @@ def new_tokenizer():
     return train_tokenizer(TEXTS, vocab_size=300)
 
 
+READ = []
+
+
 def read(paths):
     for path in paths:
+        READ.append(path)
         for line in Path(path).read_text().splitlines():
             yield {"text": json.loads(line)["text"]}
 
@@ -74,7 +80,7 @@ def tokenizer():
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Several of them in an epoch."""
-    monkeypatch.setattr(streaming, "BLOCK_BYTES", 700)
+    monkeypatch.setattr(streaming, "BLOCK_CHARACTERS", 700)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
@@ -89,7 +95,9 @@ def test_every_document_comes_once_an_epoch_on_one_rank(files, ranks, tokenizer,
     }
     first, second = ([text for at, text in found[0] if at == epoch] for epoch in (0, 1))
     assert first != second
-    assert all(stream.positions[-1].counts["empty_documents"] in (1, 2) for stream in streams[:1])
+    # Those that it has begun are all known, as nothing was trained on: the empty text was read, once an epoch.
+    empty = sum(counts["empty_documents"] for stream in streams for position, counts in stream.begun[-1:])
+    assert empty >= 2
 
 
 def test_rows_are_mixed_within_a_block(tokenizer, tmp_path):
@@ -110,14 +118,14 @@ def test_a_stream_goes_on_at_the_row_where_it_stopped(files, ranks, tokenizer, t
         stopped = new_stream(paths, tokenizer, 0, ranks)
         for _ in islice(stopped.own_rows(), trained + 3):  # the data loader has taken some more already
             pass
-        stopped.trained = trained
+        stopped.advance(trained)
         stopped.save(tmp_path)
         resumed = new_stream(paths, tokenizer, 0, ranks)
         resumed.load(str(tmp_path))
         assert resumed.start.rows <= trained
-        rows = list(islice(resumed.own_rows(), len(whole)))
-        assert all(row is FILLER for row in rows[:trained])
-        for row, expected in zip(rows[trained:], whole[trained:], strict=True):
+        rows = list(islice(resumed.own_rows(), len(whole) - trained))
+        assert resumed.begun[0][0] == stopped.now()[0]
+        for row, expected in zip(rows, whole[trained:], strict=True):
             assert np.array_equal(row["input_ids"], expected["input_ids"]) and row["epoch"] == expected["epoch"]
 
 
@@ -153,24 +161,29 @@ def test_every_token_is_counted(tokenizer, tmp_path):
     """Of the blocks that were begun: documents, cut ones, empty ones, rows and tokens; none dropped."""
     stream = new_stream(write_files(tmp_path, 1), tokenizer, 0, 1, max_length=16)
     rows = list(islice(stream.own_rows(), 200))
-    stream.trained = next(i for i, row in enumerate(rows) if row["epoch"] == 1)
+    second = next(i for i, row in enumerate(rows) if row["epoch"] == 1)
+    stream.advance(second - 1)
+    figures = stream.metrics("train")
+    assert figures["train_epochs_completed"] == 0 and figures["train_documents"] == len(TEXTS)
+    assert figures["train_tokens_in"] == sum(len(tokenizer(text).input_ids) + 1 for text in TEXTS)
+    stream.advance(second)
     figures = stream.metrics("train")
     assert figures["train_epochs_completed"] == 1 == figures["train_empty_documents"]
-    stream.trained -= 1
-    figures = stream.metrics("train")
-    expected = sum(len(tokenizer(text).input_ids) + 1 for text in TEXTS)
-    assert figures["train_tokens_in"] == figures["train_tokens_packed"] == expected
-    assert figures["train_documents"] == len(TEXTS)
+    assert figures["train_tokens_in"] == figures["train_tokens_packed"]
     assert figures["train_tokens_dropped"] == 0 < figures["train_documents_cut"]
     assert 0.5 < figures["train_packing_efficiency"] <= 1
 
 
-def test_a_rank_without_text_says_so(tokenizer, tmp_path):
-    """Instead of looking for it for ever."""
-    paths = write_files(tmp_path, 1, TEXTS[:1])
-    (tmp_path / "0.jsonl").write_text(json.dumps({"text": TEXTS[0]}) + "\n")
-    with pytest.raises(ValueError, match="rank 1 of 2 finds no text of its own"):
-        next(new_stream(paths, tokenizer, 1).own_rows())
+def test_a_rank_without_text_says_so(processes, tiny_base, tmp_path):
+    """Instead of looking for it for ever; though it is not the first rank, its line is seen."""
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": TEXTS[8]}) + "\n")
+    settings = {"train_file": "train.jsonl", "validation_file": "validation.jsonl", "model_name_or_path": tiny_base}
+    settings |= {"streaming": True, "max_steps": 2, "max_length": 16, "output_dir": "out"}
+    recipe = [ROOT / "recipes" / "pretrain.py", *flags(settings)]
+    run = processes.run(["torchrun", "--standalone", "--nproc_per_node", 2, *recipe], tmp_path)
+    assert run.status == 1
+    assert "error: rank 1 of 2 finds no text of its own: give more documents or fewer ranks" in run.stderr
 
 
 def test_files_at_an_address_are_streamed_like_local_ones(tmp_path):
@@ -204,6 +217,38 @@ def test_what_cannot_be_streamed_is_named(settings, message, tmp_path, monkeypat
     Path("b.jsonl").write_text('{"text": "fine"}\n{"text": "cut\n')
     with pytest.raises(ValueError, match=message):
         list(load_splits(TextArguments(streaming=True, **settings), 0)["train"])
+
+
+def test_blocks_that_were_trained_on_are_forgotten(tokenizer, tmp_path):
+    """The memory of a long run does not grow."""
+    stream = new_stream(write_files(tmp_path, 1), tokenizer, 0, 1)
+    for number, _ in enumerate(islice(stream.own_rows(), 300)):
+        stream.advance(number)
+        assert len(stream.begun) <= 2
+
+
+def test_no_rank_reads_another_ones_files(tokenizer, tmp_path, caplog, monkeypatch):
+    """Where there are as many files as ranks, also if they cannot be shared out evenly; fewer are told."""
+    paths, by_rank = write_files(tmp_path, 5), []
+    for rank in range(3):
+        READ.clear()
+        for _ in new_stream(paths, tokenizer, rank, 3).read(Position()):
+            pass
+        by_rank.append(set(READ))
+    assert all(by_rank) and sum(map(len, by_rank)) == len(set.union(*by_rank)) == 5
+    with caplog.at_level("WARNING", "hf_llm"):
+        monkeypatch.setattr(PartialState(), "num_processes", 6)
+        new_stream(paths, tokenizer)
+    assert "5 files for 6 ranks: each reads all of them" in caplog.text
+
+
+def test_the_first_texts_are_those_with_text():
+    """An engine is proved on them; a data set without any says so."""
+    texts = [" ", None, "a", "b"]
+    documents = IterableDataset.from_generator(lambda texts: ({"text": text} for text in texts), None, {"texts": texts})
+    assert head(documents, 1)["text"][:] == ["a"]
+    with pytest.raises(ValueError, match="`train` has no text"):
+        head(documents.take(2), 5)
 
 
 def test_a_position_is_plain_json():

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from hf_llm.data import tokenization
-from hf_llm.data.tokenization import fast_engine, plain_engine, select_engine, tokenize
+from hf_llm.data.tokenization import fast_engine, plain_engine, proved, select_engine, tokenize
 from hf_llm.data.vocabulary import train_tokenizer
 
 TRICKY = [
@@ -136,6 +136,16 @@ def test_an_engine_that_fails_or_differs_is_not_used(new, engine, monkeypatch, c
         assert ids_of(TRICKY, new) == expected
     assert name == "tokenizers" and np.array_equal(encode(TRICKY)[0], plain_engine(new)(TRICKY)[0])
     assert "Tokenizer engine: the tokenizer itself" in caplog.text
+
+
+@pytest.mark.parametrize("engine", [wrong_ids, plain_engine])
+def test_in_a_stream_the_fast_engine_is_compared_on_every_block(new, engine, caplog):
+    """Text in another language may come later; where ids differ the tokenizer encodes that block."""
+    plain = plain_engine(new)
+    with caplog.at_level(logging.WARNING, "hf_llm"):
+        ids, offsets = proved(engine(new), plain)(TRICKY * 3)
+    assert np.array_equal(ids, plain(TRICKY * 3)[0]) and np.array_equal(offsets, plain(TRICKY * 3)[1])
+    assert ("fastokens gave other ids" in caplog.text) == (engine is wrong_ids)
 
 
 def test_the_log_names_the_fast_engine_where_it_is_used(new, caplog):

@@ -6,7 +6,14 @@ from test_tokenization import CORPUS, TRICKY, gpt2_like
 from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from hf_llm.data.vocabulary import add_special_tokens, extend_vocabulary, fertility, train_tokenizer
+from hf_llm.arguments import TokenizerArguments
+from hf_llm.data.vocabulary import (
+    add_special_tokens,
+    extend_vocabulary,
+    fertility,
+    learn_vocabulary,
+    train_tokenizer,
+)
 
 ENGLISH = [text for text in CORPUS if text.isascii()]
 CLASSIC = [
@@ -139,6 +146,27 @@ def test_a_vocabulary_that_is_no_bpe_cannot_go_on_learning():
     """The message says what to do instead."""
     with pytest.raises(ValueError, match=r"`--new_tokens`: .* is a Unigram model, and only a BPE can go on learning"):
         extend_vocabulary(train_tokenizer(CORPUS, 400, "unigram"), CHINESE, 10)
+
+
+def test_rare_characters_do_not_use_up_the_new_tokens():
+    """They stay bytes, and are read back; words of frequent ones become tokens; no token goes across a full stop."""
+    before = sentencepiece_like(True)
+    words = ["天地玄黄", "宇宙洪荒", "日月盈昃", "辰宿列张"]
+    rare = "".join(chr(0x8000 + i) for i in range(60)) * 2
+    texts = [f"{a}{b}。{b}{a}。" for a in words for b in words] * 1000 + [rare]
+    after, pieces = extend_vocabulary(before, texts, 30)
+    new = [after.convert_ids_to_tokens(id) for id in pieces]
+    assert {token for token in new if len(token) == 1} == set("".join(words)) | {"。"}
+    assert set(words) <= set(new) and not any("。" in token[:-1] or "。" in token[1:] for token in new)
+    assert after.decode(ids_of(after, rare)) == rare
+
+
+def test_nothing_to_add_is_an_error():
+    """The tokens are there already, or the text repeats nothing."""
+    for settings in ({"special_tokens": ["<|endoftext|>"]}, {"new_tokens": 5}):
+        args = TokenizerArguments(tokenizer_name="gpt2", **settings)
+        with pytest.raises(ValueError, match="nothing is to be added to"):
+            learn_vocabulary(args, gpt2_like(), ["x"])
 
 
 def test_special_tokens_are_added_once_and_know_how_they_were_spelled():
