@@ -17,7 +17,8 @@ from hf_llm.metrics.segmentation import ALONE
 PIECES = regex.compile(rf"[{ALONE}]\p{{M}}*|[^\s{ALONE}]+")
 UNSPACED = regex.compile(rf"[{ALONE}]")
 SENTENCES = regex.compile(r"[.!?]+(?=[\s\"'”’)\]]|$)|[\p{Sentence_Terminal}--[.!?]]+", regex.V1)
-ENDS_WELL = regex.compile(r"(?:\p{Sentence_Terminal}|\.)[\"'”’」』）)\]]*$")
+TERMINAL = regex.compile(r"[\p{Sentence_Terminal}.]")
+CLOSING = "\"'”’」』）)]"
 BULLETS = ("•", "‣", "▪", "◦", "●", "○", "-", "*")
 STOP_WORDS = frozenset(["the", "be", "to", "of", "and", "that", "have", "with"])
 TOP_NGRAMS = {2: 0.20, 3: 0.18, 4: 0.16}
@@ -46,7 +47,8 @@ class Page:
 
     @cached_property
     def words(self) -> list[str]:
-        return self.text.split() if self.text.isascii() else PIECES.findall(self.text)
+        spaced = self.text.isascii() or not UNSPACED.search(self.text)
+        return self.text.split() if spaced else PIECES.findall(self.text)
 
 
 def gopher(page: Page) -> str | None:
@@ -135,9 +137,14 @@ def without_bad_lines(text: str) -> str:
     return "\n".join(line for line in text.split("\n") if not line.strip() or keeps_line(line.strip()))
 
 
+def ends_sentence(line: str) -> bool:
+    """Whether its last mark, within quotation marks and brackets, ends a sentence."""
+    return TERMINAL.fullmatch(line.rstrip().rstrip(CLOSING)[-1:]) is not None
+
+
 def keeps_line(line: str) -> bool:
     words, lower = PIECES.findall(line), line.lower()
-    if not ENDS_WELL.search(line) or line.endswith(("...", "…")) or len(words) < 3 or max(map(len, words)) > 1000:
+    if not ends_sentence(line) or line.endswith(("...", "…")) or len(words) < 3 or max(map(len, words)) > 1000:
         return False
     return "javascript" not in lower and not any(policy in lower for policy in POLICIES)
 
@@ -147,7 +154,7 @@ def fineweb(page: Page) -> str | None:
     lines = page.lines
     if not lines:
         return "nothing but white space"
-    if sum(ENDS_WELL.search(line.rstrip()) is not None for line in lines) < 0.12 * len(lines):
+    if sum(map(ends_sentence, lines)) < 0.12 * len(lines):
         return "fewer than 12 % of lines end a sentence"
     short = 12 if page.unspaced else 30  # characters; of those that are words, about as much text
     if sum(len(line) <= short for line in lines) > 0.67 * len(lines):

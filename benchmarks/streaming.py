@@ -1,0 +1,80 @@
+"""Rows from a stream: hf_llm against what the example scripts do with a streamed data set, alternating.
+
+    python benchmarks/streaming.py --megabytes 60 --rounds 3
+
+Both read one .jsonl file and give rows of 1,024 tokens without training on them. run_clm.py's way: `datasets` streams,
+`map` tokenizes 1,000 documents at a time, a second `map` joins and cuts them, dropping the rest of each batch.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from itertools import chain
+from pathlib import Path
+
+from datasets import load_dataset
+from tokenize_and_pack import local_documents
+from transformers import TrainingArguments
+
+from hf_llm.arguments import PretrainArguments, TextArguments
+from hf_llm.data.sources import load_splits
+from hf_llm.data.vocabulary import train_tokenizer
+from hf_llm.objectives import stream
+
+LENGTH = 1024
+
+
+def with_hf_llm(file: Path, tokenizer) -> tuple[int, int]:
+    """Tokens in rows, and tokens left out."""
+    data_args = TextArguments(
+        train_file=[str(file)], validation_file=[str(file)], streaming=True, max_length=LENGTH, max_eval_samples=1
+    )
+    args = TrainingArguments("out", max_steps=1, use_cpu=True, report_to="none")
+    rows = stream(load_splits(data_args, 0)["train"], tokenizer, data_args, PretrainArguments(), args)
+    tokens = 0
+    for row in rows.own_rows():
+        if row["epoch"]:
+            return tokens, 0
+        tokens += len(row["input_ids"])
+
+
+def like_run_clm(file: Path, tokenizer) -> tuple[int, int]:
+    seen = 0
+
+    def tokenize(rows):
+        return {"input_ids": tokenizer(rows["text"], return_attention_mask=False).input_ids}
+
+    def group(rows):
+        nonlocal seen
+        ids = list(chain.from_iterable(rows["input_ids"]))
+        seen += len(ids)
+        whole = len(ids) // LENGTH * LENGTH
+        return {"input_ids": [ids[start : start + LENGTH] for start in range(0, whole, LENGTH)]}
+
+    documents = load_dataset("json", data_files=str(file), split="train", streaming=True)
+    rows = documents.map(tokenize, batched=True, remove_columns="text").map(group, batched=True)
+    tokens = sum(len(row["input_ids"]) for row in rows)
+    return tokens, seen - tokens
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megabytes", type=float, default=60)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    documents = local_documents(options.megabytes)
+    tokenizer, ratios = train_tokenizer(documents[::10], 16384), []
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "documents.jsonl"
+        file.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+        for _ in range(options.rounds):
+            rates = []
+            for way in (with_hf_llm, like_run_clm):
+                begun = time.perf_counter()
+                tokens, dropped = way(file, tokenizer)
+                rates.append(tokens / (time.perf_counter() - begun))
+                print(f"{way.__name__}: {rates[-1] / 1e6:.2f} M tokens/s, {dropped:,} of {tokens + dropped:,} dropped")
+            ratios.append(rates[0] / rates[1])
+    print(f"{statistics.median(ratios):.1f} times as fast ({', '.join(f'{ratio:.1f}' for ratio in ratios)})")
