@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from recipe_runs import ROOT, flags
 from safetensors.torch import load_file
-from tiny import TEXTS, new_model
+from tiny import STOCK, TEXTS, new_model
 from transformers import AutoModelForMaskedLM, Trainer, TrainingArguments, pipeline, set_seed
 
 from hf_llm.arguments import ModelArguments, PretrainArguments, TextArguments
@@ -29,20 +29,6 @@ SPLITS = DatasetDict(
     {"train": Dataset.from_dict({"text": TEXTS}), "validation": Dataset.from_dict({"text": TEXTS[:7]})}
 )
 ROBERTA = "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,intermediate_size=64"
-STOCK = {
-    "per_device_train_batch_size": 2,
-    "per_device_eval_batch_size": 2,
-    "learning_rate": 3e-3,
-    "logging_steps": 1,
-    "save_strategy": "no",
-    "report_to": "none",
-    "use_cpu": True,
-    "disable_tqdm": True,
-    "remove_unused_columns": False,
-    "batch_eval_metrics": True,
-    "include_num_input_tokens_seen": "non_padding",
-    "logging_nan_inf_filter": False,
-}
 
 
 def new_run(
@@ -51,7 +37,7 @@ def new_run(
     """Trainer and reports, as the recipe makes them."""
     run_args = PretrainArguments(objective=objective)
     data_args = TextArguments(max_length=max_length, packing=packing, streaming=streaming)
-    args = TrainingArguments(str(folder), **STOCK | settings)
+    args = TrainingArguments(str(folder), **STOCK | {"learning_rate": 3e-3} | settings)
     tokenizer = train_tokenizer(TEXTS, 300, special_tokens=SPECIAL_TOKENS[objective])
     check_objective(data_args, run_args, args, tokenizer)
     set_seed(1)

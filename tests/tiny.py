@@ -33,6 +33,22 @@ SETTINGS = {
     "bloom": {"hidden_size": 16, "n_layer": 2, "n_head": 2, "hidden_dropout": 0.0},
 }
 
+STOCK = {  # what the recipes set, for a run of a few milliseconds a step
+    "per_device_train_batch_size": 2,
+    "per_device_eval_batch_size": 2,
+    "learning_rate": 1e-3,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "remove_unused_columns": False,
+    "batch_eval_metrics": True,
+    "include_num_input_tokens_seen": "non_padding",
+    "restore_callback_states_from_checkpoint": True,
+    "logging_nan_inf_filter": False,
+}
+
 
 def new_model(model_type: str = "llama", attn_implementation: str | None = None, **settings) -> PreTrainedModel:
     """A model whose weights are so large that every token changes every logit after it."""
@@ -54,23 +70,8 @@ def packed(texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int
 
 
 def new_trainer(output_dir: Path, tokenizer: PreTrainedTokenizerBase, model=None, args=None, callbacks=(), **settings):
-    """A stock Trainer over packed rows, with the arguments that the recipes set; a few milliseconds a step."""
-    settings = {
-        "max_steps": 4,
-        "per_device_train_batch_size": 2,
-        "per_device_eval_batch_size": 2,
-        "learning_rate": 1e-3,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "remove_unused_columns": False,
-        "batch_eval_metrics": True,
-        "include_num_input_tokens_seen": "non_padding",
-        "restore_callback_states_from_checkpoint": True,
-        "logging_nan_inf_filter": False,
-    } | settings
+    """A stock Trainer over packed rows, with the arguments that the recipes set."""
+    settings = STOCK | {"max_steps": 4} | settings
     _, rows, _ = packed(TEXTS, tokenizer)
     held_out, held_out_rows, _ = packed(TEXTS[:7], tokenizer)
     return Trainer(
