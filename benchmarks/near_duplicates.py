@@ -1,6 +1,6 @@
 """Near-deduplication of a file, end to end: hf_llm against datasketch and datatrove, alternating, and the truth.
 
-    pip install datasketch datatrove spacy 'xxhash<4'
+    pip install datasketch 'datatrove[io,processing]' spacy 'xxhash<4'
     python benchmarks/near_duplicates.py
     python benchmarks/near_duplicates.py --documents 40000 --rounds 3 --ray
 

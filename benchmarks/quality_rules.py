@@ -1,6 +1,6 @@
 """The quality rules against datatrove's filters, text by text: what each drops, and how fast.
 
-    pip install datatrove spacy 'xxhash<4'
+    pip install 'datatrove[io,processing]' spacy 'xxhash<4'
     python benchmarks/quality_rules.py FILE [FILE ...]
 
 Files are `.jsonl` with a column `text` or `context`, or any other text, one document each. datatrove takes each mark
