@@ -71,14 +71,15 @@ def write_report(folder: Path, manifest: dict, examples: dict[str, list[dict]]) 
 def plot_funnel(path: Path, steps: list[dict]) -> None:
     """Rows that are left after each step, as bars."""
     names, rows = ["in", *(step["step"] for step in steps)], [steps[0]["rows_in"], *(s["rows_out"] for s in steps)]
-    figure = Figure((7, 0.4 * len(names) + 0.8), layout="constrained")
-    axes = figure.add_subplot()
+    height = 0.4 * len(names) + 0.8  # inches
+    figure = Figure((7, height))
+    axes = figure.add_axes((0.23, 0.6 / height, 0.75, 1 - 0.7 / height))
     axes.bar_label(axes.barh(names, rows), [f"{number:,}" for number in rows], padding=3)
     axes.invert_yaxis()
     axes.set_xlabel("rows")
     axes.margins(x=0.15)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150, metadata={"Software": None})
+    figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
 def write_card(folder: Path, manifest: dict) -> None:

@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from daft import DataType, col, lit
+from daft.exceptions import DaftCoreException
 from daft.functions import length_bytes, to_struct, when
 from daft.io.source import DataSource, DataSourceTask
 from daft.recordbatch import RecordBatch
@@ -229,10 +230,7 @@ def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | Non
     paths = find_sources("--files", args.files)
     names = relative_names(paths)
     steps = row_steps(args)
-    if args.runner == "ray":
-        if not importlib.util.find_spec("ray"):
-            raise ValueError("`--runner` ray needs Ray: `pip install -e '.[ray]'`")
-        daft.set_runner_ray(args.ray_address)
+    set_runner(args)
     with appearing(target) as folder:
         funnel = Funnel()
         with (
@@ -252,6 +250,21 @@ def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | Non
         write_card(folder, manifest)
         write_text(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     return manifest
+
+
+def set_runner(args: PreparationArguments) -> None:
+    """Let Daft run where it was asked to; left alone, it would look for a cluster.
+
+    Raises:
+        ValueError: Ray is not installed, or this process has run elsewhere before.
+    """
+    if args.runner == "ray" and not importlib.util.find_spec("ray"):
+        raise ValueError("`--runner` ray needs Ray: `pip install -e '.[ray]'`")
+    try:
+        daft.set_runner_native() if args.runner == "native" else daft.set_runner_ray(args.ray_address)
+    except DaftCoreException:  # a process takes one runner, once
+        if daft.runners.get_or_infer_runner_type() != args.runner:
+            raise ValueError(f"`--runner` {args.runner}: this process runs on another one already") from None
 
 
 def manifest_of(

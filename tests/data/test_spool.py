@@ -2,6 +2,7 @@
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from hf_llm.data import spool as module
 from hf_llm.data.spool import Spool, blocks
@@ -19,6 +20,16 @@ def test_texts_and_columns_come_back(tmp_path):
     spool.append(pa.array(["三"], pa.large_string()), {"row": np.array([3])})
     assert spool.column("end").tolist() == [7, 7, 10] and spool.column("row").tolist() == [1, 2, 3]
     assert texts_of(spool, [2, 0]) == ["三", "größe"]
+    spool.close()
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3], [1, 3], [0, 3], [3, 0], [2, 2], [], [4], [0, 2, 4, 5]])
+def test_any_rows_are_read_whether_they_stand_together_or_not(rows, tmp_path):
+    """At once where little lies between them, one by one elsewhere; in any order, empty ones too."""
+    texts = ["eins", "", "größe " * 50, "vier", "五", "x" * 2000]
+    spool = Spool(tmp_path / "spool")
+    spool.append(pa.array(texts, pa.large_string()), {"row": np.arange(6)})
+    assert texts_of(spool, rows) == [texts[row] for row in rows]
     spool.close()
 
 
