@@ -111,7 +111,7 @@ def report_vocabulary(
                 part.save_pretrained(beside)
         write_json(beside / "eval_results.json", {f"eval_{name}": value for name, value in figures.items()})
     print(f"\n{table({'entries': len(tokenizer)} | figures)}", flush=True)
-    print(f"\nTokenizer{', model' if model is not None else ''} and results: {folder}", flush=True)
+    print(f"\nTokenizer{', model' if model is not None else ''} and results: {os.path.relpath(folder)}", flush=True)
 
 
 def report_finetuning(trainer: Trainer, figures: dict[str, float], result: TaskResult) -> None:
