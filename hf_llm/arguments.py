@@ -377,6 +377,10 @@ class GenerateArguments:
     prompt_file: str | None = field(
         default=None, metadata={"help": 'File of prompts: .txt, one a line, or .jsonl, {"prompt": ...} a line.'}
     )
+    suffix: list[str] | None = field(
+        default=None,
+        metadata={"help": "What comes behind: a model of `--objective fim` writes the middle. One for each --prompt."},
+    )
     output_file: str | None = field(default=None, metadata={"help": "JSON Lines of prompt and completion."})
     prompt_style: str | None = field(default=None, metadata=PROMPT_STYLE)
     batch_size: int = field(default=8, metadata={"help": "Prompts generated together."})
@@ -398,6 +402,7 @@ REPLACED_DEFAULTS = REPLACED | {
     "model_type": ("config_overrides", "initializer_range"),
     "config_overrides": ("initializer_range",),
     "early_stopping_patience": ("max_steps",),
+    "streaming": ("max_steps",),  # whose text is not the default's
 }
 
 # What transformers takes without a word, or refuses hours later without the flag's name.
@@ -610,12 +615,8 @@ def check_bounds(values: dict[str, Any]) -> None:
 
 def show_messages() -> None:
     """The package's own messages on stderr, and progress bars: those of rank 0."""
-    import datasets
-    import transformers
-
     if int(os.environ.get("RANK", 0)) > 0:
-        datasets.disable_progress_bars()
-        transformers.utils.logging.disable_progress_bar()
+        hide_progress()
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     for message in ("`is_gradient_checkpointing`", "Could not find a config file"):  # PEFT's: nothing for a user to do
@@ -623,6 +624,15 @@ def show_messages() -> None:
     package = logging.getLogger("hf_llm")
     package.handlers = [handler]
     package.setLevel(logging.INFO if int(os.environ.get("RANK", 0)) == 0 else logging.ERROR)
+
+
+def hide_progress() -> None:
+    """No bars of `datasets` and transformers."""
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def build(dataclass_type: type, values: dict[str, Any]) -> Any:
@@ -649,7 +659,10 @@ def build_training_arguments(values: dict[str, Any]) -> TrainingArguments:
     if on_cpu and not values["deepspeed"]:
         values["use_cpu"] = True  # or TrainingArguments refuses bf16
     if on_cpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found nothing else
         share_cores()
+    if values["disable_tqdm"]:
+        hide_progress()
     prepare_deepspeed(values)
     if values["push_to_hub"]:
         check_push(values)

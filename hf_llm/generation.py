@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
 from hf_llm.arguments import GenerateArguments
+from hf_llm.data.infilling import infilling_prompts
 from hf_llm.data.packing import takes_positions
 from hf_llm.data.prompting import without_end
 from hf_llm.distributed import gathered_weights
@@ -275,16 +276,38 @@ def encode_prompts(
     return [without_end(ids, tokenizer) for ids in tokenizer(list(prompts)).input_ids]
 
 
-def read_prompts(args: GenerateArguments) -> list[str]:
-    """The prompts of `--prompt` or `--prompt_file`.
+def arrange_prompts(
+    tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, str]], chat: bool
+) -> list[str] | list[list[int]]:
+    """What `complete` takes for rows of `read_prompts`: as turns of a chat, or with what comes behind the middle.
 
     Raises:
-        ValueError: neither or both are given, or the file cannot be read (the line is named).
+        ValueError: some rows alone have a suffix, or the tokenizer has no tokens for it.
+    """
+    prompts, suffixes = [row["prompt"] for row in rows], [row["suffix"] for row in rows if "suffix" in row]
+    if not suffixes:
+        return as_chat(tokenizer, prompts) if chat else prompts
+    if len(suffixes) < len(rows):
+        raise ValueError(f"{len(suffixes)} of {len(rows)} prompts have a suffix: give one to all or none")
+    return infilling_prompts(tokenizer, prompts, suffixes)
+
+
+def read_prompts(args: GenerateArguments) -> list[dict[str, str]]:
+    """Rows `{"prompt": str}`, or `{"prompt": str, "suffix": str}`, of the command line or `--prompt_file`.
+
+    Raises:
+        ValueError: neither or both are given, not as many suffixes as prompts, or the file cannot be read (the line
+            is named).
     """
     if (args.prompt is None) == (args.prompt_file is None):
         raise ValueError("give either `--prompt` or `--prompt_file`")
+    if args.suffix is not None and len(args.suffix) != len(args.prompt or []):
+        raise ValueError(f"`--suffix` has {len(args.suffix)} texts: give one for each `--prompt`")
     if args.prompt is not None:
-        return args.prompt
+        rows = [{"prompt": prompt} for prompt in args.prompt]
+        return (
+            [row | {"suffix": suffix} for row, suffix in zip(rows, args.suffix, strict=True)] if args.suffix else rows
+        )
     path = Path(args.prompt_file).expanduser()
     try:
         text = path.read_text(encoding="utf-8")
@@ -295,16 +318,17 @@ def read_prompts(args: GenerateArguments) -> list[str]:
     if not lines:
         raise ValueError(f"`--prompt_file` {path} holds no prompt")
     if path.suffix != ".jsonl":
-        return [line for _, line in lines]
-    prompts = []
+        return [{"prompt": line} for _, line in lines]
+    rows = []
     for number, line in lines:
         try:
-            prompts.append(json.loads(line)["prompt"])
+            given = json.loads(line)
+            rows.append({"prompt": given["prompt"]} | ({"suffix": given["suffix"]} if "suffix" in given else {}))
         except (ValueError, KeyError, TypeError):
-            prompts.append(None)
-        if not isinstance(prompts[-1], str):
-            raise ValueError(f'`{path}` line {number}: write {{"prompt": "..."}}')
-    return prompts
+            rows.append({"prompt": None})
+        if not all(isinstance(text, str) for text in rows[-1].values()):
+            raise ValueError(f'`{path}` line {number}: write {{"prompt": "..."}}, with a "suffix" to fill in between')
+    return rows
 
 
 def sampling_options(args: GenerateArguments) -> dict[str, float]:

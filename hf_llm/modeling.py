@@ -221,10 +221,10 @@ def build_model(
     """A new model in float32; what does not fit is told before the weights are drawn."""
     try:
         config = new_config(model_args, tokenizer, max_length, auto_class)
-        with torch.device("meta"):
-            planned = auto_class._model_mapping[type(config)](config)
+        planned = without_weights(config, auto_class)
         if first_position(planned) and "max_position_embeddings" not in (model_args.config_overrides or ""):
             config.max_position_embeddings += first_position(planned)
+            planned = without_weights(config, auto_class)
         check_fit(config, tokenizer, max_length + first_position(planned))
         check_memory(config, count_parameters(planned))
         return auto_class.from_config(config, dtype=torch.float32, attn_implementation=model_args.attn_implementation)
@@ -232,6 +232,12 @@ def build_model(
         raise
     except Exception as error:  # a setting that the architecture cannot be built with ends in any class of error
         raise ValueError(f"cannot build this {model_args.model_type} model: {one_line(error)}") from error
+
+
+def without_weights(config: PreTrainedConfig, auto_class: type) -> PreTrainedModel:
+    """The model as it will be, without the memory that it will take."""
+    with torch.device("meta"):
+        return auto_class._model_mapping[type(config)](config)
 
 
 def first_position(model: PreTrainedModel) -> int:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from hf_llm.arguments import EvalArguments
 from hf_llm.checkpoints import appearing, write_text
+from hf_llm.data.infilling import infilling_prompts
 from hf_llm.data.masking import MaskingCollator
 from hf_llm.data.vocabulary import fertility
 from hf_llm.evaluation import Evaluation, TaskResult, compare
@@ -19,6 +20,7 @@ from hf_llm.generation import complete, encode_prompts, num_positions
 from hf_llm.modeling import count_parameters
 
 SAMPLE_TOKENS = 128
+SAMPLE_CHARACTERS = 400
 GUESSES = 10
 
 
@@ -45,7 +47,8 @@ def table(rows: dict[str, float | int | str]) -> str:
 def report_pretraining(trainer: Trainer, figures: dict[str, float], prompt: str) -> None:
     """The end of a run: a table, a sample of what the model writes, the folder. Every rank calls, rank 0 prints."""
     masked = isinstance(trainer.data_collator, MaskingCollator)
-    sample = guesses(trainer) if masked else sample_text(trainer, prompt)
+    sample = guesses(trainer) if masked else sample_text(trainer, [prompt])
+    middle = sample_middle(trainer) if "train_fim_psm" in figures else None
     if not trainer.args.should_save:
         return
     rows = {
@@ -66,7 +69,9 @@ def report_pretraining(trainer: Trainer, figures: dict[str, float], prompt: str)
         rows |= {"  zlib -9, same text": figures["eval_zlib_bits_per_byte"]}
         begun = f", begun with {prompt!r}" if prompt else ""
         print(f"\n{table(rows)}\n\nA sample of its text{begun}:\n")
-        print(textwrap.indent("\n".join(textwrap.fill(line, 100) for line in (prompt + sample).splitlines()), "  "))
+        print(indented(prompt + sample))
+    if middle:
+        print(f"\nWhat it writes between two pieces of a validation text:\n\n{indented(middle)}")
     print(f"\nModel and results: {trainer.args.output_dir}", flush=True)
 
 
@@ -209,20 +214,35 @@ def print_predictions(predictions: list[dict]) -> None:
         print(f"    gold:  {textwrap.shorten(' | '.join(row['references']) or '(none)', 200)}\n")
 
 
-def sample_text(trainer: Trainer, prompt: str) -> str:
-    """What the model writes after `prompt`, as far as its positions reach."""
-    room = min(SAMPLE_TOKENS, num_positions(trainer.model) - len(encode_prompts(trainer.processing_class, [prompt])[0]))
+def sample_text(trainer: Trainer, prompts: list[str] | list[list[int]]) -> str:
+    """What the model writes after one prompt, as far as its positions reach."""
+    (ids,) = encode_prompts(trainer.processing_class, prompts)
+    room = min(SAMPLE_TOKENS, num_positions(trainer.model) - len(ids))
     if room < 1:
         return " (the prompt fills all of the model's positions)"
     drawing = {"max_new_tokens": room, "do_sample": True, "temperature": 0.8, "top_k": 40}
-    (sample,) = complete(trainer.model_wrapped, trainer.processing_class, [prompt], show_progress=False, **drawing)
+    (sample,) = complete(trainer.model_wrapped, trainer.processing_class, prompts, show_progress=False, **drawing)
     return sample
 
 
+def sample_middle(trainer: Trainer) -> str:
+    """The beginning of a validation text, with a fifth of it as the model would have it, in brackets."""
+    row, decode = trainer.eval_dataset[0], trainer.processing_class.decode
+    text = decode(row["input_ids"][: row["lengths"][0]], skip_special_tokens=True)[:SAMPLE_CHARACTERS]
+    prefix, suffix = text[: len(text) * 2 // 5], text[len(text) * 3 // 5 :]
+    prompts = infilling_prompts(trainer.processing_class, [prefix], [suffix])
+    return f"{prefix}[{sample_text(trainer, prompts)}]{suffix}"
+
+
+def indented(text: str) -> str:
+    """Lines of at most 100 characters, as an example stands in the report."""
+    return textwrap.indent("\n".join(textwrap.fill(line, 100) for line in text.splitlines()), "  ")
+
+
 def print_completions(rows: list[dict[str, str]], between: str = "") -> None:
-    """Prompt and completion together, as a text to read."""
+    """Prompt and completion together, as a text to read, with what was given to stand behind it."""
     for row in rows:
-        print(f"{row['prompt']}{between}{row['completion']}\n")
+        print(f"{row['prompt']}{between}{row['completion']}{row.get('suffix', '')}\n")
 
 
 def check_output_file(path: str | None) -> None:

@@ -1,5 +1,6 @@
 """Train with the stock Trainer, resume, stop on a non-finite loss, save a final folder that is complete."""
 
+import contextlib
 import json
 import logging
 import math
@@ -251,8 +252,12 @@ def train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
     The Trainer would train one step more there: it looks for the end of a run after a step, not before.
     """
     reached = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME)) if checkpoint else None
-    if reached is None or not is_finished(trainer, reached):
-        return trainer.train(resume_from_checkpoint=checkpoint).metrics
+    if reached is None:
+        return trainer.train().metrics
+    if not is_finished(trainer, reached):
+        logger.info(f"Going on from step {reached.global_step:,}: {checkpoint}")
+        with no_warning_of_tied_weights(trainer.model):
+            return trainer.train(resume_from_checkpoint=checkpoint).metrics
     logger.warning(f"{checkpoint} is the end of the run: no step is left to train")
     args = trainer.args
     planned = args.num_train_epochs, args.max_steps, trainer.train_dataset
@@ -265,6 +270,16 @@ def train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
     state.log_history.pop()  # a training loss of 0, over no step
     written = Path(args.output_dir) / "train_results.json"
     return json.loads(written.read_text()) if written.exists() else {}
+
+
+@contextlib.contextmanager
+def no_warning_of_tied_weights(model: PreTrainedModel):
+    """The Trainer warns of weights that a checkpoint lacks, and of those that are tied to others too."""
+    warning = f"There were missing keys in the checkpoint model loaded: {list(model.all_tied_weights_keys)}."
+    log, expected = logging.getLogger("transformers.trainer"), lambda record: record.getMessage() != warning
+    log.addFilter(expected)
+    yield
+    log.removeFilter(expected)
 
 
 def is_finished(trainer: Trainer, reached: TrainerState) -> bool:

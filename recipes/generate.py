@@ -1,13 +1,14 @@
-"""Complete prompts, or answer them where the model has a chat template: a folder, a Hub id or a .gguf file.
+"""Complete prompts, answer them where the model has a chat template, or fill in what stands before a suffix.
 
     python recipes/generate.py --model_name_or_path outputs/pretrain_tiny --prompt "Return the"
     python recipes/generate.py --model_name_or_path outputs/pretrain_tiny --prompt_file prompts.txt \
         --do_sample --temperature 0.8 --top_k 40 --output_file completions.jsonl
+    python recipes/generate.py --model_name_or_path outputs/fim --prompt "def add(a, b):" --suffix "return total"
 """
 
 from hf_llm.arguments import GenerateArguments, parse_args, report_errors
 from hf_llm.data.prompting import uses_chat
-from hf_llm.generation import as_chat, complete, read_prompts, sampling_options
+from hf_llm.generation import arrange_prompts, complete, read_prompts, sampling_options
 from hf_llm.modeling import load_for_generation
 from hf_llm.reporting import check_output_file, print_completions, write_json_lines
 
@@ -15,13 +16,12 @@ from hf_llm.reporting import check_output_file, print_completions, write_json_li
 def main():
     (args,) = parse_args([GenerateArguments], description=__doc__)
     check_output_file(args.output_file)
-    prompts = read_prompts(args)
+    rows = read_prompts(args)
     model, tokenizer = load_for_generation(args.model_name_or_path, args.trust_remote_code)
-    chat = uses_chat(tokenizer, args.prompt_style)
-    given = as_chat(tokenizer, prompts) if chat else prompts
+    chat = uses_chat(tokenizer, args.prompt_style) and "suffix" not in rows[0]
     options = {"batch_size": args.batch_size, "seed": args.seed} | sampling_options(args)
-    completions = complete(model, tokenizer, given, **options)
-    rows = [{"prompt": p, "completion": c} for p, c in zip(prompts, completions, strict=True)]
+    completions = complete(model, tokenizer, arrange_prompts(tokenizer, rows, chat), **options)
+    rows = [row | {"completion": completion} for row, completion in zip(rows, completions, strict=True)]
     if args.output_file:
         write_json_lines(args.output_file, rows)
     else:

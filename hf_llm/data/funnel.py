@@ -64,7 +64,9 @@ def write_report(folder: Path, manifest: dict, examples: dict[str, list[dict]]) 
     for step, reason, rows in dropped:
         lines += [f"### {step}: {reason} ({rows:,})", ""]
         for row in examples.get(f"{step}: {reason}", []):
-            lines += [f"- {row['place']}", "", *(f"      {line}" for line in row["text"].splitlines()), ""]
+            lines += [f"- {row['place']}", ""]
+            if row["text"]:
+                lines += [*(f"      {line}" for line in row["text"].splitlines()), ""]
     write_text(folder / "report.md", "\n".join(lines) + "\n")
 
 
@@ -95,7 +97,7 @@ def write_card(folder: Path, manifest: dict) -> None:
     sources = [f"- `{source['name']}` ({source['bytes']:,} bytes)" for source in manifest["sources"][:20]]
     if len(manifest["sources"]) > 20:
         sources.append(f"- and {len(manifest['sources']) - 20:,} more, in `manifest.json`")
-    replaced = [f"- `<{kind}>`: {number:,}" for kind, number in manifest["replaced"].items()]
+    replaced = [f"- `{kind}`: {number:,}" for kind, number in manifest["replaced"].items()]
     lines = ["---", card.to_yaml(), "---", "", "# Prepared text", ""]
     lines += [f"{manifest['rows']:,} texts, {manifest['bytes']:,} bytes. Columns: `text`, `source`, `row`.", ""]
     lines += ["What was done, and what was left out: `report.md`; settings, versions and hashes: `manifest.json`.", ""]

@@ -81,6 +81,24 @@ def sentinels(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [vocab[name] for name in names]
 
 
+def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that stand in front of every text."""
+    whole, body = tokenizer("ab").input_ids, tokenizer("ab", add_special_tokens=False).input_ids
+    return whole[: len(whole) - len(body) - (whole[-1] == tokenizer.eos_token_id)]
+
+
+def infilling_prompts(tokenizer: PreTrainedTokenizerBase, prefixes: list[str], suffixes: list[str]) -> list[list[int]]:
+    """Token ids behind which a model of `--objective fim` writes what stands between two texts, as PSM.
+
+    Raises:
+        ValueError: the tokenizer has no tokens for it.
+    """
+    before_prefix, before_suffix, before_middle = sentinels(tokenizer)
+    begin, plain = opening(tokenizer), {"add_special_tokens": False, "split_special_tokens": True}
+    encoded = zip(*(tokenizer(texts, **plain).input_ids for texts in (prefixes, suffixes)), strict=True)
+    return [[*begin, before_prefix, *p, before_suffix, *s, before_middle] for p, s in encoded]
+
+
 @dataclass
 class FillInTheMiddle:
     """Encodes texts, and lays some of them out for filling in the middle.
@@ -100,11 +118,9 @@ class FillInTheMiddle:
 
     def __post_init__(self):
         self.sentinels = [np.array([id], np.int32) for id in sentinels(self.tokenizer)]
-        template = self.tokenizer("ab").input_ids
-        body = self.tokenizer("ab", add_special_tokens=False).input_ids
-        begin = len(template) - len(body) - (template[-1] == self.tokenizer.eos_token_id)
-        self.begin, self.end = np.array(template[:begin], np.int32), np.array([self.tokenizer.eos_token_id], np.int32)
-        self.room = self.max_length - begin - 1 - len(self.sentinels)
+        self.begin = np.array(opening(self.tokenizer), np.int32)
+        self.end = np.array([self.tokenizer.eos_token_id], np.int32)
+        self.room = self.max_length - len(self.begin) - 1 - len(self.sentinels)
 
     def __call__(self, texts: list[str], draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Lay out texts; the same draws give the same documents.

@@ -38,8 +38,12 @@ def check_languages(codes: list[str]) -> list[str]:
     Raises:
         ValueError: one that it never gives.
     """
-    for code in map(language_code, codes):
+    try:
+        codes = [language_code(code) for code in codes]
+    except ValueError as error:  # which names the option of a task
+        raise ValueError(str(error).replace("`language`", "`--languages`")) from None
+    for code in codes:
         if code not in known_languages():
             (near,) = difflib.get_close_matches(code, known_languages(), 1, cutoff=0)
             raise ValueError(f"`--languages` {code} is no language that can be told; the nearest code is {near}")
-    return [language_code(code) for code in codes]
+    return codes

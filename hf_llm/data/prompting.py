@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
-from tqdm.auto import tqdm
+from datasets.utils import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from hf_llm.arguments import TaskArguments

@@ -82,11 +82,11 @@ def repetition(page: Page) -> str | None:
             return f"repeated {name} are more than 20 %"
     for number, limit in TOP_NGRAMS.items():
         if top_ngram(page.words, number) > limit * size:
-            return f"the most frequent {number}-gram is more than {limit:.0%}"
+            return f"the most frequent {number}-gram is more than {100 * limit:.0f} %"
     for number, limit in REPEATED_NGRAMS.items():
         repeated = repeated_ngrams(page.words, number)
         if repeated > limit * size:
-            return f"repeated {number}-grams are more than {limit:.0%}"
+            return f"repeated {number}-grams are more than {100 * limit:.0f} %"
         if not repeated:  # nor any longer one
             break
     return None

@@ -69,7 +69,7 @@ class RowSteps:
             return None
         verdict.language, probability = identify(verdict.text)
         if self.languages and verdict.language not in self.languages:
-            return f"`{verdict.language}`"
+            return f"in `{verdict.language}`"
         sure = not self.languages or probability >= self.language_threshold
         return None if sure else f"probability below {self.language_threshold}"
 

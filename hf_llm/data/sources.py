@@ -325,7 +325,7 @@ def read_documents(path: str, field: str) -> Iterator[Rows]:
     try:
         for texts, problems in READERS[file_format(path)[0]](path, field):
             for place in np.flatnonzero(texts.is_null().to_numpy(False)).tolist():
-                problems.setdefault(place, f"`{path}` row {number + place} has no `{field}`")
+                problems.setdefault(place, f"`{path}` row {number + place} has no `{field}` (--dataset_text_field)")
             number += len(texts)
             yield texts, problems
         if not number:
