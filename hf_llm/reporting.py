@@ -51,10 +51,12 @@ def report_pretraining(trainer: Trainer, figures: dict[str, float], prompt: str)
     middle = sample_middle(trainer) if "train_fim_psm" in figures else None
     if not trainer.args.should_save:
         return
+    streamed = "train_epochs_completed" in figures
     rows = {
         "parameters": count_parameters(trainer.model),
         "steps": f"{trainer.state.global_step:,} of {trainer.state.max_steps:,}",
-        "tokens read" if "train_epochs_completed" in figures else "train tokens": figures["train_tokens_in"],
+        **({"train tokens": trainer.state.num_input_tokens_seen} if streamed else {}),
+        "tokens read, a block ahead" if streamed else "train tokens": figures["train_tokens_in"],
         "  packed, dropped": f"{figures['train_tokens_packed']:,}, {figures['train_tokens_dropped']:,}",
         "  packing efficiency": f"{figures['train_packing_efficiency']:.2%}",
         "tokens per second": figures.get("train_tokens_per_second", "no step left"),

@@ -278,8 +278,10 @@ def no_warning_of_tied_weights(model: PreTrainedModel):
     warning = f"There were missing keys in the checkpoint model loaded: {list(model.all_tied_weights_keys)}."
     log, expected = logging.getLogger("transformers.trainer"), lambda record: record.getMessage() != warning
     log.addFilter(expected)
-    yield
-    log.removeFilter(expected)
+    try:
+        yield
+    finally:
+        log.removeFilter(expected)
 
 
 def is_finished(trainer: Trainer, reached: TrainerState) -> bool:

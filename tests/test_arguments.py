@@ -264,7 +264,11 @@ def test_flags_that_describe_another_model_replace_the_one_of_the_default_config
     (tmp_path / "default.yaml").write_text(
         "config_overrides: hidden_size=8\nmax_steps: 3\ninitializer_range: 0.5\neval_steps: 7\nsave_strategy: 'no'\n"
     )
+    (tmp_path / "steps.yaml").write_text("max_steps: 3\n")
     flags = ["--model_type", "gpt2", "--num_train_epochs", "2", "--save_steps", "5", "--output_dir", "out"]
     model_args, args = parse_args([ModelArguments, TrainingArguments], flags, default_config="default.yaml")
     assert (model_args.config_overrides, model_args.initializer_range, args.max_steps) == (None, None, -1)
     assert (args.save_strategy, args.save_steps, args.eval_strategy, args.eval_steps) == ("steps", 5, "steps", 7)
+    streaming = ["--streaming", "true", "--output_dir", "out"]  # of another text, whose steps nobody has named
+    _, args = parse_args([TextArguments, TrainingArguments], streaming, default_config="steps.yaml")
+    assert args.max_steps == -1

@@ -10,8 +10,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from hf_llm.arguments import GenerateArguments
+from hf_llm.data.infilling import SENTINELS
 from hf_llm.data.prompting import uses_chat
+from hf_llm.data.vocabulary import train_tokenizer
 from hf_llm.generation import (
+    arrange_prompts,
     as_chat,
     complete,
     decode_completion,
@@ -143,7 +146,26 @@ def test_prompts_come_from_the_command_line_or_a_file(tmp_path):
     (tmp_path / "b.jsonl").write_text(lines, encoding="utf-8")
     given = [{"prompt": ["six"]}, {"prompt_file": str(tmp_path / "a.txt")}, {"prompt_file": str(tmp_path / "b.jsonl")}]
     read = [read_prompts(GenerateArguments(model_name_or_path="m", **arguments)) for arguments in given]
-    assert read == [["six"], ["one", " two \u2028three"], ["four\u2028five", ""]]
+    prompts = [["six"], ["one", " two \u2028three"], ["four\u2028five", ""]]
+    assert read == [[{"prompt": prompt} for prompt in of_source] for of_source in prompts]
+
+
+def test_a_middle_is_asked_for_with_what_comes_behind_it(tmp_path):
+    """From the command line or a file, for each prompt or none; a chat it is not."""
+    tokenizer = train_tokenizer(TEXTS, 300, special_tokens=SENTINELS[0])
+    rows = [{"prompt": "Document 1", "suffix": " ends."}, {"prompt": "", "suffix": "it"}]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    given = {"prompt": [row["prompt"] for row in rows], "suffix": [row["suffix"] for row in rows]}
+    for arguments in ({"prompt_file": str(tmp_path / "p.jsonl")}, given):
+        assert read_prompts(GenerateArguments(model_name_or_path="m", **arguments)) == rows
+    asked = arrange_prompts(tokenizer, rows, chat=False)
+    assert tokenizer.decode(asked[0]) == "<|bos|><|fim_prefix|>Document 1<|fim_suffix|> ends.<|fim_middle|>"
+    with pytest.raises(ValueError, match="1 of 2 prompts have a suffix: give one to all or none"):
+        arrange_prompts(tokenizer, [rows[0], {"prompt": "Document"}], chat=False)
+    with pytest.raises(ValueError, match="has no tokens for `--objective` fim"):
+        arrange_prompts(new_tokenizer(), rows, chat=False)
+    with pytest.raises(ValueError, match="`--suffix` has 1 texts: give one for each `--prompt`"):
+        read_prompts(GenerateArguments(model_name_or_path="m", prompt=["a", "b"], suffix=["c"]))
 
 
 @pytest.mark.parametrize(
@@ -153,6 +175,7 @@ def test_prompts_come_from_the_command_line_or_a_file(tmp_path):
         ('{"prompt": "a"}\nb', 'p.jsonl` line 2: write {"prompt": "..."}'),
         ('"a"', "p.jsonl` line 1: write"),
         ('{"prompt": 5}', "p.jsonl` line 1: write"),
+        ('{"prompt": "a", "suffix": null}', "p.jsonl` line 1: write"),
         ("\n", "p.jsonl holds no prompt"),
         (None, "p.jsonl cannot be read"),
     ],

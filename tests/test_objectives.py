@@ -1,5 +1,6 @@
 """A model learns what it was asked to predict, by the stock Trainer, and resumes exactly."""
 
+import logging
 import shutil
 
 import numpy as np
@@ -13,7 +14,7 @@ from transformers import AutoModelForMaskedLM, Trainer, TrainingArguments, pipel
 
 from hf_llm.arguments import ModelArguments, PretrainArguments, TextArguments
 from hf_llm.data.vocabulary import train_tokenizer
-from hf_llm.modeling import load_model
+from hf_llm.modeling import count_parameters, load_model
 from hf_llm.objectives import (
     AUTO_CLASSES,
     SPECIAL_TOKENS,
@@ -62,6 +63,14 @@ def masked(tmp_path_factory):
     folder = tmp_path_factory.mktemp("masked")
     trainer, reports = new_run(folder, "masked", max_steps=40, save_strategy="steps", save_steps=15)
     return trainer, run_training(trainer, None, True, reports), folder
+
+
+def test_the_size_that_is_said_is_that_of_the_model(tmp_path, caplog):
+    """RoBERTa gets a few positions more than the rows have."""
+    caplog.set_level(logging.INFO, "hf_llm")
+    trainer, _ = new_run(tmp_path, "masked")
+    (said,) = (message for message in caplog.messages if "A new roberta" in message)
+    assert f"{count_parameters(trainer.model):,} parameters" in said
 
 
 def test_a_masked_model_learns_and_loads(masked):
@@ -147,7 +156,7 @@ def test_layers_that_see_a_window_are_not_packed(tmp_path):
     assert np.isfinite(run_training(trainer, None, False, reports)["eval_loss"])
 
 
-def test_filling_in_the_middle_trains_and_is_scored_on_whole_texts(tmp_path):
+def test_filling_in_the_middle_trains_and_is_scored_on_whole_texts(tmp_path, capsys):
     """Validation rows are those of a causal run; the counts of what was laid out how stand in the results."""
     causal, _ = new_run(tmp_path / "causal", "causal", max_steps=1)
     trainer, reports = new_run(tmp_path / "fim", "fim", max_steps=6)
@@ -161,6 +170,9 @@ def test_filling_in_the_middle_trains_and_is_scored_on_whole_texts(tmp_path):
         row["lengths"].tolist() for row in causal.eval_dataset
     ]
     assert figures["eval_bits_per_byte"] > 0
+    report_pretraining(trainer, figures, "")
+    shown = capsys.readouterr().out.partition("What it writes between two pieces of a validation text:")[2]
+    assert "Document" in shown and "[" in shown and "]" in shown
 
 
 @pytest.fixture(scope="module")

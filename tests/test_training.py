@@ -1,6 +1,7 @@
 """A run stops when it must, says how fast it was, resumes exactly, and leaves a folder that is complete."""
 
 import json
+import logging
 import shutil
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from hf_llm.training import (
     early_stopping,
     flops_per_token,
     mean_attended,
+    no_warning_of_tied_weights,
     plan_in_words,
     predicting_share,
     run_training,
@@ -121,13 +123,27 @@ def test_early_stopping_ends_the_run_and_keeps_the_best_weights(tmp_path):
     assert metrics["eval_loss"] == pytest.approx(losses[best])
 
 
-def test_a_resumed_run_ends_with_the_same_bits(finished, tmp_path):
-    """Two of four steps, then the rest: every weight equals that of the run in one go."""
+def test_a_resumed_run_ends_with_the_same_bits(finished, tmp_path, caplog):
+    """Two of four steps, then the rest: every weight equals that of the run in one go; the log says where."""
+    caplog.set_level(logging.INFO, "hf_llm")
     _, _, folder = finished
     shutil.copytree(folder / "checkpoint-2", tmp_path / "checkpoint-2")
     run(new_trainer(tmp_path, TOKENIZER, **EVERY_STEP), str(tmp_path / "checkpoint-2"))
     whole, resumed = load_file(folder / "model.safetensors"), load_file(tmp_path / "model.safetensors")
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    assert f"Going on from step 2: {tmp_path}/checkpoint-2" in caplog.messages
+
+
+def test_no_weight_that_is_tied_is_called_missing(tmp_path, caplog):
+    """It has no place of its own in a checkpoint; of another one the Trainer would still warn."""
+    logging.getLogger("transformers").propagate = True
+    whole = new_trainer(tmp_path / "whole", TOKENIZER, new_model(tie_word_embeddings=True), **EVERY_STEP)
+    checkpoint = str(run(whole) and tmp_path / "whole" / "checkpoint-2")
+    for tied in (True, False):
+        model, caplog.records[:] = new_model(tie_word_embeddings=tied), []
+        with no_warning_of_tied_weights(model):
+            new_trainer(tmp_path / "again", TOKENIZER, model)._load_from_checkpoint(checkpoint)
+        assert any("missing keys" in message for message in caplog.messages) != tied
 
 
 @pytest.mark.parametrize("save_strategy", ["steps", "epoch"])

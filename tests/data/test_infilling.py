@@ -6,7 +6,7 @@ from datasets import Dataset
 from test_tokenization import gpt2_like
 from test_vocabulary import sentencepiece_like
 
-from hf_llm.data.infilling import SENTINELS, FillInTheMiddle, infill, sentinels
+from hf_llm.data.infilling import SENTINELS, FillInTheMiddle, infill, infilling_prompts, sentinels
 from hf_llm.data.tokenization import append_token, fast_engine, plain_engine
 from hf_llm.data.vocabulary import add_special_tokens, train_tokenizer
 
@@ -49,6 +49,16 @@ def test_psm_has_prefix_suffix_middle_each_encoded_by_itself(tokenizer):
         assert prefix + middle + suffix == text
         for ids in parts_of(document, tokenizer):
             assert ids == tokenizer(tokenizer.decode(ids), add_special_tokens=False).input_ids
+
+
+def test_a_middle_is_asked_for_as_it_was_trained(tokenizer):
+    """The prompt is a document of PSM up to its middle; a token that is spelled out in it is text."""
+    spelled = [*TEXTS[:50], "a <|fim_middle|> b <|eos|> c"]
+    documents, _ = laid_out(tokenizer, spelled, spm_rate=0.0)
+    prefixes, middles, suffixes = zip(*(parts_of(document, tokenizer) for document in documents), strict=True)
+    texts = ([tokenizer.decode(ids) for ids in parts] for parts in (prefixes, suffixes))
+    for document, prompt, middle in zip(documents, infilling_prompts(tokenizer, *texts), middles, strict=True):
+        assert document == [*prompt, *middle, tokenizer.eos_token_id]
 
 
 def test_spm_has_suffix_first_and_the_middle_behind_its_prefix(tokenizer):

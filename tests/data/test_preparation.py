@@ -282,9 +282,9 @@ def test_a_step_that_leaves_no_row_is_named(tmp_path):
     """And nothing is written."""
     write_lines(tmp_path / "a.jsonl", DOCUMENTS[:3])
     message = error_of(settings(tmp_path, "a.jsonl", min_chars=1000))
-    assert "no row is left after the step `length`" in message
+    assert "no row of 3 is left after the step `length`: fewer than 1000 characters (3)" in message
     message = error_of(settings(tmp_path, "a.jsonl", languages=["zh"]))
-    assert "no row is left after the step `language`" in message
+    assert "no row of 3 is left after the step `language`: in `en` (3)" in message
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
 
 
@@ -292,6 +292,9 @@ def test_settings_that_cannot_be_are_told_before_anything_is_read(tmp_path):
     """A folder that holds something, an unknown language, pseudonyms without a key or with a short one."""
     write_lines(tmp_path / "a.jsonl", DOCUMENTS[:3])
     (tmp_path / "short").write_text("abc\n")
+    assert "`--languages` 'english' is no language code" in error_of(
+        settings(tmp_path, "a.jsonl", languages=["english"])
+    )
     assert "`--languages` xq" in error_of(settings(tmp_path, "a.jsonl", languages=["xq"]))
     assert "`--pseudonym_key_file`" in error_of(settings(tmp_path, "a.jsonl", anonymize="pseudonyms"))
     for name, problem in (("short", "3 bytes"), ("none", "No such file")):
