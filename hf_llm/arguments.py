@@ -444,13 +444,20 @@ class RecipeParser(HfArgumentParser):
     def error(self, message: str) -> NoReturn:
         stop(f"{self.origin}{message}", status=2)
 
+    def check_known(self, argv: list[str]) -> None:
+        """End where a flag is unknown, which argparse would say after it missed the required ones."""
+        known = {option for action in self._actions for option in action.option_strings}
+        for flag in argv:
+            if flag.startswith("--") and " " not in flag and flag_name(flag) not in known | {"--"}:
+                self.error(f"unknown argument `{flag}`{self.nearest(flag)}")
+
     def nearest(self, name: str) -> str:
-        """The known flag that looks most like an unknown one."""
-        known = [action.dest for action in self._actions]
-        name = name.lstrip("-").split("=")[0].replace("-", "_")
-        begun = sorted((flag for flag in known if len(flag) > 3 and name.startswith(flag)), key=len)[-1:]
-        near = begun or difflib.get_close_matches(name, known, 1, cutoff=0.4)
-        return f"; the nearest is `{near[0]}`" if near else ""
+        """The known flag that looks most like an unknown one: it holds its name, or has most letters in common."""
+        known = [action.dest for action in self._actions if action.dest != "help"]
+        dashes, name = "--" * name.startswith("--"), flag_name(name).lstrip("-").replace("-", "_")
+        holding = [flag for flag in known if min(len(flag), len(name)) > 3 and (name in flag or flag in name)]
+        near = difflib.get_close_matches(name, holding, 1, cutoff=0) or difflib.get_close_matches(name, known, 1, 0.4)
+        return f"; the nearest is `{dashes}{near[0]}`" if near else ""
 
     def config_flags(self, path: str, replaced: set[str], flag: str = "config") -> list[str]:
         """A YAML file, without the keys in `replaced`, as the command line that it stands for, each value checked."""
@@ -520,6 +527,7 @@ def parse_args(
         # None: neither asked for nor refused, so that bfloat16 is used where the hardware has it.
         parser.set_defaults(bf16=None, logging_nan_inf_filter=False)
         parser.set_defaults(restore_callback_states_from_checkpoint=True)  # or patience would begin anew on resuming
+    parser.check_known(argv)
     named, unknown = parser.parse_known_args([*parser.required_flags({}), *argv])
     given, config = names_of(argv), named.config
     replacing = REPLACED

@@ -93,6 +93,8 @@ def report_preparation(output_dir: str, manifest: dict) -> None:
     """The end of a preparation: rows after each step, what was dropped and why, the folder."""
     rows = {"rows read": manifest["steps"][0]["rows_in"]}
     for step in manifest["steps"]:
+        if step["changed"]:
+            rows[f"  {step['step']}: texts changed"] = step["changed"]
         rows |= {f"  {step['step']}: {reason}": f"-{number:,}" for reason, number in step["dropped"].items() if number}
     rows |= {f"  {kind} replaced": number for kind, number in manifest["replaced"].items()}
     rows |= {"rows": manifest["rows"], "bytes of text": manifest["bytes"]}

@@ -95,8 +95,9 @@ def test_flags_override_the_file(parse):
 @pytest.mark.parametrize(
     "argv, message",
     [
-        (["--max_step", "3"], "unknown argument `--max_step`; the nearest is `max_steps`"),
-        (["--max-lenght=3"], "unknown argument `--max-lenght=3`; the nearest is `max_length`"),
+        (["--max_step", "3"], "unknown argument `--max_step`; the nearest is `--max_steps`"),
+        (["--epochs", "2"], "unknown argument `--epochs`; the nearest is `--num_train_epochs`"),
+        (["--max-lenght=3"], "unknown argument `--max-lenght=3`; the nearest is `--max_length`"),
         (["stray"], "unknown argument `stray`"),
         (["--max_length", "many"], "argument --max_length/--max-length: invalid int value: 'many'"),
         (["--lr_scheduler_type", "cosin"], "invalid choice: 'cosin'"),

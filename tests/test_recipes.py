@@ -346,7 +346,7 @@ BAD_INPUTS = {
         {"model_type": "llama", "config_overrides": "num_hidden_layers=5000"}, ["this llama model has ", "machine has "]
     ),
     "no_such_folder": Bad({"model_name_or_path": "./nowhere"}, ["`./nowhere`: there is no such folder or file"]),
-    "abbreviated_flag": Bad({"max_step": 5}, ["unknown argument `--max_step`; the nearest is `max_steps`"]),
+    "abbreviated_flag": Bad({"max_step": 5}, ["unknown argument `--max_step`; the nearest is `--max_steps`"]),
     "value_of_the_wrong_type": Bad({"max_steps": "many"}, ["--max_steps", "many"]),
     "checkpoint_half_written": Bad(
         {"resume_from_checkpoint": "half/checkpoint-10"}, ["`half/checkpoint-10` has no complete.json", "half written"]

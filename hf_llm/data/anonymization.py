@@ -15,16 +15,23 @@ from stdnum import iban, luhn
 from stdnum.cn import ric
 from stdnum.us import ssn
 
+# A word that announces a number, and a few that may stand between them: "mobile app id 101010101" is none.
 PHONE_BEFORE = re.compile(
-    r"(?:phone|tel|call|fax|mobile|cell|answering|desk|office|whats?app|sms|texts?|messages?|reach|contact|dial|hotline"
-    r"|telefon|handy|móvil|teléfono|portable|mob|ph|电话|手机|手机号|联系|電話|携帯)\W{0,3}(?:\w+\W+){0,3}$",
+    r"(?:(?<![A-Za-z])(?:(?:tele|cell|smart)?phones?|tel|call(?:s|ed|ing)?|fax|mobiles?|cell|answering|desk|office"
+    r"|whats?app|sms|texts?|messages?|reach|contact|dial|hotline|(?:tele|mobil)fon(?:nummer)?|handy(?:nummer)?|móvil"
+    r"|teléfono|téléphone|portable|mob|ph)(?![A-Za-z])|电话|手机|手机号|联系|電話|携帯)\W{0,3}"
+    r"(?:(?:numbers?|num|no|nr|line|is|was|at|on|in|by|via|to|of|or|and|for|from|me|us|him|her|them|it|you|we|the|a|my"
+    r"|our|your|his|their|can|please|up|back|now|here|home|work|office|phone|mobile|direct|registered|toll|free|day"
+    r"|night|customer|service|support|help|desk|nummer|lautet|unter|ist|die|der|al|el|es|número|le|au|est|numéro)\W+"
+    r"){0,4}$",
     re.IGNORECASE,
 )
 PHONE_AFTER = re.compile(r"[ -]{0,2}\(?(?:office|fax|mobile|cell|phone|home|work|desk)\b", re.IGNORECASE)
 # What looks like groups of a telephone number: dates, ranges of years, decimals; thousands, unless a word announces it.
 NO_PHONE = re.compile(
     r"\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./]\d{4}|(?:1[5-9]|20)\d\d ?[-/] ?(?:1[5-9]|20)\d\d"
-    r"|\d{5}-\d{4}|\d+\.\d+|(?:19|20)\d{6}|(?:1[5-9]|20)\d\d(?: (?:1[5-9]|20)\d\d)+|\d(?: \d{3})+|\d+0{5,}"
+    r"|\d{5}-\d{4}|\d{3}-\d\d-\d{4}|\d+\.\d+|(?:19|20)\d{6}|(?:1[5-9]|20)\d\d(?: (?:1[5-9]|20)\d\d)+|\d(?: \d{3})+"
+    r"|\d+0{5,}"
 )
 THOUSANDS = re.compile(r"\d{1,3}(?:[ .]\d{3})+")
 STRONG_PHONE = re.compile(

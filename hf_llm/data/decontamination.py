@@ -54,6 +54,8 @@ class Decontaminator:
         for start, stop in runs(self.matches(text), self.ngram):
             kept.append(text[end : words[start][1]])
             end = words[stop - 1][2]
+            if kept[-1][-1:] in (" ", "") and text[end : end + 1] == " ":
+                end += 1  # one space parts what stands on both sides
         return "".join([*kept, text[end:]])
 
 

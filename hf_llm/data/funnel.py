@@ -3,39 +3,88 @@
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 from huggingface_hub import DatasetCardData
 from matplotlib.figure import Figure
+from pyarrow.csv import CSVWriter
 
 from hf_llm.checkpoints import write_text
 from hf_llm.data.row_steps import EXCERPT
 
-STEPS = ("read", "length", "language", "quality", "decontamination", "changes")  # of single texts
+# Of single texts, then of all together.
+STEPS = ("read", "cleaning", "length", "language", "quality", "decontamination", "anonymization")
 STEPS += ("exact duplicates", "near duplicates", "repeated passages")
+UNREADABLE = "cannot be read"
+DROPPED = "dropped.csv.gz"  # nothing that could be taken for a shard
+DROPPED_ROWS = pa.schema(
+    [
+        ("source", pa.string()),
+        ("row", pa.int64()),
+        ("step", pa.string()),
+        ("reason", pa.string()),
+        ("like_source", pa.string()),
+        ("like_row", pa.int64()),
+    ]
+)
 SIZES = {  # as the Hub names them
     1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M",
     100_000_000: "10M<n<100M", 1_000_000_000: "100M<n<1B", float("inf"): "n>1B",
 }  # fmt: skip
 SHOWN = 3  # dropped rows of each reason in the report
+SHOWN_UNREADABLE = 20
+BLOCK = 1_000_000  # dropped rows that are written together
 
 
 class Funnel:
-    """How many rows and bytes of text come into each step, and which it drops for what reason."""
+    """How many rows and bytes of text come into each step, which it drops for what reason, how many it changes."""
 
     def __init__(self):
         self.rows = {step: Counter() for step in STEPS}  # dropped ones by their reason
         self.bytes: Counter[str] = Counter()  # by which a step makes the text smaller
+        self.changed: Counter[str] = Counter()  # texts that a step changed
         self.read_rows = self.read_bytes = 0
+        self.unreadable: Counter[int] = Counter()  # rows, or whole files, by the number of their source
         self.replaced: Counter[str] = Counter()  # values that were anonymised
         self.examples: dict[str, list[dict]] = {}
+        self.passages: list[tuple[str, int]] = []  # the most frequent ones of those that were left out
+        # Of each dropped row its source and number, the place of its reason, and those of the row that it is like.
+        self.dropped: list[np.ndarray] = []
+        self.reasons: dict[tuple[str, str], int] = {}
 
-    def drop(self, step: str, reason: str, rows: int, size: int) -> None:
-        self.rows[step][reason] += rows
+    def drop(
+        self,
+        step: str,
+        reason: str,
+        rows: tuple[np.ndarray, np.ndarray],
+        size: int,
+        like: tuple[np.ndarray, np.ndarray] | None = None,
+        detail: str | None = None,
+    ) -> None:
+        """Count dropped rows.
+
+        Args:
+            rows: the number of each one's source, and its own there.
+            size: bytes of them together.
+            like: the same of the rows that stay in their place.
+            detail: what is noted as the reason of each, where it is more than `reason`.
+        """
+        number = len(rows[0])
+        self.rows[step][reason] += number
+        self.bytes[step] += size
+        code = self.reasons.setdefault((step, detail or reason), len(self.reasons))
+        codes, nothing = np.full(number, code), np.full(number, -1)
+        self.dropped.append(np.stack([*rows, codes, *(like or (nothing, nothing))]).astype(np.int64))
+
+    def change(self, step: str, texts: int, size: int) -> None:
+        """Count texts that a step changed, and the bytes by which it made them smaller."""
+        self.changed[step] += texts
         self.bytes[step] += size
 
     def show(self, step: str, reason: str, place: str, text: str) -> None:
         """Keep a dropped row for the report, if there are not enough of its kind."""
         shown = self.examples.setdefault(f"{step}: {reason}", [])
-        if len(shown) < SHOWN:
+        if len(shown) < (SHOWN_UNREADABLE if reason == UNREADABLE else SHOWN):
             shown.append({"place": place, "text": text[:EXCERPT]})
 
     def steps(self) -> list[dict]:
@@ -44,26 +93,47 @@ class Funnel:
         for step in STEPS:
             entry = {"step": step, "rows_in": rows, "bytes_in": size}
             rows, size = rows - self.rows[step].total(), size - self.bytes[step]
-            entries.append(
-                entry | {"rows_out": rows, "bytes_out": size, "dropped": dict(sorted(self.rows[step].items()))}
-            )
+            entry |= {"rows_out": rows, "bytes_out": size, "changed": self.changed[step]}
+            entries.append(entry | {"dropped": dict(sorted(self.rows[step].items()))})
         return entries
 
 
-def write_report(folder: Path, manifest: dict, examples: dict[str, list[dict]]) -> None:
+def write_dropped(folder: Path, funnel: Funnel, names: list[str]) -> None:
+    """`dropped.csv.gz`: of each row that was left out its place, the step and the reason, and the row it is like."""
+    rows = np.concatenate([np.empty((5, 0), np.int64), *funnel.dropped], axis=1)
+    rows = rows[:, np.lexsort(rows[1::-1])]
+    steps, reasons = (pa.array([pair[place] for pair in funnel.reasons], pa.string()) for place in (0, 1))
+    sources = pa.array(names, pa.string())
+    with pa.CompressedOutputStream(str(folder / DROPPED), "gzip") as file, CSVWriter(file, DROPPED_ROWS) as writer:
+        for start in range(0, rows.shape[1], BLOCK):
+            source, row, code, like_source, like_row = rows[:, start : start + BLOCK]
+            none = like_source < 0
+            columns = [sources.take(pa.array(source)), row, steps.take(pa.array(code)), reasons.take(pa.array(code))]
+            columns += [sources.take(pa.array(like_source, mask=none)), pa.array(like_row, mask=none)]
+            writer.write_table(pa.table(columns, DROPPED_ROWS))
+
+
+def write_report(folder: Path, manifest: dict, funnel: Funnel) -> None:
     """`report.md`, for a person to read: the funnel as a plot and a table, and some rows of what was dropped."""
     plot_funnel(folder / "funnel.png", manifest["steps"])
     lines = ["# What was prepared", "", f"{manifest['rows']:,} rows, {manifest['bytes']:,} bytes of text.", ""]
-    lines += ["![Rows after each step](funnel.png)", "", "| step | rows in | rows out | bytes in | bytes out |"]
-    lines += ["|---|---:|---:|---:|---:|"]
+    lines += [
+        "![Rows after each step](funnel.png)",
+        "",
+        "| step | rows in | rows out | texts changed | bytes in | bytes out |",
+    ]
+    lines += ["|---|---:|---:|---:|---:|---:|"]
     for step in manifest["steps"]:
-        numbers = (step[name] for name in ("rows_in", "rows_out", "bytes_in", "bytes_out"))
+        numbers = (step[name] for name in ("rows_in", "rows_out", "changed", "bytes_in", "bytes_out"))
         lines += [f"| {step['step']} | {' | '.join(f'{number:,}' for number in numbers)} |"]
     dropped = [(step["step"], *found) for step in manifest["steps"] for found in step["dropped"].items()]
-    lines += ["", "## Dropped rows", ""]
+    if funnel.passages:
+        lines += ["", "## Passages that were left out most often", "", "| times | passage |", "|---:|---|"]
+        lines += [f"| {times:,} | {' '.join(text.split()).replace('|', '/')} |" for text, times in funnel.passages]
+    lines += ["", "## Dropped rows", "", f"All of them: `{DROPPED}`.", ""]
     for step, reason, rows in dropped:
         lines += [f"### {step}: {reason} ({rows:,})", ""]
-        for row in examples.get(f"{step}: {reason}", []):
+        for row in funnel.examples.get(f"{step}: {reason}", []):
             lines += [f"- {row['place']}", ""]
             if row["text"]:
                 lines += [*(f"      {line}" for line in row["text"].splitlines()), ""]
@@ -94,7 +164,11 @@ def write_card(folder: Path, manifest: dict) -> None:
         task_categories=["text-generation"],
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "part-*.parquet"}]}],
     )
-    sources = [f"- `{source['name']}` ({source['bytes']:,} bytes)" for source in manifest["sources"][:20]]
+    sources = [
+        f"- `{source['name']}` ({source['bytes']:,} bytes"
+        + (f"; {source['unreadable']:,} rows, or all of it, could not be read)" if "unreadable" in source else ")")
+        for source in manifest["sources"][:20]
+    ]
     if len(manifest["sources"]) > 20:
         sources.append(f"- and {len(manifest['sources']) - 20:,} more, in `manifest.json`")
     replaced = [f"- `{kind}`: {number:,}" for kind, number in manifest["replaced"].items()]

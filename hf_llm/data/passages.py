@@ -13,10 +13,13 @@ from hf_llm.data.cleaning import tidy
 from hf_llm.data.deduplication import digest
 from hf_llm.data.spool import Spool, blocks
 
+EXCERPT, FREQUENT = 100, 10  # characters, and passages, of the report
 SEPARATORS = {"lines": "\n", "paragraphs": "\n\n"}
 
 
-def drop_repeated_passages(spool: Spool, rows: np.ndarray, into: Spool, unit: str, min_chars: int) -> np.ndarray:
+def drop_repeated_passages(
+    spool: Spool, rows: np.ndarray, into: Spool, unit: str, min_chars: int
+) -> tuple[np.ndarray, list[tuple[str, int]]]:
     """Copy texts without the passages that an earlier text, or the same one, has already.
 
     Args:
@@ -27,20 +30,34 @@ def drop_repeated_passages(spool: Spool, rows: np.ndarray, into: Spool, unit: st
         min_chars: shorter passages stay; every text may have them.
 
     Returns:
-        Bytes that each text lost, (N,).
+        Bytes that each text lost, (N,), and the passages that were left out most often, with how often.
     """
     begins, ends, sources, numbers = (spool.column(name)[rows] for name in ("begin", "end", "source", "row"))
     batches = list(blocks(ends - begins))
     hashes = [
         hashes_of(*long_passages(spool.texts(begins[batch], ends[batch]), unit, min_chars)[1:]) for batch in batches
     ]
-    repeated = was_there(np.concatenate(hashes))
-    borders = np.cumsum([0, *map(len, hashes)])
+    borders, hashes = np.cumsum([0, *map(len, hashes)]), np.concatenate(hashes)
+    repeated = was_there(hashes)
+    frequent, passages = most_frequent(hashes, repeated), []
     for number, batch in enumerate(batches):
-        texts = spool.texts(begins[batch], ends[batch])
-        texts = without(texts, unit, min_chars, repeated[borders[number] : borders[number + 1]])
+        texts, first = spool.texts(begins[batch], ends[batch]), borders[number]
+        of_batch = [(place - first, times) for place, times in frequent if first <= place < borders[number + 1]]
+        if of_batch:
+            _, trimmed, long = long_passages(texts, unit, min_chars)
+            places = np.flatnonzero(long)
+            passages += [(trimmed[int(places[place])].as_py()[:EXCERPT], times) for place, times in of_batch]
+        texts = without(texts, unit, min_chars, repeated[first : borders[number + 1]])
         into.append(texts, {"source": sources[batch], "row": numbers[batch]})
-    return ends - begins - (into.column("end") - into.column("begin"))
+    lost = ends - begins - (into.column("end") - into.column("begin"))
+    return lost, sorted(passages, key=lambda passage: -passage[1])
+
+
+def most_frequent(hashes: np.ndarray, repeated: np.ndarray) -> list[tuple[int, int]]:
+    """Of the passages that were left out most often, where each stands first, and how often it was left out."""
+    values, times = np.unique(hashes[repeated], return_counts=True)
+    chosen = np.lexsort([values, -times])[:FREQUENT]
+    return [(int(np.argmax(hashes == values[place])), int(times[place])) for place in chosen]
 
 
 def long_passages(texts: pa.Array, unit: str, min_chars: int) -> tuple[pa.ListArray, pa.Array, np.ndarray]:

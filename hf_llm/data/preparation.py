@@ -47,7 +47,7 @@ from hf_llm.data.deduplication import (
     number_of_bands,
     signature,
 )
-from hf_llm.data.funnel import SHOWN, STEPS, Funnel, write_card, write_report
+from hf_llm.data.funnel import SHOWN, STEPS, UNREADABLE, Funnel, write_card, write_dropped, write_report
 from hf_llm.data.languages import check_languages
 from hf_llm.data.passages import drop_repeated_passages
 from hf_llm.data.row_steps import RowSteps
@@ -69,6 +69,8 @@ VERDICT = pa.struct(
         ("step", pa.large_string()),
         ("reason", pa.large_string()),
         ("replaced", pa.large_list(pa.large_string())),
+        ("changed", pa.large_list(pa.large_string())),
+        ("taken", pa.large_list(pa.int64())),
     ]
 )
 # What the manifest names by hashes, or is nobody's business, or changes nothing.
@@ -147,6 +149,8 @@ def without_steps(rows: daft.DataFrame) -> daft.DataFrame:
         "step": when(empty, lit("length")).otherwise(none),
         "reason": when(empty, lit("fewer than 1 characters")).otherwise(none),
         "replaced": lit(None).cast(DataType.list(DataType.string())),
+        "changed": lit(None).cast(DataType.list(DataType.string())),
+        "taken": lit(None).cast(DataType.list(DataType.int64())),
     }
     return rows.with_columns(verdict)
 
@@ -248,7 +252,8 @@ def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | Non
             tokens = count_tokens(texts, kept, tokenizer) if tokenizer else None
         shutil.rmtree(folder / "spool")
         manifest = manifest_of(args, paths, funnel, shards, tokens)
-        write_report(folder, manifest, funnel.examples)
+        write_dropped(folder, funnel, names)
+        write_report(folder, manifest, funnel)
         write_card(folder, manifest)
         write_text(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     return manifest
@@ -273,8 +278,11 @@ def manifest_of(
     args: PreparationArguments, paths: list[str], funnel: Funnel, shards: list[dict], tokens: int | None
 ) -> dict:
     """What went in, what was done with which settings and versions, what came out."""
+    sources = describe(paths)
+    for number, rows in funnel.unreadable.items():
+        sources[number]["unreadable"] = rows
     return {
-        "sources": describe(paths),
+        "sources": sources,
         "decontaminated_from": describe(find_files("--decontaminate", args.decontaminate or [])),
         "settings": {name: value for name, value in dataclasses.asdict(args).items() if name not in NO_SETTINGS},
         "versions": {package: version(package) for package in PACKAGES},
@@ -338,15 +346,21 @@ def spool_rows(
 
 
 def drop_by_steps(table: pa.Table, names: list[str], funnel: Funnel) -> pa.Table:
-    """Without the rows that a step left out; what the steps took away from the others is counted for them all."""
+    """Without the rows that a step left out; what the steps took away from all of them is counted."""
+    changed, taken = (pc.list_flatten(table[name]) for name in ("changed", "taken"))
+    for step in pc.unique(changed).to_pylist():
+        of_step = taken.filter(pc.equal(changed, step))
+        funnel.change(step, len(of_step), pc.sum(of_step).as_py())
     good = pc.is_null(table["step"])
-    for row in table.filter(pc.invert(good)).select(["source", "row", "text", "step", "reason", "size"]).to_pylist():
-        funnel.drop(row["step"], row["reason"], 1, row["size"])
+    bad = table.filter(pc.invert(good)).select(["source", "row", "text", "step", "reason", "size", "taken"])
+    by_reason: dict[tuple[str, str], list[dict]] = {}
+    for row in bad.to_pylist():
+        by_reason.setdefault((row["step"], row["reason"]), []).append(row)
         funnel.show(row["step"], row["reason"], f"{names[row['source']]} row {row['row']}", row["text"])
-    table = table.filter(good)
-    sizes = (pc.sum(column).as_py() or 0 for column in (table["size"], pc.binary_length(table["text"])))
-    funnel.bytes["changes"] += next(sizes) - next(sizes)
-    return table
+    for reason, rows in by_reason.items():
+        size = sum(row["size"] - sum(row["taken"] or []) for row in rows)
+        funnel.drop(*reason, tuple([row[name] for row in rows] for name in ("source", "row")), size)
+    return table.filter(good)
 
 
 def drop_unreadable(
@@ -360,14 +374,15 @@ def drop_unreadable(
     if table["problem"].null_count == len(table):
         return table
     good = pc.is_null(table["problem"])
-    for row in table.filter(pc.invert(good)).select(["source", "problem"]).to_pylist():
+    for row in table.filter(pc.invert(good)).select(["source", "row", "problem"]).to_pylist():
         path, name = paths[row["source"]], names[row["source"]]
         problem = row["problem"].replace(path, name)
         if args.on_error == "stop":
             problem = problem if "://" in path else row["problem"]
             raise ValueError(f"{problem}; `--on_error skip` goes on without what cannot be read, and counts it")
-        funnel.drop("read", "cannot be read", 1, 0)
-        funnel.show("read", "cannot be read", problem, "")
+        funnel.unreadable[row["source"]] += 1
+        funnel.drop("read", UNREADABLE, ([row["source"]], [row["row"]]), 0, detail=problem)
+        funnel.show("read", UNREADABLE, problem, "")
     return table.filter(good)
 
 
@@ -375,7 +390,8 @@ def drop_duplicates(spool: Spool, args: PreparationArguments, funnel: Funnel, na
     """The rows that stay: of documents that are equal or near each other, the first one."""
     if not spool.size:
         step = [name for name in STEPS if funnel.rows[name]][-1:] or ["read"]
-        reasons = (f"{reason} ({rows:,})" for reason, rows in funnel.rows[step[0]].most_common(3))
+        reasons = [f"{reason} ({rows:,})" for reason, rows in funnel.rows[step[0]].most_common(3)]
+        reasons += [shown["place"] for shown in funnel.examples.get(f"read: {UNREADABLE}", [])[:1]]
         why = ", ".join(reasons) or "the files hold none"
         raise ValueError(f"no row of {funnel.read_rows:,} is left after the step `{step[0]}`: {why}")
     rows = np.arange(len(spool.column("row")))
@@ -394,7 +410,8 @@ def drop_later(
     """The rows whose document is the first of its kind."""
     begins, ends, sources, numbers = (spool.column(name) for name in ("begin", "end", "source", "row"))
     dropped = rows[first[rows] != rows]
-    funnel.drop(step, "an earlier document is alike", len(dropped), int((ends - begins)[dropped].sum()))
+    places, like = ((sources[rows], numbers[rows]) for rows in (dropped, first[dropped]))
+    funnel.drop(step, "an earlier document is alike", places, int((ends - begins)[dropped].sum()), like)
     for row in dropped[:SHOWN].tolist():
         place, earlier = (f"{names[sources[i]]} row {numbers[i]}" for i in (row, first[row]))
         (text,) = spool.texts(begins[[row]], ends[[row]]).to_pylist()
@@ -406,14 +423,15 @@ def drop_passages(
     spool: Spool, rows: np.ndarray, cut: Spool, args: PreparationArguments, funnel: Funnel, names: list[str]
 ) -> np.ndarray:
     """Write the texts without what repeats into `cut`; of its rows those that are not empty."""
-    lost = drop_repeated_passages(spool, rows, cut, args.passage_deduplication, args.passage_min_chars)
+    lost, funnel.passages = drop_repeated_passages(spool, rows, cut, args.passage_deduplication, args.passage_min_chars)
     begins, ends, sources, numbers = (cut.column(name) for name in ("begin", "end", "source", "row"))
-    funnel.drop("repeated passages", "all of it stands in earlier texts", int((ends == begins).sum()), int(lost.sum()))
-    for place in np.flatnonzero(ends == begins)[:SHOWN].tolist():
+    empty, step, reason = ends == begins, "repeated passages", "all of it stands in earlier texts"
+    funnel.change(step, int((lost > 0)[~empty].sum()), int(lost[~empty].sum()))
+    funnel.drop(step, reason, (sources[empty], numbers[empty]), int(lost[empty].sum()))
+    for place in np.flatnonzero(empty)[:SHOWN].tolist():
         (text,) = spool.texts(spool.column("begin")[rows[[place]]], spool.column("end")[rows[[place]]]).to_pylist()
-        where = f"{names[sources[place]]} row {numbers[place]}"
-        funnel.show("repeated passages", "all of it stands in earlier texts", where, text)
-    return np.flatnonzero(ends > begins)
+        funnel.show(step, reason, f"{names[sources[place]]} row {numbers[place]}", text)
+    return np.flatnonzero(~empty)
 
 
 def write_shards(folder: Path, spool: Spool, kept: np.ndarray, names: list[str], shard_bytes: int) -> list[dict]:

@@ -21,6 +21,8 @@ class Verdict:
 
     Args:
         replaced: kinds of what was anonymised.
+        changed: steps that changed the text.
+        taken: bytes by which each of them made it smaller.
     """
 
     text: str
@@ -28,6 +30,8 @@ class Verdict:
     reason: str | None = None
     language: str | None = None
     replaced: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    taken: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -50,8 +54,9 @@ class RowSteps:
         return self.min_chars == 1 and not any(given)
 
     def __call__(self, text: str) -> Verdict:
-        verdict = Verdict(clean(text) if self.clean else text)
-        for step in (self.length, self.language, self.quality, self.decontamination, self.length, self.anonymization):
+        verdict, steps = Verdict(text), (self.length, self.language, self.quality, self.decontamination, self.length)
+        for step in (self.cleaning, *steps, self.anonymization):
+            before = verdict.text
             verdict.reason = step(verdict)
             if verdict.reason:
                 verdict.step = step.__name__
@@ -59,7 +64,14 @@ class RowSteps:
                 self.anonymization(verdict)
                 verdict.replaced = []
                 break
+            if verdict.text != before:
+                verdict.changed.append(step.__name__)
+                verdict.taken.append(len(before.encode()) - len(verdict.text.encode()))
         return verdict
+
+    def cleaning(self, verdict: Verdict) -> None:
+        if self.clean:
+            verdict.text = clean(verdict.text)
 
     def length(self, verdict: Verdict) -> str | None:
         return f"fewer than {self.min_chars} characters" if len(verdict.text) < self.min_chars else None

@@ -324,11 +324,15 @@ def read_documents(path: str, field: str) -> Iterator[Rows]:
     number = 0
     try:
         for texts, problems in READERS[file_format(path)[0]](path, field):
+            if not number and texts.null_count == len(texts) and not problems:
+                problems = {0: _no_column(f"`{path}` row 0", field, _first_names(path))}
             for place in np.flatnonzero(texts.is_null().to_numpy(False)).tolist():
                 problems.setdefault(place, f"`{path}` row {number + place} has no `{field}` (--dataset_text_field)")
             number += len(texts)
             yield texts, problems
-        if not number:
+        if not number and file_format(path)[0] in (".txt", ".md"):
+            yield pa.array([""]), {}
+        elif not number:
             yield pa.array([None], pa.string()), {0: f"`{path}` is empty: remove it from the list or write it again"}
     except _BadFile as error:
         yield pa.array([None], pa.string()), {0: str(error)}
@@ -373,7 +377,13 @@ def _read_json(path: str, field: str) -> Iterator[Rows]:
         line += lines.count(b"\n")
         yield column, problems
     if first.strip() and not found:
-        _check_column(path, field, json.JSONDecoder().raw_decode(first.decode("utf-8-sig", "replace").lstrip())[0])
+        _check_column(path, field, _first_names(path))
+
+
+def _first_names(path: str) -> Iterable[str]:
+    """The names in the first object of a file of them."""
+    first = next(_whole_lines(path)).decode("utf-8-sig", "replace").lstrip("[ \t\r\n")
+    return json.JSONDecoder().raw_decode(first)[0]
 
 
 def _whole_lines(path: str) -> Iterator[bytes]:
@@ -399,7 +409,8 @@ def _parse_lines(lines: bytes, path: str, line: int, field: str) -> Rows:
             texts.append(_text_of(json.loads(content.decode("utf-8-sig")), field))
         except ValueError as error:
             problem = heading(error).replace("line 1 column", "column")  # the decoder sees nothing but this line
-            problems[len(texts)] = f"`{path}` line {number}: {problem}: give one JSON object a line"
+            remedy = ": give one JSON object a line" if f"`{field}`" not in problem else ""
+            problems[len(texts)] = f"`{path}` line {number}: {problem}{remedy}"
             texts.append(None)
     return pa.array(texts, pa.string()), problems
 
@@ -414,7 +425,7 @@ def _parse_list(content: bytes, path: str, field: str) -> Rows:
         try:
             texts.append(_text_of(row, field))
         except ValueError as error:
-            problems[number] = f"`{path}` item {number}: {heading(error)}: give a list of JSON objects"
+            problems[number] = f"`{path}` item {number}: {heading(error)}"
             texts.append(None)
     if rows and not problems and not any(text is not None for text in texts):
         _check_column(path, field, rows[0])
@@ -427,7 +438,10 @@ def _text_of(row: object, field: str) -> str | None:
     text = row.get(field)
     if not isinstance(text, str | None):
         raise ValueError(f"`{field}` holds {type(text).__name__}, not a string")
-    return text and text.encode().decode()  # fails on half of a surrogate pair: valid JSON, but not text
+    try:
+        return text and text.encode().decode()
+    except UnicodeEncodeError:
+        raise ValueError(f"`{field}` holds half of a surrogate pair, which JSON may have and text may not") from None
 
 
 def _read_csv(path: str, field: str) -> Iterator[Rows]:

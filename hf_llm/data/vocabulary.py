@@ -81,6 +81,8 @@ def train_tokenizer(
     tokenizer.decoder = decoders.ByteLevel()
     settings = {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet(), "show_progress": False}
     tokenizer.train_from_iterator(texts, trainer(vocab_size=vocab_size, special_tokens=special, **settings))
+    if (entries := tokenizer.get_vocab_size()) < vocab_size:
+        logger.warning(f"The text has no more than {entries:,} entries for a vocabulary of {vocab_size:,}")
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
     )

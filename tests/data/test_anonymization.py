@@ -35,6 +35,8 @@ LEFT = [
     "icon@2x.png, git@github.com:user/repo.git, sk-learn-is-a-nice-library-indeed-yes",
     'token="GetTokenFromServerHelper", api_key = "os.environ.get.API_KEY"',
     "message 20240115, contact 2024 2025 2026, reach 1 500 000 people, texts 1000000 rows, call f(1234567)",
+    "ExtendedContext.add(Decimal('101010101')), telemetry 101010101, mobile app id 101010101, contact form 5550147",
+    "SSN 078-05-1120, which was printed on cards that were sold in shops",
     "section 1.2.3.4, mask 255.255.255.0, ABCD 1234 5678 9012 3456",
     "@home, a@b, user@localhost, http://example.org:8080/x",
 ]

@@ -57,3 +57,10 @@ def test_cutting_is_exact_where_lower_case_is_longer():
     found = Decontaminator(["one two three four five", "cafe\u0301 très bon"], ngram=3)
     assert found.cut("İstanbul İİİ: one TWO three. End") == "İstanbul İİİ: . End"
     assert found.cut("Un café ｔｒèｓ bon, oui") == "Un , oui"
+
+
+def test_one_space_parts_what_stood_on_both_sides():
+    """Also at the beginning of a text; what is no space stays."""
+    found = Decontaminator(["one two three"], ngram=3)
+    assert found.cut("You one two three save one two three, four") == "You save , four"
+    assert found.cut("one two three four\n  one two three five") == "four\n  five"

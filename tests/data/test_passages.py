@@ -19,7 +19,7 @@ def cut(folder, texts, unit="lines", min_chars=20, rows=None):
     rows = np.arange(len(texts)) if rows is None else np.array(rows)
     with contextlib.closing(Spool(folder / "a")) as spool, contextlib.closing(Spool(folder / "b")) as into:
         spool.append(pa.array(texts, pa.large_string()), {name: np.arange(len(texts)) for name in ("source", "row")})
-        lost = drop_repeated_passages(spool, rows, into, unit, min_chars)
+        lost, _ = drop_repeated_passages(spool, rows, into, unit, min_chars)
         assert into.column("row").tolist() == rows.tolist()
         return into.texts(into.column("begin"), into.column("end")).to_pylist(), lost.tolist()
 

@@ -1,5 +1,6 @@
 """Prepared folders are complete, the same for the same input, and account for every row."""
 
+import csv
 import functools
 import gzip
 import hashlib
@@ -45,6 +46,15 @@ def write_lines(path, texts):
 
 def texts_of(folder):
     return [text for path in sorted(folder.glob("*.parquet")) for text in pq.read_table(path)["text"].to_pylist()]
+
+
+def dropped_rows(folder):
+    with gzip.open(folder / "dropped.csv.gz", "rt", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def card_of(folder):
+    return (folder / "README.md").read_text()
 
 
 def error_of(args):
@@ -186,8 +196,15 @@ def test_what_cannot_be_read_stops_the_run_or_is_counted(tmp_path):
         "rows_out": 1,
         "bytes_in": 0,
         "bytes_out": 0,
+        "changed": 0,
         "dropped": {"cannot be read": 8},
     }
+    unreadable = {source["name"]: source.get("unreadable") for source in manifest["sources"]}
+    assert unreadable == dict.fromkeys(names[:-1], 1) | {"lines.jsonl": 4}
+    report, dropped = (tmp_path / "out" / "report.md").read_text(), dropped_rows(tmp_path / "out")
+    assert [row["source"] for row in dropped] == [*names[:-1], *["lines.jsonl"] * 4]
+    assert all(row["step"] == "read" and row["reason"] in report for row in dropped)
+    assert "`cut.jsonl.gz` cannot be read" in dropped[1]["reason"] and "(60 bytes; 1 rows" in card_of(tmp_path / "out")
 
 
 @pytest.fixture
@@ -238,12 +255,52 @@ def test_one_bad_row_costs_no_other(tmp_path):
     rows = [{"text": DOCUMENTS[0]}, {"text": 5}, {"text": DOCUMENTS[1]}]
     (tmp_path / "a.json").write_text(json.dumps(rows))
     (tmp_path / "b.csv").write_text(f"text,n\n{DOCUMENTS[2]},1\nx,2,3\n{DOCUMENTS[3]},4\n")
-    (tmp_path / "c.txt").write_text("")
-    manifest = prepare(settings(tmp_path, "a.json", "b.csv", "c.txt", on_error="skip"))
+    (tmp_path / "c.jsonl").write_text("")
+    manifest = prepare(settings(tmp_path, "a.json", "b.csv", "c.jsonl", on_error="skip"))
     assert texts_of(tmp_path / "out") == DOCUMENTS[:4]
     assert manifest["steps"][0]["rows_in"] == 7 and manifest["steps"][0]["dropped"] == {"cannot be read": 3}
     assert str(tmp_path) not in (tmp_path / "out" / "report.md").read_text()
-    assert "is empty" in error_of(settings(tmp_path, "c.txt", output_dir=str(tmp_path / "other")))
+    assert "is empty" in error_of(settings(tmp_path, "c.jsonl", output_dir=str(tmp_path / "other")))
+
+
+def test_an_empty_text_is_a_short_one(tmp_path):
+    """It can be read, and does not stop a run over thousands of files."""
+    (tmp_path / "a.txt").write_text("")
+    (tmp_path / "b.txt").write_text(DOCUMENTS[0])
+    manifest = prepare(settings(tmp_path, "a.txt", "b.txt"))
+    assert manifest["steps"][2]["dropped"] == {"fewer than 1 characters": 1} and manifest["rows"] == 1
+
+
+def test_what_changes_texts_is_counted_step_by_step(tmp_path):
+    """How many, and by how many bytes; also of those that a later step drops, so that the bytes add up."""
+    question = "Who built the first stone bridge across the wide and cold northern river in that year?"
+    (tmp_path / "eval.jsonl").write_text(json.dumps({"q": question}) + "\n")
+    lines = "\n".join(
+        ["A line that ends as a sentence should.", "Home | About", *[f"It rained on day {i}." for i in "abcde"]]
+    )
+    texts = [f"{lines}\n{DOCUMENTS[0]}  \nIt was asked: {question} By jo@example.org.", f"{lines}\r\n", f"{lines}"]
+    write_lines(tmp_path / "a.jsonl", texts)
+    given = {"decontaminate": [str(tmp_path / "eval.jsonl")], "decontamination_mode": "cut", "quality_rules": ["c4"]}
+    manifest = prepare(settings(tmp_path, "a.jsonl", **given))
+    changed = {step["step"]: step["changed"] for step in manifest["steps"] if step["changed"]}
+    assert changed == {"cleaning": 2, "quality": 3, "decontamination": 1, "anonymization": 1}
+    taken = {step["step"]: step["bytes_in"] - step["bytes_out"] for step in manifest["steps"]}
+    assert taken["cleaning"] == 4 and taken["quality"] == 3 * len("Home | About\n") + len(DOCUMENTS[0]) + 1
+    assert taken["decontamination"] == len(question) - 1  # its mark stays
+    assert taken["anonymization"] == len("jo@example.org") - len("<EMAIL>")
+    (kept, short) = texts_of(tmp_path / "out")
+    assert manifest["bytes"] == len(kept) + len(short) and "asked: ? By <EMAIL>." in kept
+
+
+def test_a_text_that_is_left_out_is_named_with_what_it_is_like(prepared):
+    """All of them, in the order of the sources, without their text."""
+    rows = dropped_rows(prepared[0].parent / "prepared")
+    assert [(row["source"], row["row"], row["step"]) for row in rows] == [
+        ("c.csv", "0", "exact duplicates"),
+        ("d.parquet", "1", "near duplicates"),
+        ("f.jsonl", "0", "decontamination"),
+    ]
+    assert [(row["like_source"], row["like_row"]) for row in rows] == [("a.jsonl", "3"), ("a.jsonl", "5"), ("", "")]
 
 
 def test_the_report_has_no_personal_data(tmp_path):
@@ -315,7 +372,8 @@ def test_what_a_killed_run_left_is_removed(tmp_path):
     (tmp_path / "key").write_text(key)
     prepare(settings(tmp_path, "a.jsonl", anonymize="pseudonyms", pseudonym_key_file=str(tmp_path / "key")))
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"README.md", "manifest.json", "report.md", "funnel.png", "part-00000.parquet"}
+    written = {"README.md", "manifest.json", "report.md", "funnel.png", "dropped.csv.gz"}
+    assert names == written | {"part-00000.parquet"}
     assert not (tmp_path / ".out.tmp").exists()
     assert not any(key.encode() in path.read_bytes() for path in (tmp_path / "out").iterdir())
     first, second = texts_of(tmp_path / "out")
@@ -366,8 +424,8 @@ def test_lines_that_stand_in_many_texts_are_left_out_on_demand(tmp_path):
     manifest = prepare(PreparationArguments(**settings, passage_deduplication="lines"), train_tokenizer(texts, 300))
     assert texts_of(tmp_path / "out") == [texts[0], DOCUMENTS[1], DOCUMENTS[2]]
     step = manifest["steps"][-1]
-    assert step["step"] == "repeated passages" and sum(step["dropped"].values()) == 1
+    assert step["step"] == "repeated passages" and sum(step["dropped"].values()) == 1 == step["changed"]
     assert step["bytes_out"] == manifest["bytes"] == sum(len(text) for text in texts_of(tmp_path / "out"))
     assert step["rows_out"] == manifest["rows"] == 3 and manifest["tokens"] > 0
-    assert menu in (tmp_path / "out" / "report.md").read_text()
+    assert f"| 2 | {menu.replace('|', '/')} |" in (tmp_path / "out" / "report.md").read_text()
     assert not (tmp_path / "out" / "spool").exists()

@@ -310,7 +310,7 @@ def test_empty_file(tmp_path, name, content):
         ('{"text": "b"}\0', "Extra data"),
         ('"b"', "found str, not an object"),
         ('{"text": 3}', "`text` holds int, not a string"),
-        ('{"text": "\\ud800"}', "surrogates not allowed"),
+        ('{"text": "\\ud800"}', "`text` holds half of a surrogate pair"),
     ],
 )
 def test_broken_json_line(tmp_path, line, problem):
