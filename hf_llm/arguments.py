@@ -123,7 +123,8 @@ class TokenizerArguments(SourceArguments):
     tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer to extend, without a model."})
     new_tokens: int = field(default=0, metadata={"help": "Tokens that an extended vocabulary learns at most."})
     special_tokens: list[str] = field(
-        default_factory=list, metadata={"help": "Tokens to add that text never turns into, e.g. '<|fim_prefix|>'."}
+        default_factory=list,
+        metadata={"help": "Tokens to add that training text never turns into, e.g. '<|fim_prefix|>'."},
     )
     algorithm: str = field(
         default="bpe", metadata={"help": "Kind of a new vocabulary, of bytes both.", "choices": ["bpe", "unigram"]}

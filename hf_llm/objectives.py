@@ -51,7 +51,7 @@ def check_objective(
     if run_args.objective == "masked" and tokenizer.mask_token_id is None:
         raise ValueError(
             f"tokenizer `{tokenizer.name_or_path}` has no mask token, which `--objective` masked needs: give another "
-            "`--tokenizer_name`"
+            f"`--tokenizer_name`, or add one by `recipes/train_tokenizer.py --special_tokens '{MASK}'`"
         )
     if data_args.streaming:
         if args.max_steps < 1:
@@ -105,7 +105,7 @@ def pack_train(
             f"`train` has {packed.tokens_in} tokens, fewer than one row of `--max_length` {max_length}: give more text "
             "or a smaller --max_length"
         )
-    return train, [*reports, packed]
+    return train, [packed, *reports]
 
 
 def stream(

@@ -55,8 +55,8 @@ def report_pretraining(trainer: Trainer, figures: dict[str, float], prompt: str)
     rows = {
         "parameters": count_parameters(trainer.model),
         "steps": f"{trainer.state.global_step:,} of {trainer.state.max_steps:,}",
-        **({"train tokens": trainer.state.num_input_tokens_seen} if streamed else {}),
-        "tokens read, a block ahead" if streamed else "train tokens": figures["train_tokens_in"],
+        "tokens trained on": trainer.state.num_input_tokens_seen,
+        "tokens read, a block ahead" if streamed else "tokens of the data": figures["train_tokens_in"],
         "  packed, dropped": f"{figures['train_tokens_packed']:,}, {figures['train_tokens_dropped']:,}",
         "  packing efficiency": f"{figures['train_packing_efficiency']:.2%}",
         "tokens per second": figures.get("train_tokens_per_second", "no step left"),
@@ -120,7 +120,8 @@ def report_vocabulary(
                 part.save_pretrained(beside)
         write_json(beside / "eval_results.json", {f"eval_{name}": value for name, value in figures.items()})
     print(f"\n{table({'entries': len(tokenizer)} | figures)}", flush=True)
-    print(f"\nTokenizer{', model' if model is not None else ''} and results: {os.path.relpath(folder)}", flush=True)
+    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    print(f"\nTokenizer{', model' if model is not None else ''} and results: {shown}", flush=True)
 
 
 def report_finetuning(trainer: Trainer, figures: dict[str, float], result: TaskResult) -> None:

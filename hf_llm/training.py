@@ -22,7 +22,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from hf_llm.checkpoints import CompleteCheckpoints, check_same_run
 from hf_llm.data.masking import MaskingCollator
-from hf_llm.data.packing import PackingCollator, check_isolation, column
+from hf_llm.data.packing import PackingCollator, check_causality, check_isolation, column
 from hf_llm.data.streaming import FollowStream, StreamedRows
 from hf_llm.distributed import DeepSpeedInForce
 from hf_llm.hub import PushCheckpoints, hyperparameters
@@ -70,14 +70,20 @@ class StopOnNonFiniteLoss(TrainerCallback):
             )
 
 
-class CheckIsolation(TrainerCallback):
-    """Proves on the real model, placed and wrapped as it will train, that packed documents do not see each other."""
+class CheckSight(TrainerCallback):
+    """Proves on the real model, placed and wrapped as it will train, that no token sees what it must not.
 
-    def __init__(self, collator: PackingCollator):
-        self.collator = collator
+    That is what comes behind it, but where hidden tokens are predicted, and packed documents beside its own.
+    """
+
+    def __init__(self, collator: PackingCollator, packing: bool):
+        self.collator, self.packing = collator, packing
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        check_isolation(model, self.collator)
+        if not isinstance(self.collator, MaskingCollator):
+            check_causality(model, self.collator)
+        if self.packing:
+            check_isolation(model, self.collator)
 
 
 class MaskAnew(TrainerCallback):
@@ -324,7 +330,7 @@ def run_training(trainer: Trainer, checkpoint: str | None, packing: bool, report
     throughput = Throughput(trainer.model, mean_attended(trainer.eval_dataset if streamed else rows), predicting)
     for callback in [
         *([DeepSpeedInForce(trainer)] if args.deepspeed else []),
-        *([CheckIsolation(trainer.data_collator)] if packing else []),
+        CheckSight(trainer.data_collator, packing),
         *([MaskAnew(trainer.data_collator)] if isinstance(trainer.data_collator, MaskingCollator) else []),
         StopOnNonFiniteLoss(trainer, checkpoint),
         CompleteCheckpoints(args, run),

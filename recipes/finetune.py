@@ -28,6 +28,7 @@ def main():
     model_args, adapter_args, task_args, data_args, run_args, args = parse_args(DATACLASSES, description=__doc__)
     checkpoint = find_checkpoint(args.resume_from_checkpoint, args.output_dir)
     set_seed(args.seed)
+    callbacks = early_stopping(args, run_args.early_stopping_patience)
     task = load_task(task_args.task, task_args.task_options)
     rows = load_rows(data_args, task_args, task, args.seed)
     tokenizer = load_tokenizer(model_args)
@@ -46,7 +47,7 @@ def main():
         preprocess_logits_for_metrics=token_losses,
     )
     evaluation = TaskEvaluation(trainer, task, rows["validation"], prompter)
-    for callback in [evaluation, *early_stopping(args, run_args.early_stopping_patience)]:
+    for callback in [evaluation, *callbacks]:
         trainer.add_callback(callback)
     figures = run_training(trainer, checkpoint, data_args.packing, reports)
     report_finetuning(trainer, figures, evaluation.result)

@@ -28,6 +28,7 @@ def main():
     model_args, data_args, run_args, args = parse_args(DATACLASSES, description=__doc__, default_config=DEFAULT_CONFIG)
     checkpoint = find_checkpoint(args.resume_from_checkpoint, args.output_dir)
     set_seed(args.seed)
+    callbacks = early_stopping(args, run_args.early_stopping_patience)
 
     with args.main_process_first(desc="reading the data"):
         splits = load_splits(data_args, args.seed)
@@ -43,7 +44,7 @@ def main():
         args=args,
         train_dataset=train,
         processing_class=tokenizer,
-        callbacks=early_stopping(args, run_args.early_stopping_patience),
+        callbacks=callbacks,
         **options,
     )
     figures = run_training(trainer, checkpoint, data_args.packing, reports)

@@ -164,7 +164,7 @@ def test_filling_in_the_middle_trains_and_is_scored_on_whole_texts(tmp_path, cap
     middle = trainer.processing_class.convert_tokens_to_ids("<|fim_middle|>")
     count = sum((row["input_ids"] == middle).sum() for row in trainer.train_dataset)
     assert count == figures["train_fim_psm"] + figures["train_fim_spm"] > 10
-    assert figures["train_fim_causal"] + count == len(TEXTS)
+    assert figures["train_fim_causal"] + count == figures["train_documents"] == len(TEXTS)
     assert not any((row["input_ids"] == middle).any() for row in trainer.eval_dataset)
     assert [row["lengths"].tolist() for row in trainer.eval_dataset] == [
         row["lengths"].tolist() for row in causal.eval_dataset

@@ -72,7 +72,7 @@ def is_address(value: str, before: str, behind: str) -> bool:
     except ValueError:
         return False
     # A version, a slice in a program, a mask, or an address that is everybody's.
-    if re.search(r"(?:\bv|version|release|section|chapter|§)\W{0,2}$", before, re.IGNORECASE):
+    if re.search(r"(?:\bv|version|release|section|chapter|§)\W{0,2}$|[=<>~!]= ?$", before, re.IGNORECASE):
         return False
     few = len(re.findall(r"[^.:]+", value)) < 3
     return not (few or value.startswith("255.") or address.is_loopback or address.is_unspecified)

@@ -39,20 +39,21 @@ class InfillingReport:
     """How many texts, and pieces of long ones, were laid out in which way.
 
     Args:
-        counts: for each of `LAYOUTS`.
+        counts: texts and those that were cut, and pieces for each of `LAYOUTS`.
     """
 
     counts: dict[str, int]
 
     def metrics(self, prefix: str) -> dict[str, int]:
-        """The counts under the names that the results files use, e.g. `train_fim_psm`."""
-        return {f"{prefix}_fim_{layout}": count for layout, count in self.counts.items()}
+        """The counts under the names that the results files use, e.g. `train_documents`, `train_fim_psm`."""
+        return {f"{prefix}_{name}": count for name, count in self.counts.items()}
 
 
-def count_layouts(layouts: np.ndarray) -> InfillingReport:
-    """Of the numbers that `FillInTheMiddle` gives."""
+def count_layouts(layouts: np.ndarray, pieces: np.ndarray) -> dict[str, int]:
+    """Of what `FillInTheMiddle` gives: texts, those that were cut, and pieces by their layout."""
     counts = np.bincount(layouts, minlength=len(LAYOUTS)).tolist()
-    return InfillingReport(dict(zip(LAYOUTS, counts, strict=True)))
+    of_layout = {f"fim_{layout}": count for layout, count in zip(LAYOUTS, counts, strict=True)}
+    return {"documents": int((pieces == 0).sum()), "documents_cut": int((pieces == 1).sum())} | of_layout
 
 
 def sentinels(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -70,7 +71,8 @@ def sentinels(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     else:
         raise ValueError(
             f"tokenizer `{tokenizer.name_or_path}` has no tokens for `--objective` fim: add them to it and its model "
-            f"by `recipes/train_tokenizer.py --special_tokens {' '.join(map(repr, SENTINELS[0]))}`"
+            "by `recipes/train_tokenizer.py --model_name_or_path MODEL --special_tokens "
+            f"{' '.join(map(repr, SENTINELS[0]))}`"
         )
     parts = [id for part in ("ab", "cd") for id in tokenizer(part, add_special_tokens=False).input_ids]
     if (joined := tokenizer.decode(parts)) != "abcd":
@@ -122,15 +124,18 @@ class FillInTheMiddle:
         self.end = np.array([self.tokenizer.eos_token_id], np.int32)
         self.room = self.max_length - len(self.begin) - 1 - len(self.sentinels)
 
-    def __call__(self, texts: list[str], draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def __call__(
+        self, texts: list[str], draw: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Lay out texts; the same draws give the same documents.
 
         Returns:
-            Token ids of all documents one after the other, (N,) int32; their borders, (documents + 1,); and the place
-            of each one's layout in `LAYOUTS`, (documents,) int8.
+            Token ids of all documents one after the other, (N,) int32; their borders, (documents + 1,); the place of
+            each one's layout in `LAYOUTS`, (documents,) int8; and its number among the pieces of its text.
         """
         sizes = np.diff(self.encode(texts)[1]).tolist()
-        pieces = [piece for text, size in zip(texts, sizes, strict=True) for piece in self.cut(text, size)]
+        pieces_of = [list(self.cut(text, size)) for text, size in zip(texts, sizes, strict=True)]
+        pieces = [piece for of_text in pieces_of for piece in of_text]
         parts = [self.part(text, draw) for text, *_ in pieces]
         ids, offsets = self.encode([part for of_piece in parts for part in of_piece])
         encoded = iter(np.split(ids, offsets[1:-1]))
@@ -140,7 +145,8 @@ class FillInTheMiddle:
         ]
         documents, layouts = zip(*documents, strict=True)
         offsets = np.concatenate([[0], np.cumsum([len(document) for document in documents])])
-        return np.concatenate(documents), offsets, np.array(layouts, np.int8)
+        numbers = np.concatenate([np.arange(len(of_text), dtype=np.int32) for of_text in pieces_of])
+        return np.concatenate(documents), offsets, np.array(layouts, np.int8), numbers
 
     def lay_out(
         self, bodies: list[np.ndarray], text: str, first: bool, last: bool, draw: np.random.Generator
@@ -200,8 +206,8 @@ def infilling(
     lay_out = FillInTheMiddle(tokenizer, encode, max_length, rate, spm_rate)
 
     def convert(texts: list[str], draw: np.random.Generator) -> pa.Table:
-        ids, offsets, layouts = lay_out(texts, draw)
-        return token_table(ids, offsets, layout=layouts)
+        ids, offsets, layouts, pieces = lay_out(texts, draw)
+        return token_table(ids, offsets, layout=layouts, piece=pieces)
 
     return name, convert
 
@@ -215,7 +221,8 @@ def infill(
         dataset,
         tokenizer,
         lambda texts, first: convert(texts, np.random.default_rng([seed, first])),
-        *(name, max_length, rate, spm_rate, seed),
+        *(name, max_length, rate, spm_rate, seed, "layout", "piece"),
     )
-    layouts = documents.with_format("numpy")["layout"][:]
-    return documents.remove_columns("layout"), count_layouts(layouts)
+    columns = documents.with_format("numpy")
+    report = InfillingReport(count_layouts(columns["layout"][:], columns["piece"][:]))
+    return documents.remove_columns(["layout", "piece"]), report

@@ -15,6 +15,9 @@ from hf_llm.data.prompting import ExamplesReport, Prompter, encode_examples, sho
 
 logger = logging.getLogger(__name__)
 
+HALF = 8  # tokens of each of two parts of a row, of which one may not see the other
+NO_LEAK = 1e-3
+
 # Tokens packed together: bounds the memory, and leaves at most one part-filled row in thousands.
 TOKENS_PER_BATCH = 16_000_000
 
@@ -231,27 +234,41 @@ class PackingCollator:
         return labels
 
 
-@torch.no_grad()
 def isolation_leak(model: PreTrainedModel, collator: PackingCollator) -> float:
-    """How far the logits of a packed document follow a change of the document before it.
+    """How far the logits of a packed document follow a change of the document before it; see `leak`."""
+    return leak(model, collator, [HALF, HALF], slice(0, HALF), slice(HALF, None))
 
-    Two rows of two documents go through the model twice, with other tokens in the first documents. Works under every
-    precision, since the second documents are computed twice in the same way: where nothing leaks, nothing changes.
+
+def causality_leak(model: PreTrainedModel, collator: PackingCollator) -> float:
+    """How far the logits of the first tokens of a document follow a change of the last ones; see `leak`."""
+    return leak(model, collator, [2 * HALF], slice(HALF, None), slice(0, HALF))
+
+
+@torch.no_grad()
+def leak(
+    model: PreTrainedModel, collator: PackingCollator, lengths: list[int], changed: slice, watched: slice
+) -> float:
+    """How far the logits of some tokens follow a change of others.
+
+    Two rows go through the model twice, with other tokens in the places `changed`. Works under every precision, since
+    the tokens that are watched are computed twice in the same way: where nothing leaks, nothing changes.
+
+    Args:
+        lengths: of the documents of each row.
 
     Returns:
-        Largest change in the second documents as a share of that in the first, which have changed. 0 is isolation.
+        Largest change in the watched places as a share of that in the changed ones. 0 is isolation.
     """
-    half, vocab_size = 8, model.config.get_text_config().vocab_size
-    generator = np.random.default_rng(0)
-    tokens = generator.integers(0, vocab_size, (2, 2 * half))
-    changed = tokens.copy()
-    changed[:, :half] = (changed[:, :half] + vocab_size // 2) % vocab_size
+    vocab_size = model.config.get_text_config().vocab_size
+    tokens = np.random.default_rng(0).integers(0, vocab_size, (2, sum(lengths)))
+    others = tokens.copy()
+    others[:, changed] = (others[:, changed] + vocab_size // 2) % vocab_size
     training = model.training
     model.eval()
-    before, after = (forward(model, collator, rows, [half, half]) for rows in (tokens, changed))
+    before, after = (forward(model, collator, rows, lengths) for rows in (tokens, others))
     model.train(training)
     change = (after - before).abs().amax(dim=(0, 2))
-    return (change[half:].max() / change[:half].max()).item()
+    return (change[watched].max() / change[changed].max()).item()
 
 
 def forward(model: PreTrainedModel, collator: PackingCollator, rows: np.ndarray, lengths: list[int]) -> torch.Tensor:
@@ -287,6 +304,20 @@ def can_skip_prompts(model: PreTrainedModel, args: TrainingArguments) -> bool:
     return "slice_logits_to_keep(" in forward and "self.loss_function(" in forward
 
 
+def check_causality(model: PreTrainedModel, collator: PackingCollator) -> None:
+    """Refuse a model that sees the tokens that it is to predict, as BERT does: its loss would mean nothing.
+
+    Raises:
+        ValueError: it does.
+    """
+    found = causality_leak(model, collator)
+    if not found <= NO_LEAK:
+        raise ValueError(
+            f"{type(within_adapters(model)).__name__} sees the tokens that it is to predict (leak {found:.2g}): train "
+            "it by `--objective masked`, or a new one as a decoder by `--config_overrides is_decoder=true`"
+        )
+
+
 def check_isolation(model: PreTrainedModel, collator: PackingCollator) -> None:
     """Refuse an architecture or attention implementation in which packed documents see each other.
 
@@ -294,12 +325,12 @@ def check_isolation(model: PreTrainedModel, collator: PackingCollator) -> None:
         ValueError: it leaks, or takes no positions.
     """
     try:
-        leak = isolation_leak(model, collator) if takes_positions(model) else 1.0
+        found = isolation_leak(model, collator) if takes_positions(model) else 1.0
     except (IndexError, RuntimeError, TypeError, ValueError):  # it takes no mask of pairs of tokens, or no positions
-        leak = 1.0
-    if not leak <= 1e-3:  # also where it is no number
+        found = 1.0
+    if not found <= NO_LEAK:  # also where it is no number
         raise ValueError(
             f"packed documents see each other in {type(within_adapters(model)).__name__} with "
-            f"{model.config._attn_implementation} attention (leak {leak:.2g}): train it with `--packing false`"
+            f"{model.config._attn_implementation} attention (leak {found:.2g}): train it with `--packing false`"
         )
-    logger.info(f"Packing: documents in one row do not see each other (leak {leak:.1g})")
+    logger.info(f"Packing: documents in one row do not see each other (leak {found:.1g})")

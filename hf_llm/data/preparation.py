@@ -166,8 +166,8 @@ def row_steps(args: PreparationArguments) -> RowSteps:
         decontaminator = Decontaminator(evaluation_texts(args.decontaminate), args.decontamination_ngram)
         if decontaminator.too_short:
             logger.warning(
-                f"{decontaminator.too_short} texts of `--decontaminate` have fewer than {args.decontamination_ngram} "
-                "words and cannot be found"
+                f"Texts of `--decontaminate` that have fewer than {args.decontamination_ngram} words cannot be found: "
+                f"{decontaminator.too_short:,}"
             )
     if args.anonymize != "none":
         anonymizer = Anonymizer(key=read_key(args) if args.anonymize == "pseudonyms" else None)

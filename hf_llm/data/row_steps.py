@@ -86,10 +86,11 @@ class RowSteps:
         return None if sure else f"probability below {self.language_threshold}"
 
     def quality(self, verdict: Verdict) -> str | None:
-        if "c4" in self.quality_rules:
-            verdict.text = tidy(without_bad_lines(verdict.text))
         page = Page(verdict.text, verdict.language or "en")
         for rule in self.quality_rules:
+            if rule == "c4":
+                verdict.text = tidy(without_bad_lines(verdict.text))
+                page = Page(verdict.text, page.language)
             if reason := RULES[rule](page):
                 return f"{rule}: {reason}"
         return None

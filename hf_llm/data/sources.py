@@ -6,6 +6,7 @@ import glob
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -226,7 +227,9 @@ def files_of_folder(folder: str) -> list[str]:
     paths = list(filter(os.path.isfile, found))
     known = list(filter(is_known, paths))
     if known and len(known) < len(paths):
-        logger.warning(f"{folder}: {len(paths) - len(known)} files of other formats are passed over")
+        others = Counter(os.path.splitext(path)[1] or "without extension" for path in set(paths) - set(known))
+        named = ", ".join(f"{number:,} {extension}" for extension, number in others.most_common())
+        logger.warning(f"{folder}: files of other formats are passed over: {named}")
     return known
 
 

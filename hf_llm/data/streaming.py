@@ -27,7 +27,7 @@ from datasets.distributed import split_dataset_by_node
 from transformers import TrainerCallback, TrainingArguments
 
 from hf_llm.checkpoints import write_text
-from hf_llm.data.infilling import LAYOUTS
+from hf_llm.data.infilling import count_layouts
 from hf_llm.data.packing import pack_batch
 
 BLOCK_CHARACTERS = 16_000_000  # of text: enough for full rows, and a second's work
@@ -166,16 +166,15 @@ class StreamedRows(torch.utils.data.IterableDataset):
         table = self.convert(whole, draw)
         packed = pack_batch(table.select(["input_ids"]), self.max_length, self.packing)
         lengths = table["input_ids"].combine_chunks().value_lengths().to_numpy()
+        documents = {"documents": len(table), "documents_cut": int((lengths > self.max_length).sum())}
+        if "layout" in table.column_names:
+            documents = count_layouts(table["layout"].to_numpy(), table["piece"].to_numpy())
         counts += Counter(
-            documents=len(table),
-            documents_cut=int((lengths > self.max_length).sum()),
+            **documents,
             rows=len(packed),
             tokens_in=int(lengths.sum()),
             tokens_packed=len(packed["input_ids"].combine_chunks().flatten()),
         )
-        if "layout" in table.column_names:
-            of_layout = np.bincount(table["layout"].to_numpy(), minlength=len(LAYOUTS)).tolist()
-            counts += Counter({f"fim_{layout}": count for layout, count in zip(LAYOUTS, of_layout, strict=True)})
         order = draw.permutation(len(packed))
         columns = [split_lists(packed[name].combine_chunks()) for name in ("input_ids", "lengths")]
         rows = [{"input_ids": columns[0][i], "lengths": columns[1][i], "epoch": position.epoch} for i in order]

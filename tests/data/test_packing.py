@@ -7,9 +7,9 @@ import pytest
 import torch
 from datasets import Dataset
 from tiny import new_model
-from transformers import BartConfig, BartForCausalLM, Trainer, TrainingArguments
+from transformers import AutoConfig, AutoModelForCausalLM, BartConfig, BartForCausalLM, Trainer, TrainingArguments
 
-from hf_llm.data.packing import PackingCollator, best_fit, can_skip_prompts, check_isolation, cut, pack
+from hf_llm.data.packing import PackingCollator, best_fit, can_skip_prompts, check_causality, check_isolation, cut, pack
 
 ISOLATED = ["llama", "qwen3", "mistral", "gemma", "gpt2"]
 
@@ -275,3 +275,25 @@ def test_architectures_that_leak_are_refused_with_the_remedy(model_type):
     """OPT counts its positions by itself, BLOOM has none."""
     with pytest.raises(ValueError, match=r"--packing false"):
         check_isolation(new_model(model_type), PackingCollator(2))
+
+
+@pytest.mark.parametrize("model_type", [*ISOLATED, "opt", "bloom"])
+def test_causal_models_do_not_see_what_they_are_to_predict(model_type):
+    """Also those that may not be packed; in bfloat16 too."""
+    for dtype in (torch.float32, torch.bfloat16):
+        for positions in {model_type != "bloom", False}:
+            check_causality(new_model(model_type).to(dtype), PackingCollator(2, positions))
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta"])
+def test_a_model_that_sees_the_future_is_not_trained_to_predict_it(model_type):
+    """The causal class of BERT is one, unless its configuration makes a decoder of it."""
+    settings = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    for is_decoder in (False, True):
+        config = AutoConfig.for_model(model_type, vocab_size=300, is_decoder=is_decoder, **settings)
+        model = AutoModelForCausalLM.from_config(config)
+        if is_decoder:
+            check_causality(model, PackingCollator(2, False))
+        else:
+            with pytest.raises(ValueError, match=r"sees the tokens that it is to predict .* `--objective masked`"):
+                check_causality(model, PackingCollator(2, False))

@@ -278,14 +278,19 @@ def test_what_changes_texts_is_counted_step_by_step(tmp_path):
     lines = "\n".join(
         ["A line that ends as a sentence should.", "Home | About", *[f"It rained on day {i}." for i in "abcde"]]
     )
-    texts = [f"{lines}\n{DOCUMENTS[0]}  \nIt was asked: {question} By jo@example.org.", f"{lines}\r\n", f"{lines}"]
+    texts = [
+        f"{lines}\n{DOCUMENTS[0]}  \nIt was asked: {question} By jo@example.org.",
+        f"{lines}\r\n",
+        "It snowed in the end.",
+    ]
     write_lines(tmp_path / "a.jsonl", texts)
     given = {"decontaminate": [str(tmp_path / "eval.jsonl")], "decontamination_mode": "cut", "quality_rules": ["c4"]}
-    manifest = prepare(settings(tmp_path, "a.jsonl", **given))
+    manifest = prepare(settings(tmp_path, "a.jsonl", near_deduplication=False, **given))
     changed = {step["step"]: step["changed"] for step in manifest["steps"] if step["changed"]}
-    assert changed == {"cleaning": 2, "quality": 3, "decontamination": 1, "anonymization": 1}
+    assert changed == {"cleaning": 2, "quality": 2, "decontamination": 1, "anonymization": 1}
     taken = {step["step"]: step["bytes_in"] - step["bytes_out"] for step in manifest["steps"]}
-    assert taken["cleaning"] == 4 and taken["quality"] == 3 * len("Home | About\n") + len(DOCUMENTS[0]) + 1
+    lost = [*["Home | About\n"] * 2, f"{DOCUMENTS[0]}\n", texts[2]]  # the last has too few sentences
+    assert taken["cleaning"] == 4 and taken["quality"] == sum(map(len, lost))
     assert taken["decontamination"] == len(question) - 1  # its mark stays
     assert taken["anonymization"] == len("jo@example.org") - len("<EMAIL>")
     (kept, short) = texts_of(tmp_path / "out")
