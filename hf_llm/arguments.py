@@ -420,6 +420,19 @@ AT_LEAST = {
     **dict.fromkeys(("max_train_samples", "max_eval_samples"), 1),
     **dict.fromkeys(("early_stopping_patience", "dataset_num_proc", "batch_size", "max_new_tokens", "num_beams"), 1),
 }
+# What run_clm.py, TRL, LLaMA-Factory and axolotl call it.
+ELSEWHERE = {
+    **dict.fromkeys(("block_size", "max_seq_length", "cutoff_len", "sequence_len"), "max_length"),
+    **dict.fromkeys(("epochs", "num_epochs"), "num_train_epochs"),
+    **dict.fromkeys(("batch_size", "micro_batch_size"), "per_device_train_batch_size"),
+    **dict.fromkeys(("model", "base_model", "model_name"), "model_name_or_path"),
+    **dict.fromkeys(("val_size", "validation_split_percentage"), "validation_fraction"),
+    "lr": "learning_rate",
+    "lora_rank": "lora_r",
+    "lora_target": "lora_target_modules",
+    "preprocessing_num_workers": "dataset_num_proc",
+    "text_column": "dataset_text_field",
+}
 # Trackers whose package has their name.
 TRACKERS = ("tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "swanlab", "trackio", "dvclive", "codecarbon")
 LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "ter", "repetition")
@@ -453,9 +466,10 @@ class RecipeParser(HfArgumentParser):
                 self.error(f"unknown argument `{flag}`{self.nearest(flag)}")
 
     def nearest(self, name: str) -> str:
-        """The known flag that looks most like an unknown one: it holds its name, or has most letters in common."""
+        """The known flag that an unknown one may mean: by another package's name, a part of it, or letters in common."""
         known = [action.dest for action in self._actions if action.dest != "help"]
         dashes, name = "--" * name.startswith("--"), flag_name(name).lstrip("-").replace("-", "_")
+        name = ELSEWHERE.get(name, name)
         holding = [flag for flag in known if min(len(flag), len(name)) > 3 and (name in flag or flag in name)]
         near = difflib.get_close_matches(name, holding, 1, cutoff=0) or difflib.get_close_matches(name, known, 1, 0.4)
         return f"; the nearest is `{dashes}{near[0]}`" if near else ""

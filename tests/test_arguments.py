@@ -96,7 +96,8 @@ def test_flags_override_the_file(parse):
     "argv, message",
     [
         (["--max_step", "3"], "unknown argument `--max_step`; the nearest is `--max_steps`"),
-        (["--epochs", "2"], "unknown argument `--epochs`; the nearest is `--num_train_epochs`"),
+        (["--warmup", "2"], "unknown argument `--warmup`; the nearest is `--warmup_steps`"),
+        (["--block_size", "2"], "unknown argument `--block_size`; the nearest is `--max_length`"),
         (["--max-lenght=3"], "unknown argument `--max-lenght=3`; the nearest is `--max_length`"),
         (["stray"], "unknown argument `stray`"),
         (["--max_length", "many"], "argument --max_length/--max-length: invalid int value: 'many'"),

@@ -82,7 +82,7 @@ def train_tokenizer(
     settings = {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet(), "show_progress": False}
     tokenizer.train_from_iterator(texts, trainer(vocab_size=vocab_size, special_tokens=special, **settings))
     if (entries := tokenizer.get_vocab_size()) < vocab_size:
-        logger.warning(f"The text has no more than {entries:,} entries for a vocabulary of {vocab_size:,}")
+        logger.warning(f"The text has no more than {entries:,} entries: `--vocab_size` {vocab_size:,} needs more of it")
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
     )
