@@ -466,7 +466,7 @@ class RecipeParser(HfArgumentParser):
                 self.error(f"unknown argument `{flag}`{self.nearest(flag)}")
 
     def nearest(self, name: str) -> str:
-        """The known flag that an unknown one may mean: by another package's name, a part of it, or letters in common."""
+        """The known flag that an unknown one may mean: by another package's name, a part of it, or its letters."""
         known = [action.dest for action in self._actions if action.dest != "help"]
         dashes, name = "--" * name.startswith("--"), flag_name(name).lstrip("-").replace("-", "_")
         name = ELSEWHERE.get(name, name)
