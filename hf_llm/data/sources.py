@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 CHUNK = 16 << 20  # bytes of JSON Lines parsed at once
+PIECE = 1 << 16  # bytes unpacked at once, and lost where a compressed file breaks off
 CSV_BLOCK = 64 << 20  # bytes; the longest row of a .csv file
 BOM = b"\xef\xbb\xbf"
 MANIFEST = "manifest.json"  # of a prepared folder
@@ -312,10 +313,25 @@ def _read_files(paths: list[str], data_args: TextArguments | TokenizerArguments)
 
 
 def read_chunks(path: str) -> Iterator[bytes]:
-    """The unpacked bytes. Arrow reports a compressed file that is cut short or whose checksum is wrong."""
+    """The unpacked bytes. Arrow reports a compressed file that is cut short or whose checksum is wrong.
+
+    What stands before the break is given first.
+    """
     with open_bytes(path, file_format(path)[1]) as stream:
-        while chunk := stream.read(CHUNK):
-            yield chunk
+        pieces, size = [], 0
+        try:
+            while piece := stream.read(PIECE):
+                pieces.append(piece)
+                size += len(piece)
+                if size >= CHUNK:
+                    yield b"".join(pieces)
+                    pieces, size = [], 0
+        except (OSError, pa.ArrowException):
+            if pieces:
+                yield b"".join(pieces)
+            raise
+        if pieces:
+            yield b"".join(pieces)
 
 
 def read_documents(path: str, field: str) -> Iterator[Rows]:

@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import json
 import os
+import random
 import re
 import signal
 import sys
@@ -18,6 +19,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 from conftest import ROOT
 
 from hf_llm.arguments import PreparationArguments, TextArguments
@@ -261,6 +263,19 @@ def test_one_bad_row_costs_no_other(tmp_path):
     assert manifest["steps"][0]["rows_in"] == 7 and manifest["steps"][0]["dropped"] == {"cannot be read": 3}
     assert str(tmp_path) not in (tmp_path / "out" / "report.md").read_text()
     assert "is empty" in error_of(settings(tmp_path, "c.jsonl", output_dir=str(tmp_path / "other")))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.ZstdCompressor().compress], ids=["gz", "zst"])
+def test_the_rows_before_a_break_stay(tmp_path, pack):
+    """Of a compressed file that is cut short; the break is counted, and named with the last row before it."""
+    texts = [f"{random.Random(number).getrandbits(8000):x} of text {number}" for number in range(400)]
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+    name = f"a.jsonl.{'gz' if pack is gzip.compress else 'zst'}"
+    (tmp_path / name).write_bytes(pack(lines)[:-100_000])
+    manifest = prepare(settings(tmp_path, name, on_error="skip"))
+    kept = texts_of(tmp_path / "out")
+    assert kept == texts[: len(kept)] and 200 < len(kept) < 400 and manifest["sources"][0]["unreadable"] == 1
+    assert f"cannot be read after row {len(kept) - 1}" in dropped_rows(tmp_path / "out")[-1]["reason"]
 
 
 def test_an_empty_text_is_a_short_one(tmp_path):
