@@ -462,16 +462,17 @@ class RecipeParser(HfArgumentParser):
         """End where a flag is unknown, which argparse would say after it missed the required ones."""
         known = {option for action in self._actions for option in action.option_strings}
         for flag in argv:
-            if flag.startswith("--") and " " not in flag and flag_name(flag) not in known | {"--"}:
-                self.error(f"unknown argument `{flag}`{self.nearest(flag)}")
+            if flag.startswith("--") and " " not in flag and flag_name(flag) not in known:
+                hint = self.nearest(flag) or "; a value that begins with -- is written as `--name=--value`"
+                self.error(f"unknown argument `{flag}`{hint}")
 
     def nearest(self, name: str) -> str:
         """The known flag that an unknown one may mean: by another package's name, a part of it, or its letters."""
         known = [action.dest for action in self._actions if action.dest != "help"]
         dashes, name = "--" * name.startswith("--"), flag_name(name).lstrip("-").replace("-", "_")
-        name = ELSEWHERE.get(name, name)
+        name = ELSEWHERE[name] if ELSEWHERE.get(name) in known else name
         holding = [flag for flag in known if min(len(flag), len(name)) > 3 and (name in flag or flag in name)]
-        near = difflib.get_close_matches(name, holding, 1, cutoff=0) or difflib.get_close_matches(name, known, 1, 0.4)
+        near = difflib.get_close_matches(name, holding, 1, cutoff=0) or difflib.get_close_matches(name, known, 1)
         return f"; the nearest is `{dashes}{near[0]}`" if near else ""
 
     def config_flags(self, path: str, replaced: set[str], flag: str = "config") -> list[str]:
@@ -548,7 +549,8 @@ def parse_args(
     replacing = REPLACED
     if config is None and getattr(named, "model_name_or_path", None) is None:
         config, replacing = default_config, REPLACED_DEFAULTS
-    replaced = {setting for name in given for setting in replacing.get(name, ())}
+    asked = [name for name in given if getattr(named, name, None) is not False]
+    replaced = {setting for name in asked for setting in replacing.get(name, ())}
     flags = parser.config_flags(config, replaced) if config else []
     namespace, unknown = parser.parse_known_args(flags + argv)
     if unknown:

@@ -55,7 +55,6 @@ def report_pretraining(trainer: Trainer, figures: dict[str, float], prompt: str)
     rows = {
         "parameters": count_parameters(trainer.model),
         "steps": f"{trainer.state.global_step:,} of {trainer.state.max_steps:,}",
-        "tokens trained on": trainer.state.num_input_tokens_seen,
         "tokens read, a block ahead" if streamed else "tokens of the data": figures["train_tokens_in"],
         "  packed, dropped": f"{figures['train_tokens_packed']:,}, {figures['train_tokens_dropped']:,}",
         "  packing efficiency": f"{figures['train_packing_efficiency']:.2%}",

@@ -7,7 +7,6 @@ accelerate launch recipes/finetune.py --config recipes/configs/translation.yaml 
 from transformers import Trainer, TrainingArguments, set_seed
 
 from hf_llm import arguments
-from hf_llm.arguments import parse_args, report_errors
 from hf_llm.checkpoints import find_checkpoint
 from hf_llm.data.packing import PackingCollator, can_skip_prompts, encode_and_pack
 from hf_llm.data.prompting import new_prompter
@@ -25,7 +24,9 @@ DATACLASSES += [arguments.DataArguments, arguments.FinetuneArguments, TrainingAr
 
 
 def main():
-    model_args, adapter_args, task_args, data_args, run_args, args = parse_args(DATACLASSES, description=__doc__)
+    model_args, adapter_args, task_args, data_args, run_args, args = arguments.parse_args(
+        DATACLASSES, description=__doc__
+    )
     checkpoint = find_checkpoint(args.resume_from_checkpoint, args.output_dir)
     set_seed(args.seed)
     callbacks = early_stopping(args, run_args.early_stopping_patience)
@@ -56,5 +57,5 @@ def main():
 
 
 if __name__ == "__main__":
-    with report_errors():
+    with arguments.report_errors():
         main()

@@ -99,6 +99,8 @@ def test_flags_override_the_file(parse):
         (["--warmup", "2"], "unknown argument `--warmup`; the nearest is `--warmup_steps`"),
         (["--block_size", "2"], "unknown argument `--block_size`; the nearest is `--max_length`"),
         (["--max-lenght=3"], "unknown argument `--max-lenght=3`; the nearest is `--max_length`"),
+        (["--prompt", "--x"], "unknown argument `--prompt`"),
+        (["--run_name", "--x"], "`--x`; a value that begins with -- is written as `--name=--value`"),
         (["stray"], "unknown argument `stray`"),
         (["--max_length", "many"], "argument --max_length/--max-length: invalid int value: 'many'"),
         (["--lr_scheduler_type", "cosin"], "invalid choice: 'cosin'"),
@@ -274,3 +276,5 @@ def test_flags_that_describe_another_model_replace_the_one_of_the_default_config
     streaming = ["--streaming", "true", "--output_dir", "out"]  # of another text, whose steps nobody has named
     _, args = parse_args([TextArguments, TrainingArguments], streaming, default_config="steps.yaml")
     assert args.max_steps == -1
+    _, args = parse_args([TextArguments, TrainingArguments], [*streaming[:1], "false"], default_config="steps.yaml")
+    assert args.max_steps == 3

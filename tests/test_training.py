@@ -134,9 +134,9 @@ def test_a_resumed_run_ends_with_the_same_bits(finished, tmp_path, caplog):
     assert f"Going on from step 2: {tmp_path}/checkpoint-2" in caplog.messages
 
 
-def test_no_weight_that_is_tied_is_called_missing(tmp_path, caplog):
+def test_no_weight_that_is_tied_is_called_missing(tmp_path, caplog, monkeypatch):
     """It has no place of its own in a checkpoint; of another one the Trainer would still warn."""
-    logging.getLogger("transformers").propagate = True
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     whole = new_trainer(tmp_path / "whole", TOKENIZER, new_model(tie_word_embeddings=True), **EVERY_STEP)
     checkpoint = str(run(whole) and tmp_path / "whole" / "checkpoint-2")
     for tied in (True, False):

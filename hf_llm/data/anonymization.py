@@ -16,14 +16,17 @@ from stdnum.cn import ric
 from stdnum.us import ssn
 
 # A word that announces a number, and a few that may stand between them: "mobile app id 101010101" is none.
+BETWEEN = (
+    r"numbers?|num|no|nr|line|is|was|at|on|in|by|via|to|of|or|and|for|from|me|us|him|her|them|it|you|we|the|a|my|our"
+    r"|your|his|their|can|please|up|back|now|here|today|anytime|directly|home|work|office|phone|mobile|direct"
+    r"|registered|toll|free|day|night|customer|service|support|help|desk|extension|ext|nbsp|nummer|lautet|unter|ist"
+    r"|die|der|al|el|es|de|contacto|número|le|au|est|numéro"
+)
 PHONE_BEFORE = re.compile(
     r"(?:(?<![A-Za-z])(?:(?:tele|cell|smart)?phones?|tel|call(?:s|ed|ing)?|fax|mobiles?|cell|answering|desk|office"
-    r"|whats?app|sms|texts?|messages?|reach|contact|dial|hotline|(?:tele|mobil)fon(?:nummer)?|handy(?:nummer)?|móvil"
-    r"|teléfono|téléphone|portable|mob|ph)(?![A-Za-z])|电话|手机|手机号|联系|電話|携帯)\W{0,3}"
-    r"(?:(?:numbers?|num|no|nr|line|is|was|at|on|in|by|via|to|of|or|and|for|from|me|us|him|her|them|it|you|we|the|a|my"
-    r"|our|your|his|their|can|please|up|back|now|here|home|work|office|phone|mobile|direct|registered|toll|free|day"
-    r"|night|customer|service|support|help|desk|nummer|lautet|unter|ist|die|der|al|el|es|número|le|au|est|numéro)\W+"
-    r"){0,4}$",
+    r"|whats?app|sms|texts?|messages?|reach|contact|dial|hotline|(?:tele|mobil)fon|handy|móvil|teléfono|téléphone"
+    r"|portable|mob|ph)(?:_?(?:no|nr|num|nummer|number))?(?![A-Za-z])|(?:电话|手机|联系|電話|携帯)(?:号码?|番号)?)"
+    rf"[\W_]{{0,5}}(?:(?:{BETWEEN})[\W_]+){{0,4}}(?:\w+ (?:at|on)\W+)?$",
     re.IGNORECASE,
 )
 PHONE_AFTER = re.compile(r"[ -]{0,2}\(?(?:office|fax|mobile|cell|phone|home|work|desk)\b", re.IGNORECASE)

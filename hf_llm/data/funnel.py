@@ -5,18 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from huggingface_hub import DatasetCardData
 from matplotlib.figure import Figure
-from pyarrow.csv import CSVWriter
+from pyarrow.csv import CSVWriter, WriteOptions
 
 from hf_llm.checkpoints import write_text
 from hf_llm.data.row_steps import EXCERPT
+from hf_llm.data.spool import Spool
 
 # Of single texts, then of all together.
 STEPS = ("read", "cleaning", "length", "language", "quality", "decontamination", "anonymization")
 STEPS += ("exact duplicates", "near duplicates", "repeated passages")
 UNREADABLE = "cannot be read"
-DROPPED = "dropped.csv.gz"  # nothing that could be taken for a shard
+DROPPED = "dropped.tsv.gz"  # nothing that is read as text: it lies beside the shards
 DROPPED_ROWS = pa.schema(
     [
         ("source", pa.string()),
@@ -27,6 +29,8 @@ DROPPED_ROWS = pa.schema(
         ("like_row", pa.int64()),
     ]
 )
+DROPPED_COLUMNS = ("begin", "end", "reason", "source", "row", "like_source", "like_row")
+Places = tuple[np.ndarray | list[int], np.ndarray | list[int]]
 SIZES = {  # as the Hub names them
     1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M",
     100_000_000: "10M<n<100M", 1_000_000_000: "100M<n<1B", float("inf"): "n>1B",
@@ -37,9 +41,13 @@ BLOCK = 1_000_000  # dropped rows that are written together
 
 
 class Funnel:
-    """How many rows and bytes of text come into each step, which it drops for what reason, how many it changes."""
+    """How many rows and bytes of text come into each step, which it drops for what reason, how many it changes.
 
-    def __init__(self):
+    Args:
+        dropped: empty; it gets a row for each one that is dropped.
+    """
+
+    def __init__(self, dropped: Spool):
         self.rows = {step: Counter() for step in STEPS}  # dropped ones by their reason
         self.bytes: Counter[str] = Counter()  # by which a step makes the text smaller
         self.changed: Counter[str] = Counter()  # texts that a step changed
@@ -48,33 +56,36 @@ class Funnel:
         self.replaced: Counter[str] = Counter()  # values that were anonymised
         self.examples: dict[str, list[dict]] = {}
         self.passages: list[tuple[str, int]] = []  # the most frequent ones of those that were left out
-        # Of each dropped row its source and number, the place of its reason, and those of the row that it is like.
-        self.dropped: list[np.ndarray] = []
-        self.reasons: dict[tuple[str, str], int] = {}
+        self.dropped = dropped
+        self.reasons: dict[tuple[str, str], int] = {}  # and the numbers by which the dropped rows name them
 
     def drop(
         self,
         step: str,
         reason: str,
-        rows: tuple[np.ndarray, np.ndarray],
+        rows: Places,
         size: int,
-        like: tuple[np.ndarray, np.ndarray] | None = None,
-        detail: str | None = None,
+        like: Places | None = None,
+        details: list[str] | None = None,
     ) -> None:
         """Count dropped rows.
 
         Args:
             rows: the number of each one's source, and its own there.
             size: bytes of them together.
-            like: the same of the rows that stay in their place.
-            detail: what is noted as the reason of each, where it is more than `reason`.
+            like: the same of the earlier rows that they are like.
+            details: of each one, where they are noted in place of `reason`.
         """
         number = len(rows[0])
         self.rows[step][reason] += number
         self.bytes[step] += size
-        code = self.reasons.setdefault((step, detail or reason), len(self.reasons))
-        codes, nothing = np.full(number, code), np.full(number, -1)
-        self.dropped.append(np.stack([*rows, codes, *(like or (nothing, nothing))]).astype(np.int64))
+        code = self.reasons.setdefault((step, reason), len(self.reasons))
+        texts = pa.array(details) if details else pa.repeat(pa.scalar(""), number)
+        columns = {"reason": np.full(number, code, np.int16)}
+        for kind, places in (("", rows), ("like_", like or ([-1] * number, [-1] * number))):
+            columns[f"{kind}source"] = np.array(places[0], np.int32)
+            columns[f"{kind}row"] = np.array(places[1], np.int64)
+        self.dropped.append(texts, columns)
 
     def change(self, step: str, texts: int, size: int) -> None:
         """Count texts that a step changed, and the bytes by which it made them smaller."""
@@ -99,18 +110,27 @@ class Funnel:
 
 
 def write_dropped(folder: Path, funnel: Funnel, names: list[str]) -> None:
-    """`dropped.csv.gz`: of each row that was left out its place, the step and the reason, and the row it is like."""
-    rows = np.concatenate([np.empty((5, 0), np.int64), *funnel.dropped], axis=1)
-    rows = rows[:, np.lexsort(rows[1::-1])]
+    """`dropped.tsv.gz`: of each row that was left out its place, the step and the reason, and the row it is like."""
     steps, reasons = (pa.array([pair[place] for pair in funnel.reasons], pa.string()) for place in (0, 1))
     sources = pa.array(names, pa.string())
-    with pa.CompressedOutputStream(str(folder / DROPPED), "gzip") as file, CSVWriter(file, DROPPED_ROWS) as writer:
-        for start in range(0, rows.shape[1], BLOCK):
-            source, row, code, like_source, like_row = rows[:, start : start + BLOCK]
-            none = like_source < 0
-            columns = [sources.take(pa.array(source)), row, steps.take(pa.array(code)), reasons.take(pa.array(code))]
-            columns += [sources.take(pa.array(like_source, mask=none)), pa.array(like_row, mask=none)]
-            writer.write_table(pa.table(columns, DROPPED_ROWS))
+    columns = {"row": np.empty(0)}
+    if funnel.reasons:
+        funnel.dropped.sort("source", "row")
+        columns = {name: funnel.dropped.column(name) for name in DROPPED_COLUMNS}
+    with (
+        pa.CompressedOutputStream(str(folder / DROPPED), "gzip") as file,
+        CSVWriter(file, DROPPED_ROWS, write_options=WriteOptions(delimiter="\t")) as writer,
+    ):
+        for start in range(0, len(columns["row"]), BLOCK):
+            part = {name: column[start : start + BLOCK] for name, column in columns.items()}
+            code, none = pa.array(part["reason"]), part["like_row"] < 0
+            reason = reasons.take(code)
+            if funnel.unreadable:
+                details = funnel.dropped.texts(part["begin"], part["end"]).cast(pa.string())
+                reason = pc.if_else(pc.equal(details, ""), reason, details)
+            rows = [sources.take(pa.array(part["source"])), part["row"], steps.take(code), reason]
+            rows += [sources.take(pa.array(part["like_source"], mask=none)), pa.array(part["like_row"], mask=none)]
+            writer.write_table(pa.table(rows, DROPPED_ROWS))
 
 
 def write_report(folder: Path, manifest: dict, funnel: Funnel) -> None:

@@ -13,7 +13,7 @@ from hf_llm.data.cleaning import tidy
 from hf_llm.data.deduplication import digest
 from hf_llm.data.spool import Spool, blocks
 
-EXCERPT, FREQUENT = 100, 10  # characters, and passages, of the report
+PASSAGE_EXCERPT, FREQUENT = 100, 10  # characters, and passages, of the report
 SEPARATORS = {"lines": "\n", "paragraphs": "\n\n"}
 
 
@@ -46,7 +46,7 @@ def drop_repeated_passages(
         if of_batch:
             _, trimmed, long = long_passages(texts, unit, min_chars)
             places = np.flatnonzero(long)
-            passages += [(trimmed[int(places[place])].as_py()[:EXCERPT], times) for place, times in of_batch]
+            passages += [(trimmed[int(places[place])].as_py()[:PASSAGE_EXCERPT], times) for place, times in of_batch]
         texts = without(texts, unit, min_chars, repeated[first : borders[number + 1]])
         into.append(texts, {"source": sources[batch], "row": numbers[batch]})
     lost = ends - begins - (into.column("end") - into.column("begin"))

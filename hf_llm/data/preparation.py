@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import daft
 import numpy as np
@@ -52,7 +51,15 @@ from hf_llm.data.languages import check_languages
 from hf_llm.data.passages import drop_repeated_passages
 from hf_llm.data.row_steps import RowSteps
 from hf_llm.data.rows import read_file
-from hf_llm.data.sources import MANIFEST, file_format, find_files, find_sources, open_bytes, read_documents
+from hf_llm.data.sources import (
+    MANIFEST,
+    file_format,
+    find_files,
+    find_sources,
+    open_bytes,
+    read_documents,
+    without_secrets,
+)
 from hf_llm.data.spool import Spool, blocks
 from hf_llm.data.tokenization import PROOF_DOCUMENTS, select_engine
 from hf_llm.tasks import PLACE
@@ -188,8 +195,8 @@ def evaluation_texts(patterns: list[str]) -> Iterator[str]:
     for path in find_files("--decontaminate", patterns):
         if file_format(path)[0] in (".txt", ".md", ".html", ".htm"):
             for texts, problems in read_documents(path, "text"):
-                if problems:
-                    raise ValueError(problems[0])
+                if problems or not any(texts.to_pylist()):
+                    raise ValueError(problems.get(0, f"`--decontaminate` {path} is empty"))
                 yield from texts.to_pylist()
             continue
         for row in read_file(path):
@@ -238,11 +245,12 @@ def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | Non
     steps = row_steps(args)
     set_runner(args)
     with appearing(target) as folder:
-        funnel = Funnel()
         with (
             contextlib.closing(Spool(folder / "spool")) as spool,
             contextlib.closing(Spool(folder / "spool" / "cut")) as cut,
+            contextlib.closing(Spool(folder / "spool" / "dropped")) as dropped,
         ):
+            funnel = Funnel(dropped)
             spool_rows(plan(paths, args, steps), paths, names, args, spool, funnel)
             kept = drop_duplicates(spool, args, funnel, names)
             if args.passage_deduplication != "none":
@@ -250,9 +258,9 @@ def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | Non
             texts = spool if args.passage_deduplication == "none" else cut
             shards = write_shards(folder, texts, kept, names, args.shard_bytes)
             tokens = count_tokens(texts, kept, tokenizer) if tokenizer else None
+            write_dropped(folder, funnel, names)
         shutil.rmtree(folder / "spool")
         manifest = manifest_of(args, paths, funnel, shards, tokens)
-        write_dropped(folder, funnel, names)
         write_report(folder, manifest, funnel)
         write_card(folder, manifest)
         write_text(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
@@ -308,12 +316,6 @@ def relative_names(paths: list[str]) -> list[str]:
     local = [path for path in paths if "://" not in path]
     common = os.path.commonpath([os.path.dirname(path) for path in local]) if local else ""
     return [without_secrets(path) if "://" in path else os.path.relpath(path, common) for path in paths]
-
-
-def without_secrets(url: str) -> str:
-    """A URL without what may be in it of users, passwords and signatures."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def spool_rows(
@@ -374,15 +376,18 @@ def drop_unreadable(
     if table["problem"].null_count == len(table):
         return table
     good = pc.is_null(table["problem"])
-    for row in table.filter(pc.invert(good)).select(["source", "row", "problem"]).to_pylist():
+    bad, problems = table.filter(pc.invert(good)).select(["source", "row", "problem"]).to_pylist(), []
+    for row in bad:
         path, name = paths[row["source"]], names[row["source"]]
         problem = row["problem"].replace(path, name)
         if args.on_error == "stop":
             problem = problem if "://" in path else row["problem"]
             raise ValueError(f"{problem}; `--on_error skip` goes on without what cannot be read, and counts it")
-        funnel.unreadable[row["source"]] += 1
-        funnel.drop("read", UNREADABLE, ([row["source"]], [row["row"]]), 0, detail=problem)
+        problems.append(problem)
         funnel.show("read", UNREADABLE, problem, "")
+    places = tuple([row[name] for row in bad] for name in ("source", "row"))
+    funnel.unreadable.update(places[0])
+    funnel.drop("read", UNREADABLE, places, 0, details=problems)
     return table.filter(good)
 
 

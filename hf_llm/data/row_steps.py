@@ -54,7 +54,7 @@ class RowSteps:
         return self.min_chars == 1 and not any(given)
 
     def __call__(self, text: str) -> Verdict:
-        verdict, steps = Verdict(text), (self.length, self.language, self.quality, self.decontamination, self.length)
+        verdict, steps = Verdict(text), (self.length, self.language, self.quality, self.decontamination)
         for step in (self.cleaning, *steps, self.anonymization):
             before = verdict.text
             verdict.reason = step(verdict)
@@ -93,7 +93,7 @@ class RowSteps:
                 page = Page(verdict.text, page.language)
             if reason := RULES[rule](page):
                 return f"{rule}: {reason}"
-        return None
+        return self.length(verdict)  # of what C4 left
 
     def decontamination(self, verdict: Verdict) -> str | None:
         if self.decontaminator is None or not len(self.decontaminator.matches(verdict.text)):
@@ -101,7 +101,7 @@ class RowSteps:
         if not self.cut_contamination:
             return f"{self.decontaminator.ngram} words in a row of an evaluation"
         verdict.text = tidy(self.decontaminator.cut(verdict.text))
-        return None if WORDS.search(verdict.text) else "all of it is in an evaluation"
+        return self.length(verdict) if WORDS.search(verdict.text) else "all of it is in an evaluation"
 
     def anonymization(self, verdict: Verdict) -> None:
         if self.anonymizer is not None:

@@ -6,6 +6,7 @@ import glob
 import json
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -283,12 +284,12 @@ class _TextFiles(datasets.ArrowBasedBuilder):
 
 def _texts_of(path: str, field: str) -> Iterator[pa.Array]:
     """All texts of a file, some at a time; the first problem is raised as `_BadFile`."""
-    rows = 0
+    rows = found = 0
     try:
         for texts, problems in READERS[file_format(path)[0]](path, field):
             if problems:
                 raise _BadFile(problems[min(problems)])
-            rows += len(texts)
+            rows, found = rows + len(texts), found + len(texts) - texts.null_count
             yield texts
     except Exception as error:  # unreadable, cut short, or broken for Arrow; the network has classes of its own
         if isinstance(error, _BadFile) or ("://" not in path and not isinstance(error, OSError | pa.ArrowException)):
@@ -296,6 +297,8 @@ def _texts_of(path: str, field: str) -> Iterator[pa.Array]:
         raise _BadFile(f"`{path}` cannot be read: {heading(error)}") from None
     if not rows:
         raise _BadFile(f"`{path}` is empty: remove it from the list or write it again")
+    if not found and (names := _first_names(path)):
+        _check_column(path, field, names)
 
 
 def _read_files(paths: list[str], data_args: TextArguments | TokenizerArguments) -> Dataset:
@@ -317,16 +320,17 @@ def read_chunks(path: str) -> Iterator[bytes]:
 
     What stands before the break is given first.
     """
-    with open_bytes(path, file_format(path)[1]) as stream:
+    compression = file_format(path)[1]
+    with open_bytes(path, compression) as stream:
         pieces, size = [], 0
         try:
-            while piece := stream.read(PIECE):
+            while piece := stream.read(PIECE if compression else CHUNK):
                 pieces.append(piece)
                 size += len(piece)
                 if size >= CHUNK:
                     yield b"".join(pieces)
                     pieces, size = [], 0
-        except (OSError, pa.ArrowException):
+        except Exception:  # the network has classes of its own
             if pieces:
                 yield b"".join(pieces)
             raise
@@ -343,10 +347,12 @@ def read_documents(path: str, field: str) -> Iterator[Rows]:
     number = 0
     try:
         for texts, problems in READERS[file_format(path)[0]](path, field):
-            if not number and texts.null_count == len(texts) and not problems:
-                problems = {0: _no_column(f"`{path}` row 0", field, _first_names(path))}
-            for place in np.flatnonzero(texts.is_null().to_numpy(False)).tolist():
-                problems.setdefault(place, f"`{path}` row {number + place} has no `{field}` (--dataset_text_field)")
+            nulls = np.flatnonzero(texts.is_null().to_numpy(False)).tolist()
+            names = _first_names(path) if 0 in nulls and 0 not in problems and not number else []
+            if names and field not in names:
+                problems[0] = _no_column(f"`{path}` row 0", field, names)
+            for place in nulls:
+                problems.setdefault(place, f"`{path}` row {number + place} has no `{field}`")
             number += len(texts)
             yield texts, problems
         if not number and file_format(path)[0] in (".txt", ".md"):
@@ -359,7 +365,7 @@ def read_documents(path: str, field: str) -> Iterator[Rows]:
         if "://" not in path and not isinstance(error, OSError | pa.ArrowException):
             raise
         rest = f" after row {number - 1}" if number else ""
-        yield pa.array([None], pa.string()), {0: f"`{path}` cannot be read{rest}: {heading(error)}"}
+        yield pa.array([None], pa.string()), {0: f"`{path}` cannot be read{rest}: {heading(error, path)}"}
 
 
 def _read_txt(path: str, field: str) -> Iterator[Rows]:
@@ -379,7 +385,7 @@ def _read_txt(path: str, field: str) -> Iterator[Rows]:
 def _read_json(path: str, field: str) -> Iterator[Rows]:
     """JSON Lines at Arrow's speed, or a list of objects."""
     parsing = pa.json.ParseOptions(pa.schema({field: pa.string()}), unexpected_field_behavior="ignore")
-    line, first, found, problems = 1, b"", False, {}
+    line, first, problems = 1, b"", {}
     for lines in _whole_lines(path):
         if not first and lines.lstrip(BOM + b" \t\r\n").startswith(b"["):
             yield _parse_list(b"".join(read_chunks(path)), path, field)
@@ -392,17 +398,20 @@ def _read_json(path: str, field: str) -> Iterator[Rows]:
             problems = {}
         except pa.ArrowInvalid:  # broken, or valid for Python alone: a name given twice
             column, problems = _parse_lines(lines, path, line, field)
-        found = found or column.null_count < len(column)
         line += lines.count(b"\n")
         yield column, problems
-    if first.strip() and not found:
-        _check_column(path, field, _first_names(path))
 
 
-def _first_names(path: str) -> Iterable[str]:
-    """The names in the first object of a file of them."""
-    first = next(_whole_lines(path)).decode("utf-8-sig", "replace").lstrip("[ \t\r\n")
-    return json.JSONDecoder().raw_decode(first)[0]
+def _first_names(path: str) -> list[str]:
+    """The names in the first object of a JSON file; none in another."""
+    if file_format(path)[0] not in (".json", ".jsonl"):
+        return []
+    text = next(_whole_lines(path), b"").decode("utf-8-sig", "replace").lstrip("[ \t\r\n")
+    try:
+        first, _ = json.JSONDecoder().raw_decode(text)
+    except ValueError:
+        return []
+    return list(first) if isinstance(first, dict) else []
 
 
 def _whole_lines(path: str) -> Iterator[bytes]:
@@ -446,8 +455,6 @@ def _parse_list(content: bytes, path: str, field: str) -> Rows:
         except ValueError as error:
             problems[number] = f"`{path}` item {number}: {heading(error)}"
             texts.append(None)
-    if rows and not problems and not any(text is not None for text in texts):
-        _check_column(path, field, rows[0])
     return pa.array(texts, pa.string()), problems
 
 
@@ -531,8 +538,17 @@ def _no_column(place: str, field: str, columns: Iterable[str]) -> str:
     return f"{place} has no column `{field}`, only {', '.join(columns)}: choose with --dataset_text_field"
 
 
-def heading(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:HEADING]
+def heading(error: Exception, path: str | None = None) -> str:
+    """The first line of a message, with neither the path that is named beside it nor secrets of an address."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = line.replace(path, "the file") if path else line
+    return re.sub(r"\w+://[^\s'\"<>]+", lambda address: without_secrets(address[0]), line)[:HEADING]
+
+
+def without_secrets(url: str) -> str:
+    """A URL without what may be in it of users, passwords and signatures."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def _drop_empty(part: Dataset, name: str) -> Dataset:

@@ -36,6 +36,7 @@ LEFT = [
     'token="GetTokenFromServerHelper", api_key = "os.environ.get.API_KEY"',
     "message 20240115, contact 2024 2025 2026, reach 1 500 000 people, texts 1000000 rows, call f(1234567)",
     "ExtendedContext.add(Decimal('101010101')), telemetry 101010101, mobile app id 101010101, contact form 5550147",
+    "Call me maybe 5550147, my phone bill 5550147, the message id 5550147, def call(self, 5550147), textual 5550147",
     "SSN 078-05-1120, which was printed on cards that were sold in shops",
     "section 1.2.3.4, mask 255.255.255.0, ABCD 1234 5678 9012 3456",
     "@home, a@b, user@localhost, http://example.org:8080/x",
@@ -48,6 +49,27 @@ def test_a_value_is_replaced_by_its_kind(kind, value):
     text, kinds = Anonymizer()(f"Before, {value}, behind.")
     assert kinds == [kind] and f"<{kind}>" in text
     assert text.startswith("Before, ") and text.endswith(", behind.")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            '"phone": "{}"',
+            "phone_number: {}",
+            "phoneNumber = {}",
+            "mobile_no: {}",
+            "Telephone: {}",
+            "Tel. {}",
+            "ph: {}",
+        ),
+        *("电话号码：{}", "手机号{}", "联系电话：{}", "電話番号: {}", "Telefonnr.: {}", "teléfono de contacto: {}"),
+        *("Call us today: {}", "my phone number is {}", "Call John at {}", "please call extension {}", "Fax&nbsp;{}"),
+    ],
+)
+def test_a_word_before_it_makes_a_telephone_number_of_any_form(text):
+    """Keys of programs and of other languages too."""
+    assert Anonymizer()(text.format("5550147"))[0] == text.format("<PHONE>")
 
 
 @pytest.mark.parametrize("text", LEFT)

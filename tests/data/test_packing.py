@@ -288,7 +288,8 @@ def test_causal_models_do_not_see_what_they_are_to_predict(model_type):
 @pytest.mark.parametrize("model_type", ["bert", "roberta"])
 def test_a_model_that_sees_the_future_is_not_trained_to_predict_it(model_type):
     """The causal class of BERT is one, unless its configuration makes a decoder of it."""
-    settings = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    settings = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    settings |= {"initializer_range": 0.002}  # so small that tokens hardly look at each other
     for is_decoder in (False, True):
         config = AutoConfig.for_model(model_type, vocab_size=300, is_decoder=is_decoder, **settings)
         model = AutoModelForCausalLM.from_config(config)
@@ -297,3 +298,16 @@ def test_a_model_that_sees_the_future_is_not_trained_to_predict_it(model_type):
         else:
             with pytest.raises(ValueError, match=r"sees the tokens that it is to predict .* `--objective masked`"):
                 check_causality(model, PackingCollator(2, False))
+
+
+def test_broken_weights_are_not_taken_for_a_leak():
+    """They would send the user to another objective."""
+    model = new_model("gpt2")
+    model.transformer.wte.weight.data[:] = float("nan")
+    with pytest.raises(ValueError, match="GPT2LMHeadModel gives logits that are not finite"):
+        check_causality(model, PackingCollator(2))
+
+
+def test_a_model_of_few_positions_is_looked_at_as_far_as_they_go():
+    """Rows may be as short."""
+    check_causality(new_model("gpt2", max_position_embeddings=6), PackingCollator(2))

@@ -24,7 +24,7 @@ from conftest import ROOT
 
 from hf_llm.arguments import PreparationArguments, TextArguments
 from hf_llm.data.preparation import prepare
-from hf_llm.data.sources import find_sources, load_splits
+from hf_llm.data.sources import READERS, find_sources, load_splits, read_documents
 from hf_llm.data.vocabulary import train_tokenizer
 
 PAGE = """<html><head><title>t</title></head><body><nav><a href="/">Home</a> <a href="/about">About</a></nav>
@@ -51,8 +51,8 @@ def texts_of(folder):
 
 
 def dropped_rows(folder):
-    with gzip.open(folder / "dropped.csv.gz", "rt", newline="") as file:
-        return list(csv.DictReader(file))
+    with gzip.open(folder / "dropped.tsv.gz", "rt", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
 
 
 def card_of(folder):
@@ -278,6 +278,41 @@ def test_the_rows_before_a_break_stay(tmp_path, pack):
     assert f"cannot be read after row {len(kept) - 1}" in dropped_rows(tmp_path / "out")[-1]["reason"]
 
 
+def test_files_without_a_text_are_counted_once_and_stop_nothing(tmp_path):
+    """An empty list, blank lines, broken lines alone, other values, nulls, a table of nulls, no such column."""
+    (tmp_path / "good.txt").write_text(DOCUMENTS[0])
+    contents = {
+        "a.json": "[]", "b.jsonl": "\n\n\n", "c.json": "  ", "d.jsonl": "not json\nneither\n", "e.jsonl": "5\n6\n",
+        "f.jsonl": "\ufeff", "g.jsonl": '{"text": null, "id": 1}\n', "h.jsonl": '{"body": "x"}\n{"body": "y"}\n',
+        "i.json": '[{"body": "x"}]',
+    }  # fmt: skip
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+    pq.write_table(pa.table({"text": pa.nulls(1500, pa.string())}), tmp_path / "j.parquet")
+    manifest = prepare(settings(tmp_path, "good.txt", *contents, "j.parquet", on_error="skip"))
+    unreadable = {source["name"]: source.get("unreadable") for source in manifest["sources"]}
+    several = {"d.jsonl": 2, "e.jsonl": 2, "h.jsonl": 2, "j.parquet": 1500}
+    assert unreadable == dict.fromkeys(contents, 1) | several | {"good.txt": None} and manifest["rows"] == 1
+    reasons = {(row["source"], row["row"]): row["reason"] for row in dropped_rows(tmp_path / "out")}
+    assert reasons["g.jsonl", "0"] == "`g.jsonl` row 0 has no `text`"
+    for name in ("h.jsonl", "i.json"):
+        assert reasons[name, "0"] == f"`{name}` row 0 has no column `text`, only body: choose with --dataset_text_field"
+    assert ("h.jsonl", "2") not in reasons
+
+
+def test_a_broken_address_gives_no_secret_away(tmp_path, monkeypatch):
+    """However long it is: the message is cut behind it."""
+    secret = "s3cr3t" * 40
+
+    def fail(path, field):
+        raise OSError(f"cannot open '{path}' nor http://jo:{secret}@127.0.0.1/x?token={secret}")
+
+    monkeypatch.setitem(READERS, ".txt", fail)
+    path = f"http://127.0.0.1/{'deep/' * 40}a.txt?token={secret}"
+    ((_, problems),) = read_documents(path, "text")
+    assert "s3cr3t" not in problems[0].replace(path, "") and "the file" in problems[0]
+
+
 def test_an_empty_text_is_a_short_one(tmp_path):
     """It can be read, and does not stop a run over thousands of files."""
     (tmp_path / "a.txt").write_text("")
@@ -343,8 +378,7 @@ def test_what_is_left_of_a_cut_text_is_long_enough(tmp_path):
     manifest = prepare(settings(tmp_path, "a.jsonl", **given))
     assert texts_of(tmp_path / "out") == DOCUMENTS[:1]
     dropped = {step["step"]: step["dropped"] for step in manifest["steps"] if step["dropped"]}
-    assert dropped["decontamination"] == {"all of it is in an evaluation": 1}
-    assert dropped["length"] == {"fewer than 10 characters": 1}
+    assert dropped["decontamination"] == {"all of it is in an evaluation": 1, "fewer than 10 characters": 1}
 
 
 def test_a_manifest_of_something_else_is_no_prepared_folder(tmp_path):
@@ -369,6 +403,8 @@ def test_settings_that_cannot_be_are_told_before_anything_is_read(tmp_path):
     """A folder that holds something, an unknown language, pseudonyms without a key or with a short one."""
     write_lines(tmp_path / "a.jsonl", DOCUMENTS[:3])
     (tmp_path / "short").write_text("abc\n")
+    (tmp_path / "empty.txt").write_text("")
+    assert "empty.txt is empty" in error_of(settings(tmp_path, "a.jsonl", decontaminate=[str(tmp_path / "empty.txt")]))
     assert "`--languages` 'english' is no language code" in error_of(
         settings(tmp_path, "a.jsonl", languages=["english"])
     )
@@ -392,7 +428,7 @@ def test_what_a_killed_run_left_is_removed(tmp_path):
     (tmp_path / "key").write_text(key)
     prepare(settings(tmp_path, "a.jsonl", anonymize="pseudonyms", pseudonym_key_file=str(tmp_path / "key")))
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    written = {"README.md", "manifest.json", "report.md", "funnel.png", "dropped.csv.gz"}
+    written = {"README.md", "manifest.json", "report.md", "funnel.png", "dropped.tsv.gz"}
     assert names == written | {"part-00000.parquet"}
     assert not (tmp_path / ".out.tmp").exists()
     assert not any(key.encode() in path.read_bytes() for path in (tmp_path / "out").iterdir())
