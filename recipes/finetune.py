@@ -19,14 +19,12 @@ from hf_llm.reporting import report_finetuning
 from hf_llm.tasks import load_task
 from hf_llm.training import early_stopping, run_training
 
-DATACLASSES = [arguments.ModelArguments, arguments.AdapterArguments, arguments.TaskArguments]
-DATACLASSES += [arguments.DataArguments, arguments.FinetuneArguments, TrainingArguments]
+GROUPS = [arguments.ModelArguments, arguments.AdapterArguments, arguments.TaskArguments]
+GROUPS += [arguments.DataArguments, arguments.FinetuneArguments, TrainingArguments]
 
 
 def main():
-    model_args, adapter_args, task_args, data_args, run_args, args = arguments.parse_args(
-        DATACLASSES, description=__doc__
-    )
+    model_args, adapter_args, task_args, data_args, run_args, args = arguments.parse_args(GROUPS, description=__doc__)
     checkpoint = find_checkpoint(args.resume_from_checkpoint, args.output_dir)
     set_seed(args.seed)
     callbacks = early_stopping(args, run_args.early_stopping_patience)

@@ -20,12 +20,12 @@ from hf_llm.objectives import AUTO_CLASSES, SPECIAL_TOKENS, check_objective, tok
 from hf_llm.reporting import report_pretraining
 from hf_llm.training import early_stopping, run_training
 
-DATACLASSES = [ModelArguments, TextArguments, PretrainArguments, TrainingArguments]
+GROUPS = [ModelArguments, TextArguments, PretrainArguments, TrainingArguments]
 DEFAULT_CONFIG = str(Path(__file__).parent / "configs" / "pretrain_tiny.yaml")
 
 
 def main():
-    model_args, data_args, run_args, args = parse_args(DATACLASSES, description=__doc__, default_config=DEFAULT_CONFIG)
+    model_args, data_args, run_args, args = parse_args(GROUPS, description=__doc__, default_config=DEFAULT_CONFIG)
     checkpoint = find_checkpoint(args.resume_from_checkpoint, args.output_dir)
     set_seed(args.seed)
     callbacks = early_stopping(args, run_args.early_stopping_patience)
