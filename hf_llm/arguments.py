@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import HfArgumentParser
 
 
 @dataclass
@@ -443,13 +443,18 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """Defaults behind the flags, and a recipe's commands as its docstring has them, to be copied."""
 
 
+def has_trainer(dataclass_types: list[type]) -> bool:
+    """Whether `TrainingArguments` are among them: by their name, since importing them takes seconds of `--help`."""
+    return any(dataclass_type.__name__ == "TrainingArguments" for dataclass_type in dataclass_types)
+
+
 class RecipeParser(HfArgumentParser):
     """Flags typed by the dataclasses; an error is one line on stderr, exit status 2, and names what is nearest."""
 
     def __init__(self, dataclass_types: list[type], description: str | None):
         layout = {"usage": "%(prog)s [--config FILE] [flags]", "formatter_class": HelpFormatter}
         super().__init__(dataclass_types, description=description, allow_abbrev=False, **layout)
-        if TrainingArguments in dataclass_types:
+        if has_trainer(dataclass_types):
             self._optionals.title = "the Trainer (transformers.TrainingArguments)"
         self._action_groups.append(self._action_groups.pop(self._action_groups.index(self._optionals)))  # the last
         self.add_argument("--config", help="YAML file: a saved command line. Flags given beside it override it.")
@@ -539,7 +544,7 @@ def parse_args(
     show_messages()
     argv = sys.argv[1:] if argv is None else argv
     parser = RecipeParser(dataclass_types, description)
-    if TrainingArguments in dataclass_types:
+    if has_trainer(dataclass_types):
         # None: neither asked for nor refused, so that bfloat16 is used where the hardware has it.
         parser.set_defaults(bf16=None, logging_nan_inf_filter=False)
         parser.set_defaults(restore_callback_states_from_checkpoint=True)  # or patience would begin anew on resuming
@@ -581,6 +586,8 @@ def parse_task(
     """
     if not name.endswith((".yaml", ".yml")):
         return dataclasses.replace(task_args, task=name), data_args, args
+    from transformers import TrainingArguments
+
     groups = [ModelArguments, AdapterArguments, TaskArguments, DataArguments, FinetuneArguments, TrainingArguments]
     parser = RecipeParser(groups, None)
     in_file = parser.config_flags(name, set(), "task")
@@ -663,14 +670,15 @@ def hide_progress() -> None:
 def build(dataclass_type: type, values: dict[str, Any]) -> Any:
     """One dataclass from the parsed values."""
     fields = {f.name: values[f.name] for f in dataclasses.fields(dataclass_type) if f.init}
-    if dataclass_type is TrainingArguments:
+    if has_trainer([dataclass_type]):
         return build_training_arguments(fields)
     return dataclass_type(**fields)
 
 
-def build_training_arguments(values: dict[str, Any]) -> TrainingArguments:
+def build_training_arguments(values: dict[str, Any]) -> "TrainingArguments":  # noqa: F821 imported below
     """`TrainingArguments` with the token kept out, DeepSpeed prepared, and the precision that the hardware has."""
     import torch
+    from transformers import TrainingArguments
 
     from hf_llm.distributed import prepare_deepspeed, share_cores
 

@@ -7,14 +7,16 @@
 """
 
 from hf_llm.arguments import GenerateArguments, parse_args, report_errors
-from hf_llm.data.prompting import uses_chat
-from hf_llm.generation import arrange_prompts, complete, read_prompts, sampling_options
-from hf_llm.modeling import load_for_generation
-from hf_llm.reporting import check_output_file, print_completions, write_json_lines
 
 
 def main():
     (args,) = parse_args([GenerateArguments], description=__doc__)
+    # Seconds of imports that `--help` and a wrong flag need not wait for.
+    from hf_llm.data.prompting import uses_chat
+    from hf_llm.generation import arrange_prompts, complete, read_prompts, sampling_options
+    from hf_llm.modeling import load_for_generation
+    from hf_llm.reporting import check_output_file, print_completions, write_json_lines
+
     check_output_file(args.output_file)
     rows = read_prompts(args)
     model, tokenizer = load_for_generation(args.model_name_or_path, args.trust_remote_code)

@@ -437,7 +437,7 @@ def _parse_lines(lines: bytes, path: str, line: int, field: str) -> Rows:
             texts.append(_text_of(json.loads(content.decode("utf-8-sig")), field))
         except ValueError as error:
             problem = heading(error).replace("line 1 column", "column")  # the decoder sees nothing but this line
-            remedy = ": give one JSON object a line" if f"`{field}`" not in problem else ""
+            remedy = "" if type(error) is ValueError else ": give one JSON object a line"  # it is no JSON
             problems[len(texts)] = f"`{path}` line {number}: {problem}{remedy}"
             texts.append(None)
     return pa.array(texts, pa.string()), problems
@@ -460,7 +460,7 @@ def _parse_list(content: bytes, path: str, field: str) -> Rows:
 
 def _text_of(row: object, field: str) -> str | None:
     if not isinstance(row, dict):
-        raise ValueError(f"found {type(row).__name__}, not an object")
+        raise ValueError(f"found {type(row).__name__}, not an object: give JSON objects")
     text = row.get(field)
     if not isinstance(text, str | None):
         raise ValueError(f"`{field}` holds {type(text).__name__}, not a string")
