@@ -420,6 +420,24 @@ AT_LEAST = {
     **dict.fromkeys(("max_train_samples", "max_eval_samples"), 1),
     **dict.fromkeys(("early_stopping_patience", "dataset_num_proc", "batch_size", "max_new_tokens", "num_beams"), 1),
 }
+# Flags that do nothing unless another one is given, or has one of these values.
+IDLE_WITHOUT = {
+    **dict.fromkeys(("fim_rate", "fim_spm_rate"), ("objective", "fim")),
+    "mlm_probability": ("objective", "masked"),
+    **dict.fromkeys(("temperature", "top_k", "top_p"), ("do_sample",)),
+    "language_threshold": ("languages",),
+    **dict.fromkeys(("decontamination_ngram", "decontamination_mode"), ("decontaminate",)),
+    "pseudonym_key_file": ("anonymize", "pseudonyms"),
+    **dict.fromkeys(("jaccard_threshold", "deduplication_ngram"), ("near_deduplication",)),
+    "passage_min_chars": ("passage_deduplication", "lines", "paragraphs"),
+    "ray_address": ("runner", "ray"),
+    "dataset_config_name": ("dataset_name",),
+}
+# Flags that do nothing beside one of these.
+IDLE_BESIDE = {
+    **dict.fromkeys(("vocab_size", "algorithm"), ("tokenizer_name", "model_name_or_path")),
+    "validation_fraction": ("validation_file",),
+}
 # What run_clm.py, TRL, LLaMA-Factory and axolotl call it.
 ELSEWHERE = {
     **dict.fromkeys(("block_size", "max_seq_length", "cutoff_len", "sequence_len"), "max_length"),
@@ -566,6 +584,7 @@ def parse_args(
     values = vars(namespace)
     check_bounds(values)
     in_file = names_of(flags) - given
+    check_used(values, given, in_file)
     for event in ("save", "eval"):
         # `--save_steps 100` would do nothing beside a strategy of "no", which is a default or in the file.
         for names, stronger in ((given, set()), (in_file, given)):
@@ -643,6 +662,20 @@ def check_bounds(values: dict[str, Any]) -> None:
             raise ValueError(f"`--{name}` is {values[name]}: give a number above 0")
     if values.get("max_steps", 1) < 1 and values["max_steps"] != -1:
         raise ValueError(f"`--max_steps` is {values['max_steps']}: give at least 1, or -1 for `--num_train_epochs`")
+
+
+def check_used(values: dict[str, Any], given: set[str], in_file: set[str]) -> None:
+    """Refuse what would do nothing; a file may hold it where the command line overrides what it depends on."""
+    for name, (needed, *choices) in IDLE_WITHOUT.items():
+        named = name in given or (name in in_file and not given & {needed, f"no_{needed}"})
+        value = values.get(needed)
+        if named and not (value in choices if choices else value):
+            remedy = " ".join([needed, *choices[:1]])
+            raise ValueError(f"`--{name}` does nothing without `--{remedy}`: give both or neither")
+    for name, others in IDLE_BESIDE.items():
+        for other in others:
+            if values.get(other) and (name in given or {name, other} <= in_file):
+                raise ValueError(f"`--{name}` does nothing beside `--{other}`: leave one of them out")
 
 
 def show_messages() -> None:

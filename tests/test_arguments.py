@@ -14,6 +14,7 @@ from hf_llm import arguments
 from hf_llm.arguments import (
     GenerateArguments,
     ModelArguments,
+    PreparationArguments,
     PretrainArguments,
     TextArguments,
     parse_args,
@@ -138,11 +139,65 @@ def test_a_file_that_is_not_there_is_named(refusal):
 def test_a_required_flag_may_stand_in_the_file_or_beside_it(parse, refusal):
     """But somewhere it must."""
     generate = {"classes": [GenerateArguments]}
-    (args,) = parse("--model_name_or_path", "folder", config="top_k: 3", **generate)
-    assert (args.model_name_or_path, args.top_k) == ("folder", 3)
-    (args,) = parse("--top_k", "4", config="model_name_or_path: folder", **generate)
-    assert (args.model_name_or_path, args.top_k) == ("folder", 4)
-    assert "required: --model_name_or_path" in refusal("--top_k", "4", **generate)
+    (args,) = parse("--model_name_or_path", "folder", config="num_beams: 3", **generate)
+    assert (args.model_name_or_path, args.num_beams) == ("folder", 3)
+    (args,) = parse("--num_beams", "4", config="model_name_or_path: folder", **generate)
+    assert (args.model_name_or_path, args.num_beams) == ("folder", 4)
+    assert "required: --model_name_or_path" in refusal("--num_beams", "4", **generate)
+
+
+@pytest.mark.parametrize(
+    "argv, config, message",
+    [
+        (["--fim_rate=1"], None, "`--fim_rate` does nothing without `--objective fim`: give both or neither"),
+        ([], "mlm_probability: 0.3", "nothing without `--objective masked`"),
+        (["--tokenizer_name", "x", "--vocab_size", "9"], None, "`--vocab_size` does nothing beside `--tokenizer_name`"),
+        (
+            [],
+            "validation_file: a\nvalidation_fraction: 0.1",
+            "nothing beside `--validation_file`: leave one of them out",
+        ),
+    ],
+)
+def test_a_flag_that_would_do_nothing_is_refused(refusal, argv, config, message):
+    """The user counts on it: ignored, it would change the result in silence."""
+    assert message in refusal(*argv, config=config)
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["--ray_address", "ray://head:1"], "nothing without `--runner ray`"),
+        (["--passage_min_chars", "9"], "without `--passage_deduplication lines`"),
+        (["--jaccard_threshold=1", "--no_near_deduplication"], "`--near_deduplication`"),
+        (["--pseudonym_key_file", "key"], "without `--anonymize pseudonyms`"),
+    ],
+)
+def test_a_step_that_is_not_taken_has_no_settings(refusal, argv, message):
+    """`--ray_address` alone would run on this machine, and a key alone leave placeholders."""
+    required = ["--files", "x", "--output_dir", "x"]
+    assert message in refusal(*required, *argv, classes=[PreparationArguments])
+
+
+def test_a_temperature_without_sampling_is_refused(refusal):
+    """The likeliest token is the same at any temperature."""
+    argv = ["--model_name_or_path", "x", "--temperature", "2"]
+    assert "nothing without `--do_sample`" in refusal(*argv, classes=[GenerateArguments])
+
+
+@pytest.mark.parametrize(
+    "argv, config",
+    [
+        (["--objective", "fim", "--fim_rate", "1"], None),
+        (["--fim_rate", "1"], "objective: fim"),
+        (["--objective", "causal"], "objective: fim\nfim_rate: 0.9"),
+        (["--tokenizer_name", "x"], "vocab_size: 300"),
+        (["--validation_file", "x"], "validation_fraction: 0.1"),
+    ],
+)
+def test_a_file_may_hold_what_the_command_line_makes_idle(parse, argv, config):
+    """It is a saved command line, of which one flag is overridden."""
+    assert parse(*argv, config=config)
 
 
 def test_the_token_goes_to_the_environment_and_nowhere_else(parse):
