@@ -11,7 +11,7 @@ import json
 import re
 from pathlib import Path
 
-from hf_llm.data.decontamination import Decontaminator
+from hf_llm.preparation.decontamination import Decontaminator
 
 SPELLINGS = {
     "as it is": lambda text: text,

@@ -14,11 +14,13 @@ from datasets import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
-from hf_llm.arguments import AdapterArguments, DataArguments, ModelArguments, TaskArguments, has_bfloat16
-from hf_llm.data.packing import PackingCollator, can_skip_prompts, pack
+from hf_llm.arguments import AdapterArguments, DataArguments, ModelArguments, TaskArguments
+from hf_llm.data.packing import PackingCollator, pack
 from hf_llm.data.prompting import Prompter, encode_examples
 from hf_llm.data.rows import load_rows
-from hf_llm.modeling import load_to_finetune, load_tokenizer
+from hf_llm.hardware import has_bfloat16
+from hf_llm.models.inspection import can_skip_prompts
+from hf_llm.models.loading import load_to_finetune, load_tokenizer
 from hf_llm.tasks import load_task
 
 

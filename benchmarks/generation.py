@@ -16,9 +16,9 @@ from transformers import pipeline
 from hf_llm.arguments import DataArguments, TaskArguments
 from hf_llm.data.prompting import Prompter, encode_prompts
 from hf_llm.data.rows import load_rows
-from hf_llm.evaluation import evaluate_task
-from hf_llm.generation import complete
-from hf_llm.modeling import load_for_generation
+from hf_llm.evaluation.generation import complete
+from hf_llm.evaluation.scoring import evaluate_task
+from hf_llm.models.loading import load_for_generation
 from hf_llm.tasks import load_task
 
 

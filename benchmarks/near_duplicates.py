@@ -27,8 +27,8 @@ import pyarrow.parquet as pq
 from tokenize_and_pack import local_documents
 
 from hf_llm.arguments import PreparationArguments
-from hf_llm.data.preparation import prepare
 from hf_llm.metrics.segmentation import words
+from hf_llm.preparation.pipeline import prepare
 
 THRESHOLD, NGRAM = 0.8, 5
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from stdnum import iban, luhn
 from stdnum.us import ssn
 
-from hf_llm.data.anonymization import KINDS
+from hf_llm.preparation.anonymization import KINDS
 
 TYPES = {
     "CREDIT_CARD": "CREDIT_CARD",

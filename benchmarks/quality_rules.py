@@ -24,8 +24,8 @@ from datatrove.pipeline.filters import (
     gopher_repetition_filter,
 )
 
-from hf_llm.data.cleaning import tidy
-from hf_llm.data.quality import RULES, Page, without_bad_lines
+from hf_llm.preparation.cleaning import tidy
+from hf_llm.preparation.quality import RULES, Page, without_bad_lines
 
 FILTERS = {
     "gopher": GopherQualityFilter(),

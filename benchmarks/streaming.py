@@ -21,7 +21,7 @@ from transformers import TrainingArguments
 from hf_llm.arguments import PretrainArguments, TextArguments
 from hf_llm.data.sources import load_splits
 from hf_llm.data.vocabulary import train_tokenizer
-from hf_llm.objectives import stream
+from hf_llm.training.objectives import stream
 
 LENGTH = 1024
 

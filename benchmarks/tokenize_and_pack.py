@@ -17,7 +17,8 @@ import datasets
 from datasets import Dataset
 from transformers import AutoTokenizer
 
-from hf_llm.data.packing import count_tokens, pack
+from hf_llm.data.arrow import count_tokens
+from hf_llm.data.packing import pack
 from hf_llm.data.tokenization import fast_engine, plain_engine, tokenize
 from hf_llm.data.vocabulary import train_tokenizer
 

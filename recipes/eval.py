@@ -5,16 +5,19 @@ python recipes/eval.py --model_name_or_path outputs/mine --baseline FOLDER --tas
 torchrun --nproc_per_node 2 recipes/eval.py --model_name_or_path FOLDER --task question_answering bias
 """
 
-from hf_llm.arguments import DataArguments, EvalArguments, EvalTaskArguments, parse_args, report_errors, results_folder
+from hf_llm.arguments import DataArguments, EvalArguments, EvalTaskArguments
+from hf_llm.command_line import parse_args
+from hf_llm.messages import report_errors
 
 
 def main():
     task_args, data_args, args = parse_args([EvalTaskArguments, DataArguments, EvalArguments], description=__doc__)
     # Seconds of imports that `--help` and a wrong flag need not wait for.
-    from hf_llm.checkpoints import check_writable
-    from hf_llm.distributed import shut_down
-    from hf_llm.evaluation import load_evaluations, run_harness, score_model
-    from hf_llm.reporting import report_evaluations, report_harness
+    from hf_llm.distributed.ranks import shut_down
+    from hf_llm.evaluation.harness import run_harness
+    from hf_llm.evaluation.scoring import load_evaluations, results_folder, score_model
+    from hf_llm.files import check_writable
+    from hf_llm.publishing.reporting import report_evaluations, report_harness
 
     args.output_dir = results_folder(task_args, args)
     check_writable(args.output_dir)

@@ -7,24 +7,29 @@ accelerate launch recipes/finetune.py --config recipes/configs/translation.yaml 
 from transformers import Trainer, TrainingArguments, set_seed
 
 from hf_llm import arguments
-from hf_llm.checkpoints import find_checkpoint
-from hf_llm.data.packing import PackingCollator, can_skip_prompts, encode_and_pack
+from hf_llm.command_line import parse_args
+from hf_llm.data.packing import PackingCollator
 from hf_llm.data.prompting import new_prompter
 from hf_llm.data.rows import load_rows
-from hf_llm.distributed import shut_down
-from hf_llm.evaluation import TaskEvaluation, TokenMetrics, token_losses
-from hf_llm.hub import check_base, publish
-from hf_llm.modeling import load_to_finetune, load_tokenizer
-from hf_llm.reporting import report_finetuning
+from hf_llm.distributed.ranks import shut_down
+from hf_llm.evaluation.perplexity import TokenMetrics, token_losses
+from hf_llm.evaluation.scoring import TaskEvaluation
+from hf_llm.messages import report_errors
+from hf_llm.models.inspection import can_skip_prompts
+from hf_llm.models.loading import load_to_finetune, load_tokenizer
+from hf_llm.publishing.hub import check_base, publish
+from hf_llm.publishing.reporting import report_finetuning
 from hf_llm.tasks import load_task
-from hf_llm.training import early_stopping, run_training
+from hf_llm.training.checkpoints import find_checkpoint
+from hf_llm.training.objectives import encode_and_pack
+from hf_llm.training.run import early_stopping, run_training
 
 GROUPS = [arguments.ModelArguments, arguments.AdapterArguments, arguments.TaskArguments]
 GROUPS += [arguments.DataArguments, arguments.FinetuneArguments, TrainingArguments]
 
 
 def main():
-    model_args, adapter_args, task_args, data_args, run_args, args = arguments.parse_args(GROUPS, description=__doc__)
+    model_args, adapter_args, task_args, data_args, run_args, args = parse_args(GROUPS, description=__doc__)
     checkpoint = find_checkpoint(args.resume_from_checkpoint, args.output_dir)
     set_seed(args.seed)
     callbacks = early_stopping(args, run_args.early_stopping_patience)
@@ -55,5 +60,5 @@ def main():
 
 
 if __name__ == "__main__":
-    with arguments.report_errors():
+    with report_errors():
         main()

@@ -6,16 +6,19 @@
     python recipes/generate.py --model_name_or_path outputs/fim --prompt "def add(a, b):" --suffix "return total"
 """
 
-from hf_llm.arguments import GenerateArguments, parse_args, report_errors
+from hf_llm.arguments import GenerateArguments
+from hf_llm.command_line import parse_args
+from hf_llm.messages import report_errors
 
 
 def main():
     (args,) = parse_args([GenerateArguments], description=__doc__)
     # Seconds of imports that `--help` and a wrong flag need not wait for.
     from hf_llm.data.prompting import uses_chat
-    from hf_llm.generation import arrange_prompts, complete, read_prompts, sampling_options
-    from hf_llm.modeling import load_for_generation
-    from hf_llm.reporting import check_output_file, print_completions, write_json_lines
+    from hf_llm.evaluation.generation import arrange_prompts, complete, read_prompts, sampling_options
+    from hf_llm.files import check_output_file, write_json_lines
+    from hf_llm.models.loading import load_for_generation
+    from hf_llm.publishing.reporting import print_completions
 
     check_output_file(args.output_file)
     rows = read_prompts(args)

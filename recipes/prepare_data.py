@@ -5,15 +5,17 @@ python recipes/prepare_data.py --files crawl books.csv --dataset_text_field body
 accelerate launch recipes/pretrain.py --train_file data/prepared
 """
 
-from hf_llm.arguments import PreparationArguments, parse_args, report_errors
+from hf_llm.arguments import PreparationArguments
+from hf_llm.command_line import parse_args
+from hf_llm.messages import report_errors
 
 
 def main():
     (args,) = parse_args([PreparationArguments], description=__doc__)
     # Seconds of imports that `--help` and a wrong flag need not wait for.
-    from hf_llm.data.preparation import prepare
-    from hf_llm.modeling import load_tokenizer, model_arguments
-    from hf_llm.reporting import report_preparation
+    from hf_llm.models.loading import load_tokenizer, model_arguments
+    from hf_llm.preparation.pipeline import prepare
+    from hf_llm.publishing.reporting import report_preparation
 
     tokenizer = load_tokenizer(model_arguments(args.tokenizer_name, False)) if args.tokenizer_name else None
     manifest = prepare(args, tokenizer)

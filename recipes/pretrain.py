@@ -10,15 +10,17 @@ from pathlib import Path
 
 from transformers import Trainer, TrainingArguments, set_seed
 
-from hf_llm.arguments import ModelArguments, PretrainArguments, TextArguments, parse_args, report_errors
-from hf_llm.checkpoints import find_checkpoint
+from hf_llm.arguments import ModelArguments, PretrainArguments, TextArguments
+from hf_llm.command_line import parse_args
 from hf_llm.data.sources import load_splits
-from hf_llm.distributed import shut_down
-from hf_llm.hub import publish
-from hf_llm.modeling import load_model, load_tokenizer
-from hf_llm.objectives import AUTO_CLASSES, SPECIAL_TOKENS, check_objective, tokenize_and_pack, trainer_options
-from hf_llm.reporting import report_pretraining
-from hf_llm.training import early_stopping, run_training
+from hf_llm.distributed.ranks import shut_down
+from hf_llm.messages import report_errors
+from hf_llm.models.loading import load_model, load_tokenizer
+from hf_llm.publishing.hub import publish
+from hf_llm.publishing.reporting import report_pretraining
+from hf_llm.training.checkpoints import find_checkpoint
+from hf_llm.training.objectives import AUTO_CLASSES, SPECIAL_TOKENS, check_objective, tokenize_and_pack, trainer_options
+from hf_llm.training.run import early_stopping, run_training
 
 GROUPS = [ModelArguments, TextArguments, PretrainArguments, TrainingArguments]
 DEFAULT_CONFIG = str(Path(__file__).parent / "configs" / "pretrain_tiny.yaml")

@@ -7,17 +7,19 @@ accelerate launch recipes/pretrain.py --train_file chinese.jsonl --model_name_or
     --output_dir outputs/chinese
 """
 
-from hf_llm.arguments import TokenizerArguments, parse_args, report_errors
+from hf_llm.arguments import TokenizerArguments
+from hf_llm.command_line import parse_args
+from hf_llm.messages import report_errors
 
 
 def main():
     (args,) = parse_args([TokenizerArguments], description=__doc__)
     # Seconds of imports that `--help` and a wrong flag need not wait for.
-    from hf_llm.checkpoints import new_folder
     from hf_llm.data.sources import load_splits
     from hf_llm.data.vocabulary import learn_vocabulary
-    from hf_llm.modeling import extend_embeddings, load_to_extend
-    from hf_llm.reporting import report_vocabulary
+    from hf_llm.files import new_folder
+    from hf_llm.models.loading import extend_embeddings, load_to_extend
+    from hf_llm.publishing.reporting import report_vocabulary
 
     folder = new_folder(args.output_dir)
     splits = load_splits(args, args.seed)

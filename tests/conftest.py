@@ -115,8 +115,8 @@ def tiny_base(tmp_path_factory) -> Path:
     """A folder as the README's first command leaves it behind: an untrained model and a tokenizer of Python's docs."""
     from tiny import new_model
 
-    from hf_llm.data.python_docs import python_docs
     from hf_llm.data.vocabulary import train_tokenizer
+    from hf_llm.python_docs import python_docs
 
     folder = tmp_path_factory.mktemp("base")
     size = {"vocab_size": 600, "hidden_size": 64, "intermediate_size": 64, "max_position_embeddings": 1024}

@@ -7,10 +7,10 @@ import os
 import runpy
 import sys
 
-from hf_llm import distributed
+from hf_llm.distributed import zero
 
 if __name__ == "__main__":
-    distributed.fits = lambda model: False
+    zero.fits = lambda model: False
     sys.argv = sys.argv[1:]
     sys.path[0] = os.path.dirname(sys.argv[0])
     runpy.run_path(sys.argv[0], run_name="__main__")

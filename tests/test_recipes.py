@@ -24,7 +24,7 @@ from recipe_runs import RECIPES, ROOT, contents, expect_success, flags, read_jso
 from safetensors.torch import load_file
 
 from hf_llm import arguments
-from hf_llm.checkpoints import complete_checkpoints
+from hf_llm.training.checkpoints import complete_checkpoints
 
 PRETRAIN, GENERATE = ROOT / "recipes" / "pretrain.py", ROOT / "recipes" / "generate.py"
 TOKEN = "hf_" + "ThisTokenIsASecret" * 2

@@ -16,7 +16,7 @@ from transformers import (
 from hf_llm.data.packing import PackingCollator, pack
 from hf_llm.data.tokenization import tokenize
 from hf_llm.data.vocabulary import train_tokenizer
-from hf_llm.evaluation import LanguageModelingMetrics, token_losses
+from hf_llm.evaluation.perplexity import LanguageModelingMetrics, token_losses
 
 torch.set_num_threads(1)  # on busy cores threads wait for each other, ten times as long as such small models take
 

@@ -20,7 +20,8 @@ import pyarrow as pa
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from hf_llm.data.tokenization import Encode, map_texts, sample_texts, select_engine, token_table
+from hf_llm.data.arrow import token_table
+from hf_llm.data.tokenization import Encode, map_texts, sample_texts, select_engine
 
 # Prefix, suffix, middle, as models have them: ours and Qwen's, StarCoder's, DeepSeek's.
 SENTINELS = [

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from datasets.fingerprint import Hasher
+from transformers import TrainerCallback
 
 from hf_llm.data.packing import PackingCollator
 
@@ -80,3 +81,13 @@ def mask_rows(rows: Dataset, collator: MaskingCollator) -> Dataset:
     """Rows for evaluation, masked once: every evaluation asks for the same tokens."""
     settings = (rows._fingerprint, collator.probability, collator.seed, collator.mask_token_id, collator.ordinary)
     return rows.map(collator.mask, new_fingerprint=Hasher.hash(settings), desc="Masking")
+
+
+class MaskAnew(TrainerCallback):
+    """Tells the collator the epoch, so that other tokens are hidden in each."""
+
+    def __init__(self, collator: MaskingCollator):
+        self.collator = collator
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.collator.epoch = int(state.epoch)

@@ -1,24 +1,14 @@
 """Tokenized documents -> rows of max_length, and the batches in which packed documents do not see each other."""
 
-import inspect
-import logging
-import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from datasets.fingerprint import Hasher
-from transformers import PreTrainedModel, TrainingArguments
 
-from hf_llm.data.prompting import ExamplesReport, Prompter, encode_examples, show_example
-
-logger = logging.getLogger(__name__)
-
-HALF = 8  # tokens of each of two parts of a row, of which one may not see the other
-# BERT with the smallest initial weights leaks 2e-4. Experts work on tokens together, in sums that round differently.
-NO_LEAK, NO_LEAK_OF_EXPERTS = 1e-4, 1e-2
+from hf_llm.data.arrow import column, count_tokens
 
 # Tokens packed together: bounds the memory, and leaves at most one part-filled row in thousands.
 TOKENS_PER_BATCH = 16_000_000
@@ -123,16 +113,6 @@ def pack_batch(documents: pa.Table, max_length: int, packing: bool) -> pa.Table:
     )
 
 
-def count_tokens(dataset: Dataset) -> int:
-    """Tokens in the column `input_ids`, read from the Arrow buffers."""
-    return sum(len(chunk.flatten()) for chunk in column(dataset, "input_ids").chunks)
-
-
-def column(dataset: Dataset, name: str) -> pa.ChunkedArray:
-    """A whole column as Arrow has it, without copying."""
-    return dataset.with_format("arrow")[:][name]
-
-
 def pack(dataset: Dataset, max_length: int, packing: bool = True) -> tuple[Dataset, PackingReport]:
     """Fill rows of `max_length` with documents by best fit; long documents are cut into pieces, no token is lost.
 
@@ -165,24 +145,6 @@ def pack(dataset: Dataset, max_length: int, packing: bool = True) -> tuple[Datas
         packing_efficiency=tokens_packed / (len(rows) * max_length),
     )
     return rows.with_format("numpy"), report
-
-
-def encode_and_pack(
-    rows: DatasetDict, prompter: Prompter, packing: bool
-) -> tuple[Dataset, Dataset, dict[str, list[PackingReport | ExamplesReport]]]:
-    """Rows of a task's `train` and `validation`, and what was done to each, under the prefixes of the results files."""
-    if not prompter.task.trainable:
-        raise ValueError(f"`--task` {type(prompter.task).__name__.lower()} is only evaluated: use recipes/eval.py")
-    if "train" not in rows:
-        raise ValueError("there is nothing to train on: give `--train_file`, or a data set with a part `train`")
-    packed, reports = {}, {}
-    for part, prefix in (("train", "train"), ("validation", "eval")):
-        features, encoded = encode_examples(rows[part], prompter, part)
-        if part == "train":
-            show_example(features, prompter.tokenizer)
-        packed[part], report = pack(features, prompter.max_length, packing)
-        reports[prefix] = [encoded, report]
-    return packed["train"], packed["validation"], reports
 
 
 @dataclass
@@ -234,114 +196,3 @@ class PackingCollator:
         labels = np.array(row.get("labels", row["input_ids"]))
         labels[starts] = -100
         return labels
-
-
-def isolation_leak(model: PreTrainedModel, collator: PackingCollator) -> float:
-    """How far the logits of a packed document follow a change of the document before it; see `leak`."""
-    return leak(model, collator, [HALF, HALF], changed=slice(0, HALF), watched=slice(HALF, None))
-
-
-def causality_leak(model: PreTrainedModel, collator: PackingCollator) -> float:
-    """How far the logits of the first tokens of a document follow a change of the last ones; see `leak`."""
-    half = min(2 * HALF, getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2 * HALF) // 2
-    return leak(model, collator, [2 * half], changed=slice(half, None), watched=slice(0, half))
-
-
-@torch.no_grad()
-def leak(
-    model: PreTrainedModel, collator: PackingCollator, lengths: list[int], changed: slice, watched: slice
-) -> float:
-    """How far the logits of some tokens follow a change of others.
-
-    Two rows go through the model twice, with other tokens in the places `changed`. Works under every precision, since
-    the tokens that are watched are computed twice in the same way: where nothing leaks, nothing changes.
-
-    Args:
-        lengths: of the documents of each row.
-
-    Returns:
-        Largest change in the watched places as a share of that in the changed ones. 0 is isolation.
-    """
-    vocab_size = model.config.get_text_config().vocab_size
-    tokens = np.random.default_rng(0).integers(0, vocab_size, (2, sum(lengths)))
-    others = tokens.copy()
-    others[:, changed] = (others[:, changed] + vocab_size // 2) % vocab_size
-    training = model.training
-    model.eval()
-    before, after = (forward(model, collator, rows, lengths) for rows in (tokens, others))
-    model.train(training)
-    change = (after - before).abs().amax(dim=(0, 2))
-    return (change[watched].max() / change[changed].max()).item()
-
-
-def forward(model: PreTrainedModel, collator: PackingCollator, rows: np.ndarray, lengths: list[int]) -> torch.Tensor:
-    """Logits of rows of documents, (B, T, vocabulary), in float32."""
-    batch = collator([{"input_ids": row, "lengths": lengths, "labels": row} for row in rows])
-    inputs = {
-        name: batch[name].to(model.device) for name in ("input_ids", "position_ids", "attention_mask") if name in batch
-    }
-    packed = "attention_mask" not in batch and "position_ids" in batch
-    return model(**inputs, **({"use_cache": False} if packed else {})).logits.float()
-
-
-def within_adapters(model: PreTrainedModel) -> PreTrainedModel:
-    """The model itself, where PEFT stands around it."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def takes_positions(model: PreTrainedModel) -> bool:
-    """Whether `position_ids` can be given to the model."""
-    return "position_ids" in inspect.signature(type(within_adapters(model)).forward).parameters
-
-
-def can_skip_prompts(model: PreTrainedModel, args: TrainingArguments) -> bool:
-    """Whether the model takes a mask of the logits that its loss needs.
-
-    Not with a loss that wants all logits, as Liger's, nor where one process cuts batches for several devices: by their
-    rows, and `shift_labels` has none.
-    """
-    config = model.config.get_text_config()
-    wants_all = args.use_liger_kernel or args.label_smoothing_factor or getattr(config, "z_loss_coefficient", 0)
-    if wants_all or args.torch_compile or args.n_gpu > 1 or args.accelerator_config.dispatch_batches:
-        return False
-    forward = inspect.getsource(type(within_adapters(model)).forward)
-    return "slice_logits_to_keep(" in forward and "self.loss_function(" in forward
-
-
-def most_leak(model: PreTrainedModel) -> float:
-    """What is still taken for none."""
-    return NO_LEAK_OF_EXPERTS if any("experts" in name for name, _ in model.named_modules()) else NO_LEAK
-
-
-def check_causality(model: PreTrainedModel, collator: PackingCollator) -> None:
-    """Refuse a model that sees the tokens that it is to predict, as BERT does: its loss would mean nothing.
-
-    Raises:
-        ValueError: it does.
-    """
-    found, name = causality_leak(model, collator), type(within_adapters(model)).__name__
-    if math.isnan(found):
-        raise ValueError(f"{name} gives logits that are not finite, or the same for any text: look at its weights")
-    if found > most_leak(model):
-        raise ValueError(
-            f"{name} sees the tokens that it is to predict (leak {found:.2g}): `--objective masked` of "
-            "recipes/pretrain.py trains such a model, `--config_overrides is_decoder=true` makes a decoder of a new one"
-        )
-
-
-def check_isolation(model: PreTrainedModel, collator: PackingCollator) -> None:
-    """Refuse an architecture or attention implementation in which packed documents see each other.
-
-    Raises:
-        ValueError: it leaks, or takes no positions.
-    """
-    try:
-        found = isolation_leak(model, collator) if takes_positions(model) else 1.0
-    except (IndexError, RuntimeError, TypeError, ValueError):  # it takes no mask of pairs of tokens, or no positions
-        found = 1.0
-    if not found <= most_leak(model):  # also where it is no number
-        raise ValueError(
-            f"packed documents see each other in {type(within_adapters(model)).__name__} with "
-            f"{model.config._attn_implementation} attention (leak {found:.2g}): train it with `--packing false`"
-        )
-    logger.info(f"Packing: documents in one row do not see each other (leak {found:.1g})")

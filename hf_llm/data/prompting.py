@@ -13,7 +13,9 @@ from datasets.utils import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from hf_llm.arguments import TaskArguments
-from hf_llm.tasks import Task, naming
+from hf_llm.data.arrow import token_lists
+from hf_llm.messages import naming
+from hf_llm.tasks import Task
 
 logger = logging.getLogger(__name__)
 
@@ -224,11 +226,6 @@ def batches(rows: Dataset, part: str) -> Iterator[list[tuple[str, dict[str, Any]
 def example_of(row: dict[str, Any], task: Task, number: str = "a row") -> dict[str, str]:
     with naming(row, number):
         return task.to_example(row)
-
-
-def token_lists(lists: list[list[int]]) -> pa.Array:
-    """Token ids in Arrow, 4 bytes each: millions of Python's lists would take ten times as much."""
-    return pa.array(lists, pa.list_(pa.int32()))
 
 
 def encode_examples(rows: Dataset, prompter: Prompter, part: str = "train") -> tuple[Dataset, ExamplesReport]:

@@ -1,23 +1,21 @@
 """Rows of a task: read from files or the Hub as they are, and brought under the column names that the task uses."""
 
-import csv
-import io
-import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet
-from datasets import ClassLabel, Dataset, DatasetDict, Features, concatenate_datasets
+from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets
 
-from hf_llm.arguments import DataArguments, TaskArguments, parse_object
-from hf_llm.data.packing import column as column_of
-from hf_llm.data.sources import file_format, find_files, heading, hub_parts, read_chunks, split_off
-from hf_llm.tasks import PLACE, Task
+from hf_llm.arguments import DataArguments, TaskArguments
+from hf_llm.data.arrow import column as column_of
+from hf_llm.data.readers import find_files, read_file
+from hf_llm.data.sources import hub_parts, split_off
+from hf_llm.mappings import parse_object
+from hf_llm.messages import PLACE, heading
+from hf_llm.tasks import Task
 
 logger = logging.getLogger(__name__)
 
@@ -78,58 +76,6 @@ def read_files(argument: str, patterns: list[str]) -> Dataset:
                 f"can be kept: {heading(error)}"
             ) from None
     return Dataset(pa.table(columns))
-
-
-def read_file(path: str) -> Iterator[dict[str, Any]]:
-    """The rows of one file with their places, in Python's types: dates stay the text that they are."""
-    kind = file_format(path)[0]
-    if kind in (".txt", ".md", ".html", ".htm"):
-        raise ValueError(f"`{path}` has no columns: give .jsonl, .json, .csv or .parquet")
-    if kind == ".parquet":
-        yield from parse_parquet(path)
-        return
-    try:
-        text = b"".join(read_chunks(path)).decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-        raise ValueError(f"`{path}` cannot be read: {heading(error)}") from None
-    yield from (parse_csv if kind == ".csv" else parse_json)(text, path)
-
-
-def parse_parquet(path: str) -> Iterator[dict[str, Any]]:
-    """Rows; numbered labels that `datasets` wrote by their names."""
-    table = pa.parquet.read_table(path)
-    features = Features.from_arrow_schema(table.schema) if b"huggingface" in (table.schema.metadata or {}) else {}
-    labels = {name: label for name, label in features.items() if isinstance(label, ClassLabel)}
-    for number, row in enumerate(table.to_pylist()):
-        names = {name: None if row[name] in (None, -1) else label.int2str(row[name]) for name, label in labels.items()}
-        yield row | names | {PLACE: f"`{path}` row {number}"}
-
-
-def parse_csv(text: str, path: str) -> Iterator[dict[str, str]]:
-    """Rows under the names of the first line; every value stays the text that it is."""
-    csv.field_size_limit(len(text) + 1)  # a document may be longer than csv's own limit
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    for row in reader:
-        if None in row:
-            raise ValueError(f"`{path}` line {reader.line_num}: more values than the first line has names")
-        yield row | {PLACE: f"`{path}` line {reader.line_num}"}
-
-
-def parse_json(text: str, path: str) -> Iterator[dict[str, Any]]:
-    """JSON Lines, or one list of objects."""
-    listed = text.lstrip().startswith("[")
-    lines = [(0, text)] if listed else [line for line in enumerate(text.split("\n"), 1) if line[1].strip()]
-    for number, line in lines:
-        try:
-            rows = json.loads(line) if listed else [json.loads(line)]
-            if not all(isinstance(row, dict) for row in rows):
-                raise ValueError("not an object")
-        except ValueError as error:
-            place = f"`{path}`" if listed else f"`{path}` line {number}"
-            problem = heading(error).replace("line 1 column", "column")
-            raise ValueError(f"{place}: {problem}: give one JSON object a line, or a list of them") from None
-        for index, row in enumerate(rows):
-            yield row | {PLACE: f"`{path}` row {index}" if listed else f"`{path}` line {number}"}
 
 
 def parse_mapping(mapping: str) -> dict[str, str]:

@@ -1,42 +1,25 @@
 """Where the text comes from: a Hub data set, local files or the built-in sample; always `train` and `validation`."""
 
-import contextlib
-import fnmatch
-import glob
-import json
 import logging
 import os
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 import datasets
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.fs
-import pyarrow.json
-import pyarrow.parquet
 from datasets import Dataset, DatasetDict, Features, IterableDataset, Value
-from datasets.exceptions import DatasetGenerationError, DatasetsError
+from datasets.exceptions import DatasetsError
 
 from hf_llm.arguments import SourceArguments, TextArguments, TokenizerArguments
-from hf_llm.data.python_docs import python_docs
+from hf_llm.data.readers import _BadFile, _no_column, _texts_of, find_files, find_sources
+from hf_llm.messages import heading
+from hf_llm.python_docs import python_docs
 
 logger = logging.getLogger(__name__)
 
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-CHUNK = 16 << 20  # bytes of JSON Lines parsed at once
-PIECE = 1 << 16  # bytes unpacked at once, and lost where a compressed file breaks off
-CSV_BLOCK = 64 << 20  # bytes; the longest row of a .csv file
-BOM = b"\xef\xbb\xbf"
-MANIFEST = "manifest.json"  # of a prepared folder
 TEXT = Features({"text": Value("string")})
-HEADING = 200  # characters of a foreign error message that are shown
 
 
 def load_splits(data_args: TextArguments | TokenizerArguments, seed: int) -> DatasetDict | dict:
@@ -155,105 +138,6 @@ def _local_parts(data_args: TextArguments | TokenizerArguments) -> dict[str, Dat
     return {part: _read_files(files, data_args) for part, files in paths.items()}
 
 
-def find_files(argument: str, patterns: list[str]) -> list[str]:
-    """Absolute paths of the files that the paths, folders and globs name: sorted, each once, of known extensions."""
-    paths: set[str] = set()
-    for pattern in patterns:
-        expanded = os.path.abspath(os.path.expanduser(pattern))
-        found = [expanded] if os.path.exists(expanded) else glob.glob(expanded, recursive=True)
-        files = (
-            files_of_folder(expanded) if os.path.isdir(expanded) else [path for path in found if os.path.isfile(path)]
-        )
-        if not files:
-            raise ValueError(f"`{argument}` {pattern} matches no file: give a file or a glob such as 'data/*.jsonl'")
-        paths.update(files)
-    for path in sorted(paths):
-        if not is_known(path):
-            known = " ".join(READERS)
-            raise ValueError(
-                f"`{path}` has an unknown extension: known are {known}, all but .parquet also as .gz or .zst"
-            )
-    return sorted(paths)
-
-
-def find_sources(argument: str, patterns: list[str]) -> list[str]:
-    """As `find_files`; and files, folders and globs at `s3://`, `gs://`, `hf://`, `http(s)://`, kept as URLs."""
-    local = [pattern for pattern in patterns if "://" not in pattern]
-    remote = [url for pattern in patterns if "://" in pattern for url in find_urls(argument, pattern)]
-    return [*(find_files(argument, local) if local else []), *sorted(set(remote))]
-
-
-def find_urls(argument: str, pattern: str) -> list[str]:
-    """URLs of the files of known extensions that one names: a file, a folder or a glob."""
-    try:
-        filesystem, place = remote(pattern)
-        base = place.split("*")[0].rpartition("/")[0] if "*" in place else place
-        (found,) = filesystem.get_file_info([base])
-        if found.type == pa.fs.FileType.File:
-            files = [found]
-        else:
-            files = filesystem.get_file_info(pa.fs.FileSelector(base, allow_not_found=True, recursive=True))
-    except Exception as error:  # the network, access, a scheme without a package: each library has classes of its own
-        raise ValueError(f"`{argument}` {pattern} cannot be reached: {heading(error)}") from None
-    paths = [file.path for file in files if file.type == pa.fs.FileType.File and is_known(file.path)]
-    if "*" in place:
-        paths = [path for path in paths if fnmatch.fnmatch(path, place)]
-    if not paths:
-        raise ValueError(f"`{argument}` {pattern} matches no file: give a file, a folder or a glob")
-    return [pattern.removesuffix(place) + path for path in paths]
-
-
-def remote(url: str) -> tuple[pa.fs.FileSystem, str]:
-    """The file system of a URL, and the place in it: Arrow's own for object stores, fsspec's for others."""
-    if url.startswith(("s3://", "gs://")):
-        return pa.fs.FileSystem.from_uri(url)
-    filesystem, place = fsspec.url_to_fs(url)
-    return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(filesystem)), place
-
-
-def open_bytes(path: str, compression: str | None = None) -> pa.NativeFile:
-    """A file or URL as a stream of its unpacked bytes."""
-    if "://" not in path:
-        return pa.input_stream(path, compression=compression)
-    filesystem, place = remote(path)
-    return filesystem.open_input_stream(place, compression=compression)
-
-
-def files_of_folder(folder: str) -> list[str]:
-    """The shards of a prepared folder; of any other one all files of known extensions, those of its folders too."""
-    manifest = os.path.join(folder, MANIFEST)
-    if os.path.exists(manifest):
-        with open(manifest, encoding="utf-8") as file, contextlib.suppress(ValueError, KeyError, TypeError):
-            return [os.path.join(folder, shard["file"]) for shard in json.load(file)["shards"]]
-    found = glob.glob(os.path.join(glob.escape(folder), "**", "*"), recursive=True)
-    paths = list(filter(os.path.isfile, found))
-    known = list(filter(is_known, paths))
-    if known and len(known) < len(paths):
-        others = Counter(os.path.splitext(path)[1] or "without extension" for path in set(paths) - set(known))
-        named = ", ".join(f"{number:,} {extension}" for extension, number in others.most_common())
-        logger.warning(f"{folder}: files of other formats are passed over: {named}")
-    return known
-
-
-def is_known(path: str) -> bool:
-    """Whether there is a reader for the file's extension."""
-    extension, compression = file_format(path)
-    return extension in READERS and not (compression and extension == ".parquet")
-
-
-def file_format(path: str) -> tuple[str, str | None]:
-    """(".jsonl", "gzip") for "a.jsonl.gz", (".csv", None) for "a.csv"."""
-    stem, last = os.path.splitext((urlsplit(path).path if "://" in path else path).lower())
-    return (os.path.splitext(stem)[1], COMPRESSIONS[last]) if last in COMPRESSIONS else (last, None)
-
-
-Rows = tuple[pa.Array, dict[int, str]]  # texts, and what is wrong with some that are null, by their place
-
-
-class _BadFile(DatasetGenerationError):
-    """The message for the user. `datasets` hands on this class as it is, also out of its worker processes."""
-
-
 @dataclass
 class _TextFilesConfig(datasets.BuilderConfig):
     files: list[tuple] | None = None
@@ -282,25 +166,6 @@ class _TextFiles(datasets.ArrowBasedBuilder):
                 yield (number, index), pa.table({"text": texts.cast(pa.string())})
 
 
-def _texts_of(path: str, field: str) -> Iterator[pa.Array]:
-    """All texts of a file, some at a time; the first problem is raised as `_BadFile`."""
-    rows = found = 0
-    try:
-        for texts, problems in READERS[file_format(path)[0]](path, field):
-            if problems:
-                raise _BadFile(problems[min(problems)])
-            rows, found = rows + len(texts), found + len(texts) - texts.null_count
-            yield texts
-    except Exception as error:  # unreadable, cut short, or broken for Arrow; the network has classes of its own
-        if isinstance(error, _BadFile) or ("://" not in path and not isinstance(error, OSError | pa.ArrowException)):
-            raise
-        raise _BadFile(f"`{path}` cannot be read: {heading(error)}") from None
-    if not rows:
-        raise _BadFile(f"`{path}` is empty: remove it from the list or write it again")
-    if not found and (names := _first_names(path)):
-        _check_column(path, field, names)
-
-
 def _read_files(paths: list[str], data_args: TextArguments | TokenizerArguments) -> Dataset:
     """Read `paths` into the cache of `datasets`, or find them there."""
     stats = [os.stat(path) for path in paths]
@@ -313,242 +178,6 @@ def _read_files(paths: list[str], data_args: TextArguments | TokenizerArguments)
     except _BadFile as error:
         raise ValueError(str(error)) from None
     return builder.as_dataset("train")
-
-
-def read_chunks(path: str) -> Iterator[bytes]:
-    """The unpacked bytes. Arrow reports a compressed file that is cut short or whose checksum is wrong.
-
-    What stands before the break is given first.
-    """
-    compression = file_format(path)[1]
-    with open_bytes(path, compression) as stream:
-        pieces, size = [], 0
-        try:
-            while piece := stream.read(PIECE if compression else CHUNK):
-                pieces.append(piece)
-                size += len(piece)
-                if size >= CHUNK:
-                    yield b"".join(pieces)
-                    pieces, size = [], 0
-        except Exception:  # the network has classes of its own
-            if pieces:
-                yield b"".join(pieces)
-            raise
-        if pieces:
-            yield b"".join(pieces)
-
-
-def read_documents(path: str, field: str) -> Iterator[Rows]:
-    """Texts of a file, some at a time; what cannot be read is null, and its problem is said.
-
-    Returns:
-        `(texts, problems)`: (N,) strings, and a line for each place of a null among them.
-    """
-    number = 0
-    try:
-        for texts, problems in READERS[file_format(path)[0]](path, field):
-            nulls = np.flatnonzero(texts.is_null().to_numpy(False)).tolist()
-            names = _first_names(path) if 0 in nulls and 0 not in problems and not number else []
-            if names and field not in names:
-                problems[0] = _no_column(f"`{path}` row 0", field, names)
-            for place in nulls:
-                problems.setdefault(place, f"`{path}` row {number + place} has no `{field}`")
-            number += len(texts)
-            yield texts, problems
-        if not number and file_format(path)[0] in (".txt", ".md"):
-            yield pa.array([""]), {}
-        elif not number:
-            yield pa.array([None], pa.string()), {0: f"`{path}` is empty: remove it from the list or write it again"}
-    except _BadFile as error:
-        yield pa.array([None], pa.string()), {0: str(error)}
-    except Exception as error:  # unreadable, cut short, or broken for Arrow; the network has classes of its own
-        if "://" not in path and not isinstance(error, OSError | pa.ArrowException):
-            raise
-        rest = f" after row {number - 1}" if number else ""
-        yield pa.array([None], pa.string()), {0: f"`{path}` cannot be read{rest}: {heading(error, path)}"}
-
-
-def _read_txt(path: str, field: str) -> Iterator[Rows]:
-    """One document, whatever the column is called elsewhere."""
-    content = b"".join(read_chunks(path))
-    try:
-        text = content.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise _BadFile(f"`{path}` line {line} is not UTF-8 (byte {error.start}): convert it to UTF-8") from None
-    if "\0" in text:
-        raise _BadFile(f"`{path}` line {text.count(chr(10), 0, text.index(chr(0))) + 1} has a zero byte: it is no text")
-    if content:
-        yield pa.array([text]), {}
-
-
-def _read_json(path: str, field: str) -> Iterator[Rows]:
-    """JSON Lines at Arrow's speed, or a list of objects."""
-    parsing = pa.json.ParseOptions(pa.schema({field: pa.string()}), unexpected_field_behavior="ignore")
-    line, first, problems = 1, b"", {}
-    for lines in _whole_lines(path):
-        if not first and lines.lstrip(BOM + b" \t\r\n").startswith(b"["):
-            yield _parse_list(b"".join(read_chunks(path)), path, field)
-            return
-        first = first or lines
-        try:
-            reading = pa.json.ReadOptions(block_size=len(lines) + 1)
-            column = pa.json.read_json(pa.BufferReader(lines), reading, parsing)[field].combine_chunks()
-            column.validate(full=True)  # UTF-8
-            problems = {}
-        except pa.ArrowInvalid:  # broken, or valid for Python alone: a name given twice
-            column, problems = _parse_lines(lines, path, line, field)
-        line += lines.count(b"\n")
-        yield column, problems
-
-
-def _first_names(path: str) -> list[str]:
-    """The names in the first object of a JSON file; none in another."""
-    if file_format(path)[0] not in (".json", ".jsonl"):
-        return []
-    text = next(_whole_lines(path), b"").decode("utf-8-sig", "replace").lstrip("[ \t\r\n")
-    try:
-        first, _ = json.JSONDecoder().raw_decode(text)
-    except ValueError:
-        return []
-    return list(first) if isinstance(first, dict) else []
-
-
-def _whole_lines(path: str) -> Iterator[bytes]:
-    """Chunks that end where a line ends."""
-    rest = b""
-    for chunk in read_chunks(path):
-        head, newline, tail = chunk.rpartition(b"\n")
-        if newline:
-            yield rest + head + newline
-            rest = b""
-        rest += tail
-    if rest:
-        yield rest
-
-
-def _parse_lines(lines: bytes, path: str, line: int, field: str) -> Rows:
-    """The slow and exact way, to name the lines that are broken. `line` is the number of the first one here."""
-    texts, problems = [], {}
-    for number, content in enumerate(lines.split(b"\n"), line):
-        if not content.strip():
-            continue
-        try:
-            texts.append(_text_of(json.loads(content.decode("utf-8-sig")), field))
-        except ValueError as error:
-            problem = heading(error).replace("line 1 column", "column")  # the decoder sees nothing but this line
-            remedy = "" if type(error) is ValueError else ": give one JSON object a line"  # it is no JSON
-            problems[len(texts)] = f"`{path}` line {number}: {problem}{remedy}"
-            texts.append(None)
-    return pa.array(texts, pa.string()), problems
-
-
-def _parse_list(content: bytes, path: str, field: str) -> Rows:
-    texts, problems = [], {}
-    try:
-        rows = json.loads(content.decode("utf-8-sig"))
-    except ValueError as error:
-        raise _BadFile(f"`{path}`: {heading(error)}: give a list of JSON objects") from None
-    for number, row in enumerate(rows):
-        try:
-            texts.append(_text_of(row, field))
-        except ValueError as error:
-            problems[number] = f"`{path}` item {number}: {heading(error)}"
-            texts.append(None)
-    return pa.array(texts, pa.string()), problems
-
-
-def _text_of(row: object, field: str) -> str | None:
-    if not isinstance(row, dict):
-        raise ValueError(f"found {type(row).__name__}, not an object: give JSON objects")
-    text = row.get(field)
-    if not isinstance(text, str | None):
-        raise ValueError(f"`{field}` holds {type(text).__name__}, not a string")
-    try:
-        return text and text.encode().decode()
-    except UnicodeEncodeError:
-        raise ValueError(f"`{field}` holds half of a surrogate pair, which JSON may have and text may not") from None
-
-
-def _read_csv(path: str, field: str) -> Iterator[Rows]:
-    """Every field as it is written: "NA" and "001" are text."""
-    if sum(chunk.count(b'"') for chunk in read_chunks(path)) % 2:  # Arrow would read the rest of the file as one field
-        raise _BadFile(f'`{path}` has a quotation mark that is never closed: write " inside a field as ""')
-    reading = pa.csv.ReadOptions(block_size=CSV_BLOCK, use_threads=False)  # one thread: errors with the row's number
-    bad: list[pa.csv.InvalidRow] = []
-    parsing = pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda row: bad.append(row) or "skip")
-    with open_bytes(path, file_format(path)[1]) as stream:
-        names = pa.csv.open_csv(stream, reading, parsing).schema.names
-    _check_column(path, field, names)
-    converting = pa.csv.ConvertOptions(include_columns=[field], column_types={field: pa.string()})
-    with open_bytes(path, file_format(path)[1]) as stream:
-        bad.clear()  # those that were seen while the names were read
-        for batch in pa.csv.open_csv(stream, reading, parsing, converting):
-            texts = pa.concat_arrays([batch.column(0), pa.nulls(len(bad), pa.string())])
-            yield texts, {len(batch) + place: _odd_row(path, row) for place, row in enumerate(bad)}
-            bad.clear()
-        if bad:
-            yield pa.nulls(len(bad), pa.string()), {place: _odd_row(path, row) for place, row in enumerate(bad)}
-
-
-def _odd_row(path: str, row: "pa.csv.InvalidRow") -> str:
-    number = f"Row #{row.number}: " if row.number is not None else ""
-    return f"`{path}` cannot be read: {number}Expected {row.expected_columns} columns, got {row.actual_columns}"
-
-
-def _read_parquet(path: str, field: str) -> Iterator[Rows]:
-    filesystem, place = remote(path) if "://" in path else (None, path)
-    with pa.parquet.ParquetFile(place, filesystem=filesystem) as file:
-        schema = file.schema_arrow
-        _check_column(path, field, schema.names)
-        kind = schema.field(field).type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise _BadFile(f"`{path}` column `{field}` holds {kind}, not strings: name another --dataset_text_field")
-        for batch in file.iter_batches(1000, columns=[field]):
-            yield batch.column(0), {}
-
-
-def _read_html(path: str, field: str) -> Iterator[Rows]:
-    """The main text of a page, without menus and other frames; null where there is none."""
-    import trafilatura  # takes a second
-
-    text = trafilatura.extract(b"".join(read_chunks(path)), include_comments=False)
-    problem = {} if text else {0: f"`{path}` has no text to speak of"}
-    yield pa.array([text], pa.string()), problem
-
-
-READERS = {
-    ".txt": _read_txt,
-    ".md": _read_txt,
-    ".jsonl": _read_json,
-    ".json": _read_json,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
-    ".html": _read_html,
-    ".htm": _read_html,
-}
-
-
-def _check_column(path: str, field: str, columns: Iterable[str]) -> None:
-    if field not in columns:
-        raise _BadFile(_no_column(f"`{path}`", field, columns))
-
-
-def _no_column(place: str, field: str, columns: Iterable[str]) -> str:
-    return f"{place} has no column `{field}`, only {', '.join(columns)}: choose with --dataset_text_field"
-
-
-def heading(error: Exception, path: str | None = None) -> str:
-    """The first line of a message, with neither the path that is named beside it nor secrets of an address."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    line = line.replace(path, "the file") if path else line
-    return re.sub(r"\w+://[^\s'\"<>]+", lambda address: without_secrets(address[0]), line)[:HEADING]
-
-
-def without_secrets(url: str) -> str:
-    """A URL without what may be in it of users, passwords and signatures."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def _drop_empty(part: Dataset, name: str) -> Dataset:

@@ -26,16 +26,16 @@ from datasets import Dataset, IterableDataset
 from datasets.distributed import split_dataset_by_node
 from transformers import TrainerCallback, TrainingArguments
 
-from hf_llm.checkpoints import write_text
+from hf_llm.data.arrow import split_lists
 from hf_llm.data.infilling import count_layouts
 from hf_llm.data.packing import pack_batch
+from hf_llm.files import write_text
+
+logger = logging.getLogger(__name__)
 
 BLOCK_CHARACTERS = 16_000_000  # of text: enough for full rows, and a second's work
 # Stands in the slots of other ranks, where no row is used.
 FILLER = {"input_ids": np.zeros(1, np.int32), "lengths": np.ones(1, np.int32)}
-
-logger = logging.getLogger(__name__)
-
 Convert = Callable[[list[str], np.random.Generator], pa.Table]
 
 
@@ -214,11 +214,6 @@ class StreamedRows(torch.utils.data.IterableDataset):
         figures |= dict(total) | {"packing_efficiency": total["tokens_packed"] / (total["rows"] * self.max_length)}
         figures |= {"epochs_completed": min(of_rank["epoch"] for of_rank in ranks)}
         return {f"{prefix}_{name}": value for name, value in figures.items()}
-
-
-def split_lists(lists: pa.ListArray) -> list[np.ndarray]:
-    """Each list as an array, without copying."""
-    return np.split(lists.flatten().to_numpy(), lists.offsets.to_numpy()[1:-1] - lists.offsets[0].as_py())
 
 
 class FollowStream(TrainerCallback):

@@ -10,6 +10,8 @@ from datasets import Dataset
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
+from hf_llm.data.arrow import token_table
+
 logger = logging.getLogger(__name__)
 
 # Text per batch of the conversion: bounds its memory, and is enough for the engine's threads.
@@ -17,7 +19,6 @@ BYTES_PER_BATCH = 64_000_000
 # An engine is trusted after it gave the tokenizer's own ids on this many of the user's documents.
 PROOF_DOCUMENTS, PROOF_CHARACTERS = 256, 500_000
 PROOF_PER_CALL, PROOF_SHARE = 16, 2_000  # and in a stream on so many of each block, and of their characters
-
 # texts -> (ids of all documents one after the other, (N,) int32; offsets, (documents + 1,) int64)
 Encode = Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
 
@@ -140,11 +141,6 @@ def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """
     name, encode = document_engine(tokenizer, sample_texts(dataset))
     return map_texts(dataset, tokenizer, lambda texts, first: token_table(*encode(texts)), name)
-
-
-def token_table(ids: np.ndarray, offsets: np.ndarray, **columns: np.ndarray) -> pa.Table:
-    """Documents, and what else is known of each, as Arrow has them."""
-    return pa.table({"input_ids": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(ids)), **columns})
 
 
 def map_texts(

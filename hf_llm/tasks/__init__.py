@@ -4,7 +4,6 @@ What flows: a raw row -> `to_example` -> prompt and completion -> the model -> `
 `references`.
 """
 
-import contextlib
 import dataclasses
 import difflib
 import importlib
@@ -15,10 +14,8 @@ from typing import Any, ClassVar
 import yaml
 from datasets import Dataset, DatasetDict
 
-from hf_llm.arguments import parse_object
+from hf_llm.mappings import parse_object
 from hf_llm.metrics.base import TaskMetric
-
-PLACE = "_place"  # the column that says where a row is from, as an error names it
 
 
 @dataclass
@@ -138,15 +135,6 @@ def typed(value: str) -> Any:
         return yaml.safe_load(value)
     except yaml.YAMLError:
         return value
-
-
-@contextlib.contextmanager
-def naming(row: dict[str, Any], otherwise: str = "a row"):
-    """Puts the row's place before the message of an error."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{row.get(PLACE, otherwise)}: {error}") from None
 
 
 def as_list(value: str | list[str] | None) -> list[str]:

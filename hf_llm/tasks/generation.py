@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from datasets import Dataset, DatasetDict
 
-from hf_llm.data.python_docs import python_docs
 from hf_llm.metrics.text import FreeText
+from hf_llm.python_docs import python_docs
 from hf_llm.tasks import Task, as_list
 
 

@@ -5,9 +5,10 @@ from typing import ClassVar
 
 from datasets import Dataset, DatasetDict
 
-from hf_llm.data.python_docs import python_docs
+from hf_llm.messages import naming
 from hf_llm.metrics import question_answering as squad
-from hf_llm.tasks import Task, as_list, naming
+from hf_llm.python_docs import python_docs
+from hf_llm.tasks import Task, as_list
 
 NO_ANSWER = "unanswerable"
 

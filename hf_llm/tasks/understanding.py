@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from datasets import Dataset, DatasetDict, Value
 
-from hf_llm.data.python_docs import python_docs
 from hf_llm.metrics.classification import Classification
+from hf_llm.python_docs import python_docs
 from hf_llm.tasks import Task
 
 logger = logging.getLogger(__name__)

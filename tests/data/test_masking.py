@@ -7,9 +7,9 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoModelForMaskedLM, DataCollatorForLanguageModeling
 
 from hf_llm.data.masking import MaskingCollator, mask_rows
-from hf_llm.data.packing import check_isolation
 from hf_llm.data.vocabulary import MASK, train_tokenizer
-from hf_llm.modeling import first_position
+from hf_llm.models.isolation import check_isolation
+from hf_llm.models.loading import first_position
 
 VOCABULARY, SPECIAL = 1000, 4
 TOKENS = np.random.default_rng(0).integers(SPECIAL, VOCABULARY, (200, 120))

@@ -9,7 +9,9 @@ from datasets import Dataset
 from tiny import new_model
 from transformers import AutoConfig, AutoModelForCausalLM, BartConfig, BartForCausalLM, Trainer, TrainingArguments
 
-from hf_llm.data.packing import PackingCollator, best_fit, can_skip_prompts, check_causality, check_isolation, cut, pack
+from hf_llm.data.packing import PackingCollator, best_fit, cut, pack
+from hf_llm.models.inspection import can_skip_prompts
+from hf_llm.models.isolation import check_causality, check_isolation
 
 ISOLATED = ["llama", "qwen3", "mistral", "gemma", "gpt2"]
 

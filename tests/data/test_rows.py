@@ -9,7 +9,8 @@ from tiny import new_tokenizer
 from hf_llm.arguments import DataArguments, TaskArguments
 from hf_llm.data.prompting import Prompter, draw_shots, encode_prompts
 from hf_llm.data.rows import fit_columns, load_rows, parse_mapping
-from hf_llm.tasks import PLACE, load_task
+from hf_llm.messages import PLACE
+from hf_llm.tasks import load_task
 
 
 def load(task, mapping=None, seed=42, **files):

@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from hf_llm.arguments import TextArguments
-from hf_llm.data import sources
+from hf_llm.data import readers, sources
 from hf_llm.data.sources import load_splits
 
 
@@ -126,7 +126,7 @@ def test_other_columns_may_be_anything(tmp_path):
 
 def test_lines_across_chunks_are_kept_whole(tmp_path, monkeypatch):
     """Rows are neither cut nor lost where one chunk ends, even if a row is longer than a chunk."""
-    monkeypatch.setattr(sources, "CHUNK", 64)
+    monkeypatch.setattr(readers, "CHUNK", 64)
     rows = [f"{i} " + "x" * (i % 150) for i in range(300)]
     write_lines(tmp_path / "a.jsonl", [{"text": row} for row in rows])
     assert texts(tmp_path) == rows
@@ -171,7 +171,7 @@ def test_unchanged_file_is_not_read_again(tmp_path, monkeypatch):
     """The second load comes out of the cache of `datasets`, with the same fingerprint."""
     path = write_lines(tmp_path / "a.jsonl", [{"text": str(i)} for i in range(20)])
     first = load(train_file=[path])["train"]
-    monkeypatch.setattr(sources, "READERS", dict.fromkeys(sources.READERS))
+    monkeypatch.setattr(readers, "READERS", dict.fromkeys(readers.READERS))
     second = load(train_file=[path])["train"]
     assert first.cache_files and second._fingerprint == first._fingerprint
 
@@ -322,7 +322,7 @@ def test_broken_json_line(tmp_path, line, problem):
 
 def test_broken_json_line_far_into_a_packed_file(tmp_path, monkeypatch):
     """Lines are counted across chunks and through compression."""
-    monkeypatch.setattr(sources, "CHUNK", 100)
+    monkeypatch.setattr(readers, "CHUNK", 100)
     rows = b'{"text": "some text"}\n' * 500 + b"{\n"
     assert "a.jsonl.gz` line 501: " in error_of_file(tmp_path / "a.jsonl.gz", gzip.compress(rows))
 

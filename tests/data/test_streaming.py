@@ -16,9 +16,10 @@ from recipe_runs import flags
 
 from hf_llm.arguments import TextArguments
 from hf_llm.data import streaming
+from hf_llm.data.arrow import token_table
 from hf_llm.data.sources import load_splits
 from hf_llm.data.streaming import Position, StreamedRows, head
-from hf_llm.data.tokenization import document_engine, token_table
+from hf_llm.data.tokenization import document_engine
 from hf_llm.data.vocabulary import train_tokenizer
 
 ROOT = Path(__file__).parent.parent.parent

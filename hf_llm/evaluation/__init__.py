@@ -1,0 +1,1 @@
+"""Scores of a model: perplexity, a task's own metric, lm-evaluation-harness."""

@@ -1,0 +1,53 @@
+"""What this machine can do: precisions, cores, the peak rate of its device."""
+
+import logging
+import math
+import os
+import time
+
+import torch
+from accelerate.utils import get_int_from_env
+
+logger = logging.getLogger(__name__)
+
+
+def has_bfloat16(on_cpu: bool) -> bool:
+    """Whether the hardware multiplies bfloat16 matrices itself; emulation is slower than float32."""
+    import torch
+
+    if on_cpu:
+        capabilities = torch.cpu.get_capabilities()
+        return capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def share_cores() -> None:
+    """Give each CPU rank its share of the cores.
+
+    `accelerate launch` and torchrun set OMP_NUM_THREADS to 1 where the user said nothing, and a run of one rank would
+    leave all cores but one idle.
+    """
+    launched = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & os.environ.keys()
+    if launched and os.environ.get("OMP_NUM_THREADS") == "1":
+        threads = max(1, len(os.sched_getaffinity(0)) // get_int_from_env(["LOCAL_WORLD_SIZE"], 1))
+        torch.set_num_threads(threads)
+        logger.info(f"CPU: {get_int_from_env(['WORLD_SIZE'], 1)} rank(s), {threads} threads in each")
+
+
+# Dense bfloat16 FLOP/s of the data sheets, by a part of the device's name.
+PEAK_FLOPS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12}
+
+
+def peak_flops(device: torch.device, bf16: bool) -> tuple[float, str]:
+    """FLOP/s that the device can reach, and where the figure is from."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    for part, peak in PEAK_FLOPS.items():
+        if part in name:
+            return peak, f"{name}, data sheet"
+    size, best = 1024, math.inf
+    a = torch.ones(size, size, dtype=torch.bfloat16 if bf16 else torch.float32, device=device)
+    for _ in range(5):
+        start = time.perf_counter()
+        (a @ a)[0, 0].item()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best, f"{name}, {a.dtype} matrix product measured here"

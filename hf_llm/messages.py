@@ -1,0 +1,103 @@
+"""What a person reads on the terminal: log messages, progress bars, errors in one line."""
+
+import contextlib
+import logging
+import os
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+
+def show_messages() -> None:
+    """The package's own messages on stderr, and progress bars: those of rank 0."""
+    if int(os.environ.get("RANK", 0)) > 0:
+        hide_progress()
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    for message in ("`is_gradient_checkpointing`", "Could not find a config file"):  # PEFT's: nothing for a user to do
+        warnings.filterwarnings("ignore", message=message)
+    package = logging.getLogger("hf_llm")
+    package.handlers = [handler]
+    package.setLevel(logging.INFO if int(os.environ.get("RANK", 0)) == 0 else logging.ERROR)
+
+
+def hide_progress() -> None:
+    """No bars of `datasets` and transformers."""
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def stop(message: object, status: int) -> NoReturn:
+    """One line on stderr, from each machine or from the rank that alone has the error; and the exit status."""
+    from tqdm import tqdm
+
+    for bar in list(getattr(tqdm, "_instances", [])):
+        bar.close()  # or the message would stand at the end of its line
+    first = "0" in (os.environ.get("RANK", "0"), os.environ.get("LOCAL_RANK"))
+    if first or getattr(message, "of_one_rank", False):
+        print(f"error: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    sys.exit(status)
+
+
+@contextlib.contextmanager
+def report_errors():
+    """Around a recipe's main: one line on stderr instead of a traceback, which `HF_LLM_TRACEBACK=1` shows.
+
+    Bad input (`ValueError`, or a package that an option needs) ends the recipe with status 2; a loss that is not
+    finite, a full disk or a failed push with status 1; Ctrl-C with 130.
+    """
+    from huggingface_hub.errors import HTTPError
+
+    if os.environ.get("HF_LLM_TRACEBACK"):
+        yield
+        return
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        stop(error, status=2)
+    except HTTPError as error:
+        stop(f"the Hub: {error}. Run without `--push_to_hub`, or with another `--hub_model_id` or HF_TOKEN", status=1)
+    except (FloatingPointError, OSError) as error:
+        stop(error, status=1)
+    except KeyboardInterrupt:
+        stop("interrupted; with a checkpoint in `--output_dir`, `--resume_from_checkpoint true` goes on", status=130)
+
+
+HEADING = 200  # characters of a foreign error message that are shown
+
+
+def heading(error: Exception, path: str | None = None) -> str:
+    """The first line of a message, with neither the path that is named beside it nor secrets of an address."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = line.replace(path, "the file") if path else line
+    return re.sub(r"\w+://[^\s'\"<>]+", lambda address: without_secrets(address[0]), line)[:HEADING]
+
+
+def without_secrets(url: str) -> str:
+    """A URL without what may be in it of users, passwords and signatures."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+def one_line(error: Exception, name: str = "") -> str:
+    """An error without line breaks, shortened; of a name that is no folder, with that said before it."""
+    missing = isinstance(error, OSError) and name and not Path(name).expanduser().exists()
+    return ("there is no such folder, and as a Hub id: " if missing else "") + " ".join(str(error).split())[:300]
+
+
+PLACE = "_place"  # the column that says where a row is from, as an error names it
+
+
+@contextlib.contextmanager
+def naming(row: dict[str, Any], otherwise: str = "a row"):
+    """Puts the row's place before the message of an error."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{row.get(PLACE, otherwise)}: {error}") from None

@@ -1,0 +1,1 @@
+"""Raw text made ready: cleaned, filtered, deduplicated, in shards."""

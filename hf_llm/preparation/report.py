@@ -1,0 +1,82 @@
+"""The report of a preparation: a page with a plot, and the data card."""
+
+from pathlib import Path
+
+from huggingface_hub import DatasetCardData
+from matplotlib.figure import Figure
+
+from hf_llm.files import write_text
+from hf_llm.preparation.funnel import DROPPED, Funnel
+
+SIZES = {  # as the Hub names them
+    1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M",
+    100_000_000: "10M<n<100M", 1_000_000_000: "100M<n<1B", float("inf"): "n>1B",
+}  # fmt: skip
+
+
+def write_report(folder: Path, manifest: dict, funnel: Funnel) -> None:
+    """`report.md`, for a person to read: the funnel as a plot and a table, and some rows of what was dropped."""
+    plot_funnel(folder / "funnel.png", manifest["steps"])
+    lines = ["# What was prepared", "", f"{manifest['rows']:,} rows, {manifest['bytes']:,} bytes of text.", ""]
+    lines += [
+        "![Rows after each step](funnel.png)",
+        "",
+        "| step | rows in | rows out | texts changed | bytes in | bytes out |",
+    ]
+    lines += ["|---|---:|---:|---:|---:|---:|"]
+    for step in manifest["steps"]:
+        numbers = (step[name] for name in ("rows_in", "rows_out", "changed", "bytes_in", "bytes_out"))
+        lines += [f"| {step['step']} | {' | '.join(f'{number:,}' for number in numbers)} |"]
+    dropped = [(step["step"], *found) for step in manifest["steps"] for found in step["dropped"].items()]
+    if funnel.passages:
+        lines += ["", "## Passages that were left out most often", "", "| times | passage |", "|---:|---|"]
+        lines += [f"| {times:,} | {' '.join(text.split()).replace('|', '/')} |" for text, times in funnel.passages]
+    lines += ["", "## Dropped rows", "", f"All of them: `{DROPPED}`.", ""]
+    for step, reason, rows in dropped:
+        lines += [f"### {step}: {reason} ({rows:,})", ""]
+        for row in funnel.examples.get(f"{step}: {reason}", []):
+            lines += [f"- {row['place']}", ""]
+            if row["text"]:
+                lines += [*(f"      {line}" for line in row["text"].splitlines()), ""]
+    write_text(folder / "report.md", "\n".join(lines) + "\n")
+
+
+def plot_funnel(path: Path, steps: list[dict]) -> None:
+    """Rows that are left after each step, as bars."""
+    names, rows = ["in", *(step["step"] for step in steps)], [steps[0]["rows_in"], *(s["rows_out"] for s in steps)]
+    height = 0.4 * len(names) + 0.8  # inches
+    figure = Figure((7, height))
+    axes = figure.add_axes((0.23, 0.6 / height, 0.75, 1 - 0.7 / height))
+    axes.bar_label(axes.barh(names, rows), [f"{number:,}" for number in rows], padding=3)
+    axes.invert_yaxis()
+    axes.set_xlabel("rows")
+    axes.margins(x=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def write_card(folder: Path, manifest: dict) -> None:
+    """`README.md`, the data card that the Hub shows, with what it needs to load the shards."""
+    size = next(name for limit, name in SIZES.items() if manifest["rows"] < limit)
+    language = manifest["settings"]["languages"]
+    card = DatasetCardData(
+        language=language,
+        size_categories=size,
+        task_categories=["text-generation"],
+        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "part-*.parquet"}]}],
+    )
+    sources = [
+        f"- `{source['name']}` ({source['bytes']:,} bytes"
+        + (f"; {source['unreadable']:,} rows, or all of it, could not be read)" if "unreadable" in source else ")")
+        for source in manifest["sources"][:20]
+    ]
+    if len(manifest["sources"]) > 20:
+        sources.append(f"- and {len(manifest['sources']) - 20:,} more, in `manifest.json`")
+    replaced = [f"- `{kind}`: {number:,}" for kind, number in manifest["replaced"].items()]
+    lines = ["---", card.to_yaml(), "---", "", "# Prepared text", ""]
+    lines += [f"{manifest['rows']:,} texts, {manifest['bytes']:,} bytes. Columns: `text`, `source`, `row`.", ""]
+    lines += ["What was done, and what was left out: `report.md`; settings, versions and hashes: `manifest.json`.", ""]
+    lines += ["## Sources", "", *sources, ""]
+    if replaced:
+        lines += ["## Personal data that was replaced", "", *replaced, ""]
+    write_text(folder / "README.md", "\n".join(lines))

@@ -1,0 +1,247 @@
+"""What a run says at its end, for a person to read."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+from hf_llm.arguments import EvalArguments
+from hf_llm.data.infilling import infilling_prompts
+from hf_llm.data.masking import MaskingCollator
+from hf_llm.data.vocabulary import fertility
+from hf_llm.evaluation.generation import complete, encode_prompts
+from hf_llm.evaluation.scoring import Evaluation, TaskResult, compare
+from hf_llm.files import appearing, write_json, write_json_lines
+from hf_llm.models.inspection import count_parameters, num_positions
+
+SAMPLE_TOKENS = 128
+SAMPLE_CHARACTERS = 400
+GUESSES = 10
+
+
+def format_value(value: float | int | str) -> str:
+    """Thousands parted, floats with as many digits as mean something."""
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def table(rows: dict[str, float | int | str]) -> str:
+    """Names and values in two aligned columns.
+
+    Example:
+        >>> print(table({"perplexity": 12.5, "tokens": 1000}))
+        perplexity   12.5
+        tokens      1,000
+    """
+    values = {name: format_value(value) for name, value in rows.items()}
+    names, width = max(map(len, values)), max(map(len, values.values()))
+    return "\n".join(f"{name:<{names}}  {value:>{width}}" for name, value in values.items())
+
+
+def report_pretraining(trainer: Trainer, figures: dict[str, float], prompt: str) -> None:
+    """The end of a run: a table, a sample of what the model writes, the folder. Every rank calls, rank 0 prints."""
+    masked = isinstance(trainer.data_collator, MaskingCollator)
+    sample = guesses(trainer) if masked else sample_text(trainer, [prompt])
+    middle = sample_middle(trainer) if "train_fim_psm" in figures else None
+    if not trainer.args.should_save:
+        return
+    streamed = "train_epochs_completed" in figures
+    rows = {
+        "parameters": count_parameters(trainer.model),
+        "steps": f"{trainer.state.global_step:,} of {trainer.state.max_steps:,}",
+        "tokens read, a block ahead" if streamed else "tokens of the data": figures["train_tokens_in"],
+        "  packed, dropped": f"{figures['train_tokens_packed']:,}, {figures['train_tokens_dropped']:,}",
+        "  packing efficiency": f"{figures['train_packing_efficiency']:.2%}",
+        "tokens per second": figures.get("train_tokens_per_second", "no step left"),
+        "model FLOPs utilisation": f"{figures['train_mfu']:.1%}" if "train_mfu" in figures else "no step left",
+        "validation loss": figures["eval_loss"],
+        "perplexity": figures["eval_perplexity"],
+    }
+    if masked:
+        print(f"\n{table(rows)}\n\nHidden tokens, and what the model takes them for:\n\n{sample}")
+    else:
+        rows |= {"bits per byte": figures["eval_bits_per_byte"]}
+        rows |= {"  zlib -9, same text": figures["eval_zlib_bits_per_byte"]}
+        begun = f", begun with {prompt!r}" if prompt else ""
+        print(f"\n{table(rows)}\n\nA sample of its text{begun}:\n")
+        print(indented(prompt + sample))
+    if middle:
+        print(f"\nWhat it writes between two pieces of a validation text:\n\n{indented(middle)}")
+    print(f"\nModel and results: {trainer.args.output_dir}", flush=True)
+
+
+@torch.no_grad()
+def guesses(trainer: Trainer) -> str:
+    """Hidden tokens of the first validation row and the likeliest ones in their places. Every rank calls."""
+    batch = trainer.data_collator([trainer.eval_dataset[0]])
+    labels = batch.pop("labels")[0]
+    logits = trainer.model_wrapped(**{name: tensor.to(trainer.args.device) for name, tensor in batch.items()}).logits
+    hidden = torch.nonzero(labels != -100)[:GUESSES, 0]
+    decode = trainer.processing_class.decode
+    pairs = zip(labels[hidden].tolist(), logits[0].argmax(-1).cpu()[hidden].tolist(), strict=True)
+    return "\n".join(f"  {decode([token])!r}  {decode([guess])!r}" for token, guess in pairs)
+
+
+def report_preparation(output_dir: str, manifest: dict) -> None:
+    """The end of a preparation: rows after each step, what was dropped and why, the folder."""
+    rows = {"rows read": manifest["steps"][0]["rows_in"]}
+    for step in manifest["steps"]:
+        if step["changed"]:
+            rows[f"  {step['step']}: texts changed"] = step["changed"]
+        rows |= {f"  {step['step']}: {reason}": f"-{number:,}" for reason, number in step["dropped"].items() if number}
+    rows |= {f"  {kind} replaced": number for kind, number in manifest["replaced"].items()}
+    rows |= {"rows": manifest["rows"], "bytes of text": manifest["bytes"]}
+    rows |= {"tokens": manifest["tokens"]} if manifest["tokens"] is not None else {}
+    rows |= {"shards": len(manifest["shards"])}
+    print(f"\n{table(rows)}\n\nShards, manifest and report: {output_dir}", flush=True)
+
+
+def report_vocabulary(
+    folder: Path,
+    texts: Sequence[str],
+    before: PreTrainedTokenizerBase | None,
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel | None,
+) -> None:
+    """The end of a vocabulary's training: what held-out texts cost with it, and did before; all of it on the disk."""
+    figures = fertility(tokenizer, texts)
+    if before is not None:
+        figures |= {f"{name}_before": value for name, value in fertility(before, texts).items()}
+    with appearing(folder) as beside:
+        for part in (tokenizer, model):
+            if part is not None:
+                part.save_pretrained(beside)
+        write_json(beside / "eval_results.json", {f"eval_{name}": value for name, value in figures.items()})
+    print(f"\n{table({'entries': len(tokenizer)} | figures)}", flush=True)
+    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    print(f"\nTokenizer{', model' if model is not None else ''} and results: {shown}", flush=True)
+
+
+def report_finetuning(trainer: Trainer, figures: dict[str, float], result: TaskResult) -> None:
+    """The end of a fine-tuning run: predictions on the disk, a table, three answers, the folder. Rank 0 alone."""
+    if not trainer.args.should_save:
+        return
+    write_json_lines(f"{trainer.args.output_dir}/predictions.jsonl", result.predictions)
+    rows = {
+        "parameters": count_parameters(trainer.model),
+        "  trained": count_parameters(trainer.model, trained=True),
+        "steps": f"{trainer.state.global_step:,} of {trainer.state.max_steps:,}",
+        "train examples": figures["train_examples"],
+        "  dropped, shortened": f"{figures['train_examples_dropped']:,}, {figures['train_examples_shortened']:,}",
+        "  packing efficiency": f"{figures['train_packing_efficiency']:.2%}",
+        "tokens per second": figures.get("train_tokens_per_second", "no step left"),
+        "validation loss": figures["eval_loss"],
+    }
+    print(f"\n{table(rows)}\n\n{scores_table(result.scores)}\n")
+    print_predictions(result.predictions[:3])
+    print(f"Model and results: {trainer.args.output_dir}", flush=True)
+
+
+def report_evaluations(args: EvalArguments, evaluations: list[Evaluation], results: list[list[TaskResult]]) -> None:
+    """Predictions and results on the disk, tables on the screen. Rank 0 alone.
+
+    A single task has the folder to itself; several have one each, and all figures together stand above them.
+
+    Args:
+        results: of the model, and of the baseline where there is one; one for each evaluation.
+    """
+    if not PartialState().is_main_process:
+        return
+    folder, figures = Path(args.output_dir), {}
+    for evaluation, *of_models in zip(evaluations, *results, strict=True):
+        place = folder / evaluation.name if len(evaluations) > 1 else folder
+        figures[evaluation.name] = report_evaluation(args, evaluation, of_models, place)
+    if len(evaluations) > 1:
+        write_json(folder / "eval_results.json", figures)
+    print(f"Results: {folder}", flush=True)
+
+
+def report_evaluation(
+    args: EvalArguments, evaluation: Evaluation, results: list[TaskResult], folder: Path
+) -> dict[str, float | str]:
+    """One task's part of it; its figures."""
+    (result, *baseline) = results
+    for name, of_model in zip(("predictions", "baseline_predictions"), results, strict=False):
+        write_json_lines(f"{folder}/{name}.jsonl", of_model.predictions)
+    if not baseline:
+        (folder / "baseline_predictions.jsonl").unlink(missing_ok=True)  # of an earlier evaluation
+    differences = compare(evaluation.task.metric(), *results) if baseline else {}
+    figures = result.scores | {f"baseline_{name}": value for of in baseline for name, value in of.scores.items()}
+    figures |= result.report.metrics("eval") | differences
+    models = {"model": args.model_name_or_path, "baseline": args.baseline}
+    figures |= {name: Path(path).name for name, path in models.items() if path} | {"settings": evaluation.settings()}
+    write_json(folder / "eval_results.json", figures)
+    title = f"{evaluation.name}, {len(result.predictions):,} rows"
+    print(f"\n{title}: {args.model_name_or_path}\n{scores_table(result.scores)}\n")
+    for of in baseline:
+        print(f"{title}: {args.baseline}\n{scores_table(of.scores)}\n")
+        print(f"Difference\n{scores_table(differences)}\n")
+    print_predictions(result.predictions[:3])
+    return figures
+
+
+def report_harness(args: EvalArguments, results: list[dict[str, float]]) -> None:
+    """What lm-evaluation-harness measured, on the disk and on the screen. Rank 0 alone."""
+    if not PartialState().is_main_process:
+        return
+    figures = {}
+    for prefix, measured in zip(("", "baseline_"), results, strict=False):
+        figures |= {f"{prefix}{name}": value for name, value in measured.items()}
+    write_json(Path(args.output_dir) / "harness_results.json", figures)
+    print(f"\nlm-evaluation-harness\n{table(figures)}\n\nResults: {args.output_dir}", flush=True)
+
+
+def scores_table(scores: dict[str, float | str]) -> str:
+    """Each score with its 95 % interval."""
+    rows = {}
+    for name, value in scores.items():
+        if f"{name}_ci95_low" in scores:
+            low, high = scores[f"{name}_ci95_low"], scores[f"{name}_ci95_high"]
+            rows[name] = f"{format_value(value)}  [{format_value(low)}, {format_value(high)}]"
+        elif "_ci95_" not in name:
+            rows[name] = value
+    return table(rows)
+
+
+def print_predictions(predictions: list[dict]) -> None:
+    """Prompts, answers and gold answers, to be read."""
+    for row in predictions:
+        prompt = " ".join(row["prompt"].split())
+        print(f"  {'... ' * (len(prompt) > 300)}{prompt[-300:]}")  # the end, where the question is
+        print(f"    model: {textwrap.shorten(row['prediction'], 200)}")
+        print(f"    gold:  {textwrap.shorten(' | '.join(row['references']) or '(none)', 200)}\n")
+
+
+def sample_text(trainer: Trainer, prompts: list[str] | list[list[int]]) -> str:
+    """What the model writes after one prompt, as far as its positions reach."""
+    (ids,) = encode_prompts(trainer.processing_class, prompts)
+    room = min(SAMPLE_TOKENS, num_positions(trainer.model) - len(ids))
+    if room < 1:
+        return " (the prompt fills all of the model's positions)"
+    drawing = {"max_new_tokens": room, "do_sample": True, "temperature": 0.8, "top_k": 40}
+    (sample,) = complete(trainer.model_wrapped, trainer.processing_class, prompts, show_progress=False, **drawing)
+    return sample
+
+
+def sample_middle(trainer: Trainer) -> str:
+    """The beginning of a validation text, with a fifth of it as the model would have it, in brackets."""
+    row, decode = trainer.eval_dataset[0], trainer.processing_class.decode
+    text = decode(row["input_ids"][: row["lengths"][0]], skip_special_tokens=True)[:SAMPLE_CHARACTERS]
+    prefix, suffix = text[: len(text) * 2 // 5], text[len(text) * 3 // 5 :]
+    prompts = infilling_prompts(trainer.processing_class, [prefix], [suffix])
+    return f"{prefix}[{sample_text(trainer, prompts)}]{suffix}"
+
+
+def indented(text: str) -> str:
+    """Lines of at most 100 characters, as an example stands in the report."""
+    return textwrap.indent("\n".join(textwrap.fill(line, 100) for line in text.splitlines()), "  ")
+
+
+def print_completions(rows: list[dict[str, str]], between: str = "") -> None:
+    """Prompt and completion together, as a text to read, with what was given to stand behind it."""
+    for row in rows:
+        print(f"{row['prompt']}{between}{row['completion']}{row.get('suffix', '')}\n")

@@ -1,0 +1,1 @@
+"""What surrounds the Trainer: objectives, the run, checkpoints, throughput."""

@@ -1,0 +1,359 @@
+"""Models and tokenizers are what was asked for, whole, in float32; or one line says what does not fit."""
+
+import copy
+import json
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from tiny import TEXTS, new_model, new_tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
+
+from hf_llm.arguments import AdapterArguments, ModelArguments, TokenizerArguments
+from hf_llm.data.vocabulary import train_tokenizer
+from hf_llm.models.inspection import count_parameters
+from hf_llm.models.loading import (
+    add_adapter,
+    extend_embeddings,
+    frozen_precision,
+    load_for_generation,
+    load_model,
+    load_to_extend,
+    load_tokenizer,
+    new_config,
+)
+
+GROUPED = "hidden_size=64,intermediate_size=128,num_hidden_layers=2,num_attention_heads=4,num_key_value_heads=2"
+CONFIGS = sorted((Path(__file__).parent.parent.parent / "recipes" / "configs").glob("pretrain*.yaml"))
+OVERRIDES = {
+    "llama": GROUPED + ",rope_theta=1e4",
+    "qwen3": GROUPED + ",head_dim=16,tie_word_embeddings=true",
+    "mistral": GROUPED + ",hidden_act=gelu",
+    "gpt2": "n_embd=64, n_layer=2, n_head=4",
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return new_tokenizer()
+
+
+@pytest.fixture
+def folder(tmp_path, tokenizer):
+    """A saved Llama in bfloat16, with its tokenizer."""
+    new_model(vocab_size=len(tokenizer)).to(torch.bfloat16).save_pretrained(tmp_path / "saved")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def build(tokenizer, max_length=32, **arguments):
+    torch.manual_seed(0)
+    return load_model(ModelArguments(**arguments), tokenizer, max_length)
+
+
+def error_of(tokenizer, max_length=32, **arguments):
+    with pytest.raises(ValueError) as info:
+        build(tokenizer, max_length, **arguments)
+    assert "\n" not in str(info.value)
+    return str(info.value)
+
+
+@pytest.mark.parametrize("spread", [None, 0.1], ids=["own", "given"])
+@pytest.mark.parametrize("model_type", OVERRIDES)
+def test_a_new_model_has_the_sizes_asked_for_and_normal_weights(model_type, spread, tokenizer):
+    """Mean 0, standard deviation `initializer_range` (0.02 by default), vocabulary and positions fitted to the data."""
+    settings = OVERRIDES[model_type]
+    model = build(tokenizer, model_type=model_type, config_overrides=settings, initializer_range=spread)
+    config = model.config
+    assert (config.model_type, config.hidden_size, config.num_hidden_layers) == (model_type, 64, 2)
+    assert (config.vocab_size, config.max_position_embeddings) == (len(tokenizer), 32)
+    assert (config.bos_token_id, config.eos_token_id) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    spread = spread or 0.02
+    matrices = {name: p for name, p in model.named_parameters() if p.ndim == 2 and p.numel() >= 4096}
+    assert len(matrices) >= 8
+    for name, p in matrices.items():
+        # GPT-2 divides the projections that end a block by the square root of twice the number of layers.
+        expected = spread / 2 if model_type == "gpt2" and name.endswith("c_proj.weight") else spread
+        assert p.std().item() == pytest.approx(expected, rel=0.04), name
+        assert abs(p.mean().item()) < 5 * expected / p.numel() ** 0.5, name
+
+
+def test_settings_are_typed_by_their_values(tokenizer):
+    """Numbers with an exponent, booleans, names."""
+    settings = GROUPED + ",rms_norm_eps=1e-4,tie_word_embeddings=true,hidden_act=gelu,rope_theta=5e5,"
+    config = build(tokenizer, config_overrides=settings).config
+    assert (config.rms_norm_eps, config.tie_word_embeddings, config.hidden_act) == (1e-4, True, "gelu")
+    assert config.rope_parameters["rope_theta"] == 500_000.0
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_models_of_the_shipped_files_can_be_built(path, tokenizer):
+    """Every setting that they name exists and fits the others."""
+    settings = yaml.safe_load(path.read_text())
+    arguments = ModelArguments(model_type=settings["model_type"], config_overrides=settings["config_overrides"])
+    config = new_config(arguments, tokenizer, settings["max_length"])
+    assert config.model_type == settings["model_type"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"model_type": "lama"}, "`--model_type` lama has no causal language model here; the nearest is llama"),
+        ({"model_type": "t5"}, "`--model_type` t5 has no causal language model here"),
+        ({"config_overrides": "hiden_size=8"}, "`--config_overrides` hiden_size: llama has no such setting; "
+         "the nearest is hidden_size"),
+        ({"model_type": "gpt2", "config_overrides": "hidden_sise=8"}, "the nearest is hidden_size"),
+        ({"config_overrides": "hidden_size"}, "`--config_overrides` has `hidden_size`: write key=value pairs"),
+        ({"config_overrides": "hidden_size=abc"}, "hidden_size"),
+        ({"config_overrides": "hidden_act=["}, "cannot build this llama model"),
+        ({"model_type": "xglm", "initializer_range": 0.1}, "`--initializer_range`: xglm has no such setting"),
+        ({"model_name_or_path": "/no/such/folder"}, "cannot load `/no/such/folder`: "),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_built_is_said_in_one_line(arguments, message, tokenizer):
+    """With the argument and the nearest known name."""
+    assert message in error_of(tokenizer, **arguments)
+
+
+def test_weights_are_loaded_in_float32(folder, tokenizer):
+    """Whatever they were saved in: the optimizer needs them."""
+    model = build(tokenizer, model_name_or_path=str(folder))
+    saved = load_file(folder / "model.safetensors")
+    assert {p.dtype for p in saved.values()} == {torch.bfloat16}
+    assert all(p.dtype == torch.float32 and torch.equal(p, saved[n].float()) for n, p in model.state_dict().items())
+
+
+def test_a_checkpoint_that_lacks_tensors_is_refused(folder, tokenizer):
+    """transformers would draw them at random, with no more than a warning."""
+    tensors = load_file(folder / "model.safetensors")
+    lost = [name for name in tensors if "layers.1.mlp" in name]
+    save_file(
+        {name: t for name, t in tensors.items() if name not in lost}, folder / "model.safetensors", {"format": "pt"}
+    )
+    message = error_of(tokenizer, model_name_or_path=str(folder))
+    assert f"the weights lack 3 tensors, the first is {min(lost)}" in message and str(folder) in message
+
+
+def test_rows_longer_than_the_positions_are_refused(folder, tokenizer):
+    """As many as the positions go in."""
+    build(tokenizer, max_length=64, model_name_or_path=str(folder))
+    message = error_of(tokenizer, max_length=65, model_name_or_path=str(folder))
+    assert "`--max_length` 65 is beyond the model's 64 positions" in message
+    assert "positions" in error_of(tokenizer, config_overrides=GROUPED + ",max_position_embeddings=16", max_length=17)
+
+
+def test_a_tokenizer_too_large_for_the_model_is_refused(folder):
+    """Its last ids would have no embedding."""
+    large = train_tokenizer([" ".join(f"{a}{b}x" for a in "abcdefgh" for b in "ijklmnop")] * 3, 350)
+    assert f"the tokenizer has {len(large)} entries, the model" in error_of(large, model_name_or_path=str(folder))
+
+
+def test_the_tokenizer_comes_from_the_folder_or_is_trained(folder, tokenizer):
+    """In this order: the checkpoint resumed from, the one named, the model's own, a new one."""
+    rows = [{"text": text} for text in TEXTS]
+    assert len(load_tokenizer(ModelArguments(vocab_size=280), rows)) == 280
+    for found in (
+        load_tokenizer(ModelArguments(model_name_or_path=str(folder))),
+        load_tokenizer(ModelArguments(model_name_or_path="/no/such", tokenizer_name=str(folder))),
+        load_tokenizer(ModelArguments(tokenizer_name="/no/such"), rows, checkpoint=str(folder)),
+    ):
+        assert found.get_vocab() == tokenizer.get_vocab()
+    with pytest.raises(ValueError, match="cannot load a tokenizer from `/no/such`"):
+        load_tokenizer(ModelArguments(tokenizer_name="/no/such"))
+
+
+def test_parameters_are_counted_once_where_they_are_tied(tokenizer):
+    """Embedding and output are one matrix here."""
+    untied, tied = (new_model(tie_word_embeddings=tie, vocab_size=100) for tie in (False, True))
+    assert count_parameters(untied) - count_parameters(tied) == 100 * 16
+
+
+GGUF_NAMES = {
+    "model.layers.": "blk.",
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+
+
+def write_gguf(path, model, tokenizer):
+    """A Llama as llama.cpp's converter writes it: its own names, the rotated halves of q and k interleaved."""
+    config, writer = model.config, gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(config.vocab_size)
+    bpe = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(sorted(bpe["vocab"], key=bpe["vocab"].get))
+    writer.add_token_merges([" ".join(pair) for pair in bpe["merges"]])
+    writer.add_token_types([gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * (len(tokenizer) - 3))
+    writer.add_bos_token_id(tokenizer.bos_token_id)
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_pad_token_id(tokenizer.pad_token_id)
+    writer.add_add_bos_token(True)
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    for name, parameter in model.state_dict().items():
+        weight = parameter.numpy()
+        if number := heads.get(name.split(".")[-2]):
+            weight = weight.reshape(number, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
+        for ours, theirs in GGUF_NAMES.items():
+            name = name.replace(ours, theirs)
+        writer.add_tensor(name, np.ascontiguousarray(weight))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_gguf_file_loads_and_saves_like_any_model(tmp_path, tokenizer):
+    """Its logits are those of the model it was made from, and of the folder saved from it; its tokenizer fits it."""
+    original = new_model(vocab_size=len(tokenizer), hidden_size=32)
+    path = tmp_path / "tiny.gguf"
+    write_gguf(path, original, tokenizer)
+
+    arguments = ModelArguments(model_name_or_path=str(path))
+    found = load_tokenizer(arguments)
+    ids = tokenizer(TEXTS[5]).input_ids
+    assert found(TEXTS[5]).input_ids == ids and len(found) == len(tokenizer)
+    assert (found.eos_token, found.pad_token) == (tokenizer.eos_token, tokenizer.pad_token)
+
+    model = load_model(arguments, found, max_length=64).eval()
+    model.save_pretrained(tmp_path / "saved")
+    found.save_pretrained(tmp_path / "saved")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", dtype=torch.float32).eval()
+    with torch.no_grad():
+        wanted, loaded, reloaded = (m(torch.tensor([ids])).logits for m in (original, model, again))
+    assert (loaded - wanted).abs().max() < 1e-5
+    assert torch.equal(loaded, reloaded)
+    assert load_tokenizer(ModelArguments(model_name_or_path=str(tmp_path / "saved")))(TEXTS[5]).input_ids == ids
+
+
+# Adapters, and models to generate with
+
+
+def adapter_on(base, folder, tokenizer=None):
+    """A LoRA adapter that changes what its base says, saved."""
+    model = load_model(ModelArguments(model_name_or_path=str(base)), new_tokenizer(), 64)
+    model = add_adapter(model, AdapterArguments(lora_r=2))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("with_tokenizer", [True, False])
+def test_an_adapter_is_loaded_on_its_base(folder, tmp_path, tokenizer, with_tokenizer):
+    """The sum of both says what they said together; the base's tokenizer serves where the adapter has none."""
+    trained = adapter_on(folder, tmp_path / "adapter", tokenizer if with_tokenizer else None).eval()
+    model, loaded = load_for_generation(str(tmp_path / "adapter"), dtype="float32")
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        assert torch.allclose(model(ids).logits, trained(ids).logits, atol=1e-5)
+        assert not torch.allclose(model(ids).logits, load_for_generation(str(folder), dtype="float32")[0](ids).logits)
+    assert loaded.get_vocab() == tokenizer.get_vocab()
+
+
+def test_an_adapter_of_a_larger_model_is_refused(folder, tmp_path, tokenizer):
+    """PEFT would load what fits and pass over the rest."""
+    adapter_on(folder, tmp_path / "adapter", tokenizer)
+    new_model(vocab_size=len(tokenizer), num_hidden_layers=1).save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"does not fit its base `.*`: \d+ tensors are only in one of them"):
+        load_for_generation(str(tmp_path / "adapter"))
+
+
+def test_training_from_an_adapter_is_refused_with_the_remedy(folder, tmp_path, tokenizer):
+    """A second adapter over it would lose it."""
+    adapter_on(folder, tmp_path / "adapter", tokenizer)
+    with pytest.raises(ValueError, match="is an adapter: train on its base, or merge them first"):
+        load_model(ModelArguments(model_name_or_path=str(tmp_path / "adapter")), tokenizer, 64)
+
+
+@pytest.mark.parametrize("adapter", [True, False])
+def test_rotary_frequencies_stay_exact_in_bfloat16(folder, tmp_path, tokenizer, adapter):
+    """Rounded, the angles of far positions would be wrong by a radian."""
+    adapter_on(folder, tmp_path / "adapter", tokenizer)
+    model, _ = load_for_generation(str(tmp_path / "adapter" if adapter else folder), dtype="bfloat16")
+    exact = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert next(model.parameters()).dtype == torch.bfloat16
+    assert torch.equal(model.model.rotary_emb.inv_freq, exact.model.rotary_emb.inv_freq)
+
+
+def test_weights_under_adapters_are_bfloat16_where_that_is_used():
+    """Nothing trains them, so that float32 would only cost memory; without adapters they stay float32."""
+    assert frozen_precision(AdapterArguments(lora_r=4), bf16=True) == {"dtype": torch.bfloat16}
+    assert frozen_precision(AdapterArguments(lora_r=4), bf16=False) == frozen_precision(AdapterArguments(), True) == {}
+
+
+@pytest.mark.parametrize("options", [{"use_dora": True}, {"load_in_4bit": True}, {"lora_alpha": 32}])
+def test_options_of_adapters_need_a_rank(options):
+    """Rather than being ignored."""
+    with pytest.raises(ValueError, match="belongs to adapters: give `--lora_r` too"):
+        AdapterArguments(**options)
+
+
+def test_modules_that_the_model_lacks_are_answered_with_those_it_has():
+    """By the name of the option."""
+    with pytest.raises(ValueError, match=r"`--lora_target_modules`: .*nosuch.*; the linear layers are down_proj, "):
+        add_adapter(new_model(), AdapterArguments(lora_r=2, lora_target_modules=["nosuch"]))
+
+
+def test_a_folder_without_a_model_is_named_as_that(tmp_path):
+    """What an interrupted run leaves behind; and no model at all is no reason to train a tokenizer."""
+    with pytest.raises(ValueError, match="holds no model: did the run"):
+        load_tokenizer(ModelArguments(model_name_or_path=str(tmp_path)))
+    with pytest.raises(ValueError, match="there is no model to start from: give `--model_name_or_path`"):
+        load_tokenizer(ModelArguments())
+
+
+def test_a_model_is_extended_as_it_was_saved(tmp_path, tokenizer):
+    """A masked one stays one, in its precision; no pad token is made up and written into its tokenizer."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.pad_token = None
+    settings = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = AutoConfig.for_model("roberta", vocab_size=len(tokenizer), max_position_embeddings=40, **settings)
+    AutoModelForMaskedLM.from_config(config).to(torch.bfloat16).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded, model = load_to_extend(TokenizerArguments(model_name_or_path=str(tmp_path), new_tokens=1))
+    assert type(model).__name__ == "RobertaForMaskedLM" and model.dtype == torch.bfloat16
+    assert loaded.pad_token is None
+
+
+@pytest.mark.parametrize("settings", [{}, {"tie_word_embeddings": True}])
+def test_new_embeddings_are_the_mean_of_those_they_replace(settings):
+    """In and out; a table that is large enough already keeps its size, and no other row changes."""
+    for vocab_size, rows in ((300, 303), (310, 310)):
+        model = new_model(vocab_size=vocab_size, **settings)
+        before = {name: weights.clone() for name, weights in model.state_dict().items()}
+        extend_embeddings(model, {300: [5, 7], 301: [9], 302: [1, 2, 3]})
+        for name, weights in model.state_dict().items():
+            if weights.shape[0] == rows and before[name].shape[0] == vocab_size:
+                assert torch.equal(weights[:300], before[name][:300])
+                assert torch.allclose(weights[300], before[name][[5, 7]].mean(0))
+                assert torch.allclose(weights[302], before[name][[1, 2, 3]].mean(0))
+            else:
+                assert torch.equal(weights, before[name])
+        assert model.config.vocab_size == rows == model.get_output_embeddings().weight.shape[0]

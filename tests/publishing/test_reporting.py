@@ -1,0 +1,69 @@
+"""What a run says at its end can be read, and is complete."""
+
+import json
+import os
+
+import pytest
+from tiny import new_tokenizer, new_trainer
+
+from hf_llm.files import write_json_lines
+from hf_llm.publishing.reporting import format_value, print_completions, report_pretraining, table
+
+FIGURES = {
+    "train_tokens_in": 1234567,
+    "train_tokens_packed": 1234567,
+    "train_tokens_dropped": 0,
+    "train_packing_efficiency": 0.9987,
+    "train_tokens_per_second": 12345.6,
+    "train_mfu": 0.4219,
+    "eval_loss": 3.14159,
+    "eval_perplexity": 23.1406,
+    "eval_bits_per_byte": 1.2345,
+    "eval_zlib_bits_per_byte": 2.5,
+}
+
+
+@pytest.mark.parametrize(
+    "value, shown",
+    [(1234567, "1,234,567"), (12345.6, "12,346"), (3.14159, "3.142"), (0.000123456, "0.0001235"), ("text", "text")],
+)
+def test_numbers_have_as_many_digits_as_mean_something(value, shown):
+    """And thousands parted by commas."""
+    assert format_value(value) == shown
+
+
+def test_a_table_is_aligned():
+    """Names to the left, values to the right."""
+    assert table({"perplexity": 12.5, "tokens": 1000}) == "perplexity   12.5\ntokens      1,000"
+
+
+def test_a_run_ends_with_its_figures_a_sample_and_the_folder(tmp_path, capsys):
+    """No token that was dropped, and no score, goes unsaid."""
+    trainer = new_trainer(tmp_path, new_tokenizer())
+    report_pretraining(trainer, FIGURES, "Document 1")
+    shown = capsys.readouterr().out
+    for part in ("1,234,567, 0", "99.87%", "12,346", "42.2%", "3.142", "23.14", "1.234", "2.5", "  Document 1"):
+        assert part in shown
+    assert shown.rstrip().endswith(f"Model and results: {tmp_path}")
+
+
+def test_completions_follow_their_prompts(capsys):
+    """As one text."""
+    print_completions([{"prompt": "Once", "completion": " upon a time"}])
+    assert capsys.readouterr().out == "Once upon a time\n\n"
+    print_completions([{"prompt": "Who?", "completion": "You."}], between="\n")
+    assert capsys.readouterr().out == "Who?\nYou.\n\n"
+
+
+def test_json_lines_appear_complete_or_not_at_all(tmp_path):
+    """Folders are made, any text is kept readable, and rows that fail leave the old file as it was."""
+    path = tmp_path / "new" / "rows.jsonl"
+    rows = [{"prompt": "汉字", "completion": "a\nb"}, {"prompt": "", "completion": "🙂"}]
+    write_json_lines(str(path), rows)
+    text = path.read_text(encoding="utf-8")
+    assert [json.loads(line) for line in text.splitlines()] == rows and "汉字" in text
+    with pytest.raises(TypeError):
+        write_json_lines(str(path), [{"prompt": object()}])
+    assert path.read_text(encoding="utf-8") == text
+    write_json_lines(str(path), rows[:1])
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 1 and os.listdir(path.parent) == ["rows.jsonl"]

@@ -1,0 +1,329 @@
+"""A YAML file is a saved command line; what is wrong in either is said in one line, and no token is kept."""
+
+import io
+import logging
+import os
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from transformers import TrainingArguments
+
+from hf_llm import command_line
+from hf_llm.arguments import GenerateArguments, ModelArguments, PreparationArguments, PretrainArguments, TextArguments
+from hf_llm.command_line import parse_args
+from hf_llm.messages import report_errors
+
+CONFIGS = Path(__file__).parent.parent / "recipes" / "configs"
+PRETRAIN = [ModelArguments, TextArguments, PretrainArguments, TrainingArguments]
+TOKEN = "hf_notarealtokenbutkeptout"
+
+
+@pytest.fixture(autouse=True)
+def _untouched():
+    """Environment and log handlers as before: parsing sets both for a process of its own."""
+    package = logging.getLogger("hf_llm")
+    handlers, level = package.handlers, package.level
+    with mock.patch.dict(os.environ):
+        os.environ.pop("HF_TOKEN", None)
+        yield
+    package.handlers, package.level = handlers, level
+    package.setLevel(level)
+
+
+@pytest.fixture
+def parse(tmp_path):
+    """Parse a command line with an output folder; a dict stands for the YAML file of `--config`."""
+
+    def parse(*argv, config=None, classes=PRETRAIN, **options):
+        if config is not None:
+            (tmp_path / "run.yaml").write_text(config)
+            argv = ("--config", str(tmp_path / "run.yaml"), *argv)
+        if TrainingArguments in classes:
+            argv = ("--output_dir", str(tmp_path / "out"), *argv)
+        return parse_args(classes, list(argv), **options)
+
+    return parse
+
+
+@pytest.fixture
+def refusal(parse, capsys):
+    """The one line on stderr with which a command line is refused, with exit status 2."""
+
+    def refusal(*argv, **options):
+        with pytest.raises(SystemExit) as stopped, report_errors():
+            parse(*argv, **options)
+        assert stopped.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    return refusal
+
+
+def test_a_yaml_file_is_a_saved_command_line(parse):
+    """Values get the types of their fields: 2e-5, which YAML reads as text, is a number; lists and null work."""
+    config = """
+learning_rate: 2e-5
+max_length: 128
+packing: false
+train_file: [a.txt, 'b *.txt']
+save_strategy: "no"
+validation_file: null
+lr_scheduler_kwargs: {min_lr_rate: 0.1}
+"""
+    _, data, _, args = parse("--lr_scheduler_type", "cosine_with_min_lr", config=config)
+    assert (
+        args.learning_rate == 2e-5 and args.save_strategy == "no" and args.lr_scheduler_kwargs == {"min_lr_rate": 0.1}
+    )
+    assert (data.max_length, data.packing, data.validation_file) == (128, False, None)
+    assert data.train_file == ["a.txt", "b *.txt"]
+
+
+def test_flags_override_the_file(parse):
+    """A list on the command line takes the place of the one in the file, rather than adding to it."""
+    config = "max_length: 128\nlearning_rate: 1e-3\ntrain_file: [a.txt, b.txt]\npacking: false\n"
+    _, data, _, args = parse("--max_length=64", "--train_file", "c.txt", "--packing", config=config)
+    assert (data.max_length, data.train_file, data.packing, args.learning_rate) == (64, ["c.txt"], True, 1e-3)
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["--max_step", "3"], "unknown argument `--max_step`; the nearest is `--max_steps`"),
+        (["--warmup", "2"], "unknown argument `--warmup`; the nearest is `--warmup_steps`"),
+        (["--block_size", "2"], "unknown argument `--block_size`; the nearest is `--max_length`"),
+        (["--max-lenght=3"], "unknown argument `--max-lenght=3`; the nearest is `--max_length`"),
+        (["--prompt", "--x"], "unknown argument `--prompt`"),
+        (["--run_name", "--x"], "`--x`; a value that begins with -- is written as `--name=--value`"),
+        (["stray"], "unknown argument `stray`"),
+        (["--max_length", "many"], "argument --max_length/--max-length: invalid int value: 'many'"),
+        (["--lr_scheduler_type", "cosin"], "invalid choice: 'cosin'"),
+        (["--packing", "perhaps"], "argument --packing: "),
+    ],
+)
+def test_a_wrong_flag_is_refused_in_one_line(refusal, argv, message):
+    """Abbreviations too: `--max_step` must not set `max_steps` behind the user's back."""
+    assert message in refusal(*argv)
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ("learning_rte: 1", "unknown key `learning_rte`; the nearest is `learning_rate`"),
+        ("config: other.yaml", "unknown key `config`"),
+        ("max_length: many", "argument --max_length/--max-length: invalid int value: 'many'"),
+        ("packing: perhaps", "argument --packing: "),
+        ("save_strategy: sometimes", "argument --save_strategy/--save-strategy: invalid choice: 'sometimes'"),
+        ("- a list", "write lines `key: value`"),
+        ("a: [", "cannot be read"),
+    ],
+)
+def test_a_wrong_file_is_named(refusal, config, message):
+    """With the key and what is wrong about it."""
+    line = refusal(config=config)
+    assert "run.yaml" in line and message in line
+
+
+def test_a_file_that_is_not_there_is_named(refusal):
+    """As every unreadable file."""
+    assert "`--config` nowhere.yaml cannot be read" in refusal("--config", "nowhere.yaml")
+
+
+def test_a_required_flag_may_stand_in_the_file_or_beside_it(parse, refusal):
+    """But somewhere it must."""
+    generate = {"classes": [GenerateArguments]}
+    (args,) = parse("--model_name_or_path", "folder", config="num_beams: 3", **generate)
+    assert (args.model_name_or_path, args.num_beams) == ("folder", 3)
+    (args,) = parse("--num_beams", "4", config="model_name_or_path: folder", **generate)
+    assert (args.model_name_or_path, args.num_beams) == ("folder", 4)
+    assert "required: --model_name_or_path" in refusal("--num_beams", "4", **generate)
+
+
+@pytest.mark.parametrize(
+    "argv, config, message",
+    [
+        (["--fim_rate=1"], None, "`--fim_rate` does nothing without `--objective fim`: give both or neither"),
+        ([], "mlm_probability: 0.3", "nothing without `--objective masked`"),
+        (["--tokenizer_name", "x", "--vocab_size", "9"], None, "`--vocab_size` does nothing beside `--tokenizer_name`"),
+        (
+            [],
+            "validation_file: a\nvalidation_fraction: 0.1",
+            "nothing beside `--validation_file`: leave one of them out",
+        ),
+    ],
+)
+def test_a_flag_that_would_do_nothing_is_refused(refusal, argv, config, message):
+    """The user counts on it: ignored, it would change the result in silence."""
+    assert message in refusal(*argv, config=config)
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["--ray_address", "ray://head:1"], "nothing without `--runner ray`"),
+        (["--passage_min_chars", "9"], "without `--passage_deduplication lines`"),
+        (["--jaccard_threshold=1", "--no_near_deduplication"], "`--near_deduplication`"),
+        (["--pseudonym_key_file", "key"], "without `--anonymize pseudonyms`"),
+    ],
+)
+def test_a_step_that_is_not_taken_has_no_settings(refusal, argv, message):
+    """`--ray_address` alone would run on this machine, and a key alone leave placeholders."""
+    required = ["--files", "x", "--output_dir", "x"]
+    assert message in refusal(*required, *argv, classes=[PreparationArguments])
+
+
+def test_a_temperature_without_sampling_is_refused(refusal):
+    """The likeliest token is the same at any temperature."""
+    argv = ["--model_name_or_path", "x", "--temperature", "2"]
+    assert "nothing without `--do_sample`" in refusal(*argv, classes=[GenerateArguments])
+
+
+@pytest.mark.parametrize(
+    "argv, config",
+    [
+        (["--objective", "fim", "--fim_rate", "1"], None),
+        (["--fim_rate", "1"], "objective: fim"),
+        (["--objective", "causal"], "objective: fim\nfim_rate: 0.9"),
+        (["--tokenizer_name", "x"], "vocab_size: 300"),
+        (["--validation_file", "x"], "validation_fraction: 0.1"),
+    ],
+)
+def test_a_file_may_hold_what_the_command_line_makes_idle(parse, argv, config):
+    """It is a saved command line, of which one flag is overridden."""
+    assert parse(*argv, config=config)
+
+
+def test_the_token_goes_to_the_environment_and_nowhere_else(parse):
+    """`training_args.bin` and every other dump of the arguments is free of it."""
+    *_, args = parse("--hub_token", TOKEN)
+    assert os.environ["HF_TOKEN"] == TOKEN
+    saved = io.BytesIO()
+    torch.save(args, saved)
+    assert TOKEN.encode() not in saved.getvalue()
+    assert TOKEN not in repr(vars(args)) and TOKEN not in args.to_json_string()
+
+
+@pytest.mark.parametrize(
+    "argv, hardware, expected",
+    [([], True, True), ([], False, False), (["--bf16", "false"], True, False), (["--bf16"], False, True)],
+)
+def test_bfloat16_is_used_where_the_hardware_has_it_unless_told_otherwise(parse, monkeypatch, argv, hardware, expected):
+    """The user's word wins either way."""
+    monkeypatch.setattr(command_line, "has_bfloat16", lambda on_cpu: hardware)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    *_, args = parse(*argv)
+    assert args.bf16 is expected
+
+
+@pytest.mark.parametrize(
+    "argv, config, expected",
+    [
+        ([], None, 77),
+        (["--max_length", "5"], None, 5),
+        ([], "vocab_size: 300", TextArguments.max_length),
+        (["--model_name_or_path", "folder"], None, TextArguments.max_length),
+    ],
+    ids=["bare", "flag", "config", "model"],
+)
+def test_the_default_file_describes_a_new_model_only(parse, tmp_path, argv, config, expected):
+    """It is read without `--config` and `--model_name_or_path`, and flags override it too."""
+    (tmp_path / "default.yaml").write_text("max_length: 77\n")
+    _, data, *_ = parse(*argv, config=config, default_config=str(tmp_path / "default.yaml"))
+    assert data.max_length == expected
+
+
+def test_epochs_on_the_command_line_replace_the_steps_of_a_file(parse, tmp_path):
+    """max_steps would win over them in silence; steps on the command line still do."""
+    (tmp_path / "run.yaml").write_text("max_steps: 7\n")
+    config = ["--config", str(tmp_path / "run.yaml"), "--num_train_epochs", "2"]
+    *_, epochs = parse(*config)
+    *_, steps = parse(*config, "--max_steps", "9")
+    assert (epochs.max_steps, epochs.num_train_epochs, steps.max_steps) == (-1, 2, 9)
+
+
+def test_no_means_no_in_a_yaml_file_too(parse, tmp_path):
+    """YAML reads the word as false."""
+    (tmp_path / "run.yaml").write_text("save_strategy: no\n")
+    *_, args = parse("--config", str(tmp_path / "run.yaml"))
+    assert args.save_strategy == "no"
+
+
+def test_a_list_given_twice_is_refused(parse, capsys):
+    """The first would be forgotten."""
+    with pytest.raises(SystemExit):
+        parse("--train_file", "a.txt", "--train_file", "b.txt")
+    assert "`--train_file` is given twice: put all its values behind one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("pretrain*.yaml")), ids=lambda path: path.stem)
+def test_shipped_files_parse(path, monkeypatch):
+    """Every key is known and every value has its type; a DeepSpeed JSON that is named is there."""
+
+    def without_launcher(values):
+        assert values["deepspeed"] is None or (CONFIGS.parent.parent / values["deepspeed"]).is_file()
+        values |= {"deepspeed": None, "use_cpu": True}
+
+    monkeypatch.setattr("hf_llm.distributed.deepspeed_config.prepare_deepspeed", without_launcher)
+    model, data, _, args = parse_args(PRETRAIN, ["--config", str(path)])
+    assert args.output_dir == f"outputs/{path.stem}"
+    assert (
+        f"max_length: {data.max_length}" in path.read_text() and f"model_type: {model.model_type}" in path.read_text()
+    )
+
+
+@pytest.mark.parametrize("classes", [PRETRAIN, [GenerateArguments]], ids=["pretrain", "generate"])
+def test_help_shows_every_flag(classes, capsys):
+    """With exit status 0."""
+    with pytest.raises(SystemExit) as stopped:
+        parse_args(classes, ["--help"])
+    shown = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert all(f"--{name}" in shown for cls in classes for name in cls.__dataclass_fields__ if name[0] != "_")
+
+
+def test_help_begins_with_the_commands_and_has_the_trainers_flags_last(capsys):
+    """Hundreds of `TrainingArguments` would hide the ones that are ours."""
+    with pytest.raises(SystemExit):
+        parse_args(PRETRAIN, ["--help"], description="Train.\n\nrecipe one\nrecipe two")
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[2:6] == ["Train.", "", "recipe one", "recipe two"]
+    headings = [line for line in shown.splitlines() if line.endswith(":") and line[0] != " "]
+    assert headings == ["model:", "data:", "pretraining:", "the Trainer (transformers.TrainingArguments):"]
+
+
+@pytest.mark.parametrize(
+    "error, status",
+    [
+        (ValueError("bad\n  input"), 2),
+        (FloatingPointError("bad\n  input"), 1),
+        (ConnectionError("bad\n  input"), 1),
+    ],
+)
+def test_bad_input_ends_in_one_line_without_a_traceback(error, status, capsys, monkeypatch):
+    """Status 2 for what the user wrote, 1 for what happened; `HF_LLM_TRACEBACK=1` shows the traceback."""
+    with pytest.raises(SystemExit) as stopped, report_errors():
+        raise error
+    assert stopped.value.code == status
+    assert capsys.readouterr().err == "error: bad input\n"
+    monkeypatch.setenv("HF_LLM_TRACEBACK", "1")
+    with pytest.raises(type(error)), report_errors():
+        raise error
+
+
+def test_flags_that_describe_another_model_replace_the_one_of_the_default_config(tmp_path, monkeypatch):
+    """`--num_train_epochs` lifts the default's `max_steps`; `--model_type` its model; `--eval_steps` is not in vain."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "default.yaml").write_text(
+        "config_overrides: hidden_size=8\nmax_steps: 3\ninitializer_range: 0.5\neval_steps: 7\nsave_strategy: 'no'\n"
+    )
+    (tmp_path / "steps.yaml").write_text("max_steps: 3\n")
+    flags = ["--model_type", "gpt2", "--num_train_epochs", "2", "--save_steps", "5", "--output_dir", "out"]
+    model_args, args = parse_args([ModelArguments, TrainingArguments], flags, default_config="default.yaml")
+    assert (model_args.config_overrides, model_args.initializer_range, args.max_steps) == (None, None, -1)
+    assert (args.save_strategy, args.save_steps, args.eval_strategy, args.eval_steps) == ("steps", 5, "steps", 7)
+    streaming = ["--streaming", "true", "--output_dir", "out"]  # of another text, whose steps nobody has named
+    _, args = parse_args([TextArguments, TrainingArguments], streaming, default_config="steps.yaml")
+    assert args.max_steps == -1
+    _, args = parse_args([TextArguments, TrainingArguments], [*streaming[:1], "false"], default_config="steps.yaml")
+    assert args.max_steps == 3

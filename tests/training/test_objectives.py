@@ -1,0 +1,239 @@
+"""A model learns what it was asked to predict, by the stock Trainer, and resumes exactly."""
+
+import logging
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from recipe_runs import ROOT, flags
+from safetensors.torch import load_file
+from tiny import STOCK, TEXTS, new_model
+from transformers import AutoModelForMaskedLM, Trainer, TrainingArguments, pipeline, set_seed
+
+from hf_llm.arguments import ModelArguments, PretrainArguments, TextArguments
+from hf_llm.data.vocabulary import train_tokenizer
+from hf_llm.models.inspection import count_parameters
+from hf_llm.models.loading import load_model
+from hf_llm.publishing.reporting import report_pretraining
+from hf_llm.training.objectives import (
+    AUTO_CLASSES,
+    SPECIAL_TOKENS,
+    check_objective,
+    masked_loss,
+    tokenize_and_pack,
+    trainer_options,
+)
+from hf_llm.training.run import run_training
+
+SPLITS = DatasetDict(
+    {"train": Dataset.from_dict({"text": TEXTS}), "validation": Dataset.from_dict({"text": TEXTS[:7]})}
+)
+ROBERTA = "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,intermediate_size=64"
+
+
+def new_run(
+    folder, objective, packing=True, streaming=False, model_type="roberta", overrides=ROBERTA, max_length=64, **settings
+):
+    """Trainer and reports, as the recipe makes them."""
+    run_args = PretrainArguments(objective=objective)
+    data_args = TextArguments(max_length=max_length, packing=packing, streaming=streaming)
+    args = TrainingArguments(str(folder), **STOCK | {"learning_rate": 3e-3} | settings)
+    tokenizer = train_tokenizer(TEXTS, 300, special_tokens=SPECIAL_TOKENS[objective])
+    check_objective(data_args, run_args, args, tokenizer)
+    set_seed(1)
+    if objective == "masked":
+        model_args = ModelArguments(model_type=model_type, config_overrides=overrides)
+        model = load_model(model_args, tokenizer, max_length, AUTO_CLASSES[objective])
+    else:
+        model = new_model()
+    splits = dict(SPLITS) | ({"train": SPLITS["train"].to_iterable_dataset()} if streaming else {})
+    train, validation, reports = tokenize_and_pack(splits, tokenizer, data_args, run_args, args)
+    options = trainer_options(run_args, data_args, model, tokenizer, SPLITS["validation"], validation, args)
+    return Trainer(model=model, args=args, train_dataset=train, processing_class=tokenizer, **options), reports
+
+
+def losses_of(trainer):
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory):
+    """A small RoBERTa after two epochs and a half, with a checkpoint in the second."""
+    folder = tmp_path_factory.mktemp("masked")
+    trainer, reports = new_run(folder, "masked", max_steps=40, save_strategy="steps", save_steps=15)
+    return trainer, run_training(trainer, None, True, reports), folder
+
+
+def test_the_size_that_is_said_is_that_of_the_model(tmp_path, caplog):
+    """RoBERTa gets a few positions more than the rows have."""
+    caplog.set_level(logging.INFO, "hf_llm")
+    trainer, _ = new_run(tmp_path, "masked")
+    (said,) = (message for message in caplog.messages if "A new roberta" in message)
+    assert f"{count_parameters(trainer.model):,} parameters" in said
+
+
+def test_a_masked_model_learns_and_loads(masked):
+    """Its loss falls, its perplexity is that of the hidden tokens, and a pipeline fills its masks."""
+    trainer, figures, folder = masked
+    losses = losses_of(trainer)
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.5
+    assert figures["eval_perplexity"] == pytest.approx(np.exp(figures["eval_loss"]))
+    assert isinstance(AutoModelForMaskedLM.from_pretrained(folder), type(trainer.model))
+    (guess, *_) = pipeline("fill-mask", model=str(folder), device="cpu")("Document <|mask|> counts")
+    assert guess["sequence"].startswith("Document")
+
+
+def test_the_end_of_a_masked_run_shows_what_the_model_takes_hidden_tokens_for(masked, capsys):
+    """A person sees at once whether it has learned anything."""
+    trainer, figures, _ = masked
+    report_pretraining(trainer, figures, "")
+    shown = capsys.readouterr().out
+    assert "Hidden tokens, and what the model takes them for:" in shown and "bits per byte" not in shown
+    assert shown.count("  '") >= 4
+
+
+def test_a_resumed_masked_run_ends_with_the_same_bits(masked, tmp_path):
+    """In each epoch other tokens are hidden, and on resuming those that would have been."""
+    trainer, _, folder = masked
+    shutil.copytree(folder / "checkpoint-15", tmp_path / "checkpoint-15")
+    again, reports = new_run(tmp_path, "masked", max_steps=40, save_strategy="steps", save_steps=15)
+    run_training(again, str(tmp_path / "checkpoint-15"), True, reports)
+    whole, resumed = load_file(folder / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    assert losses_of(again) == losses_of(trainer)
+
+
+def test_another_share_of_hidden_tokens_is_another_run(masked, tmp_path):
+    """Resuming would not be exact."""
+    _, _, folder = masked
+    again, reports = new_run(tmp_path, "masked", max_steps=40)
+    again.data_collator.probability = 0.3
+    with pytest.raises(ValueError, match=r"mlm_probability was 0\.15 and is 0\.3"):
+        run_training(again, str(folder / "checkpoint-15"), True, reports)
+
+
+def test_a_step_of_small_batches_is_one_of_a_large_batch(tmp_path):
+    """The loss is the mean over the step's hidden tokens; the model's own would be added up."""
+    dropout = ROBERTA + ",hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0"
+    runs = [{"per_device_train_batch_size": 4}, {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}]
+    losses = []
+    for number, settings in enumerate(runs):
+        trainer, _ = new_run(tmp_path / str(number), "masked", overrides=dropout, max_steps=4, **settings)
+        trainer.train()
+        losses.append(losses_of(trainer))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_the_masked_loss_is_that_of_the_model(masked):
+    """Of one batch, where both are the mean over its hidden tokens."""
+    trainer, *_ = masked
+    batch = next(iter(trainer.get_eval_dataloader()))
+    with torch.no_grad():
+        outputs = trainer.model.eval()(**batch)
+    assert masked_loss(outputs, batch["labels"]).item() == pytest.approx(outputs.loss.item(), abs=1e-6)
+
+
+def test_tokens_of_a_masked_run_are_counted_once(masked):
+    """And not their pairs, of which the mask of a packed row has one value each."""
+    trainer, *_ = masked
+    assert trainer.state.num_input_tokens_seen <= 40 * 2 * 64
+
+
+def test_a_masked_model_trains_without_packing(tmp_path):
+    """As DistilBERT and the like need it."""
+    distilbert = {"model_type": "distilbert", "overrides": "dim=32,n_layers=2,n_heads=2,hidden_dim=64"}
+    trainer, reports = new_run(tmp_path, "masked", packing=False, **distilbert, max_steps=3)
+    assert np.isfinite(run_training(trainer, None, False, reports)["eval_loss"])
+
+
+def test_layers_that_see_a_window_are_not_packed(tmp_path):
+    """ModernBERT's would see whole documents."""
+    modernbert = {"model_type": "modernbert", "overrides": ROBERTA}
+    with pytest.raises(ValueError, match="ModernBertForMaskedLM has layers that see a window alone"):
+        new_run(tmp_path, "masked", **modernbert)
+    trainer, reports = new_run(tmp_path, "masked", packing=False, **modernbert, max_steps=2)
+    assert np.isfinite(run_training(trainer, None, False, reports)["eval_loss"])
+
+
+def test_filling_in_the_middle_trains_and_is_scored_on_whole_texts(tmp_path, capsys):
+    """Validation rows are those of a causal run; the counts of what was laid out how stand in the results."""
+    causal, _ = new_run(tmp_path / "causal", "causal", max_steps=1)
+    trainer, reports = new_run(tmp_path / "fim", "fim", max_steps=6)
+    figures = run_training(trainer, None, True, reports)
+    middle = trainer.processing_class.convert_tokens_to_ids("<|fim_middle|>")
+    count = sum((row["input_ids"] == middle).sum() for row in trainer.train_dataset)
+    assert count == figures["train_fim_psm"] + figures["train_fim_spm"] > 10
+    assert figures["train_fim_causal"] + count == figures["train_documents"] == len(TEXTS)
+    assert not any((row["input_ids"] == middle).any() for row in trainer.eval_dataset)
+    assert [row["lengths"].tolist() for row in trainer.eval_dataset] == [
+        row["lengths"].tolist() for row in causal.eval_dataset
+    ]
+    assert figures["eval_bits_per_byte"] > 0
+    report_pretraining(trainer, figures, "")
+    shown = capsys.readouterr().out.partition("What it writes between two pieces of a validation text:")[2]
+    assert "Document" in shown and "[" in shown and "]" in shown
+
+
+@pytest.fixture(scope="module")
+def streamed(tmp_path_factory):
+    """A stream trained on for six steps, with checkpoints; it fills in the middle."""
+    folder = tmp_path_factory.mktemp("streamed")
+    trainer, reports = new_run(folder, "fim", streaming=True, max_steps=6, save_strategy="steps", save_steps=2)
+    return trainer, run_training(trainer, None, True, reports), folder
+
+
+@pytest.mark.parametrize("step", [2, 6])
+def test_a_resumed_stream_ends_with_the_same_bits(step, streamed, tmp_path):
+    """In the middle, and where no step is left: the same weights, losses and counts."""
+    trainer, figures, folder = streamed
+    shutil.copytree(folder / f"checkpoint-{step}", tmp_path / f"checkpoint-{step}")
+    again, reports = new_run(tmp_path, "fim", streaming=True, max_steps=6, save_strategy="steps", save_steps=2)
+    resumed = run_training(again, str(tmp_path / f"checkpoint-{step}"), True, reports)
+    whole, weights = load_file(folder / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in whole.items())
+    assert losses_of(again) == losses_of(trainer)
+    for name in ("tokens_in", "documents", "fim_psm", "fim_spm", "epochs_completed"):
+        assert resumed[f"train_{name}"] == figures[f"train_{name}"]
+    assert resumed["eval_loss"] == figures["eval_loss"]
+
+
+def test_the_log_of_a_stream_has_the_epoch_of_the_data(streamed):
+    """And not the share of the steps, which the Trainer takes for it."""
+    trainer, figures, _ = streamed
+    epochs = [entry["epoch"] for entry in trainer.state.log_history]
+    assert epochs == sorted(epochs) and epochs[0] == 0
+    assert all(isinstance(epoch, int) for epoch in epochs) and epochs[-1] == figures["train_epochs_completed"]
+
+
+def test_another_stream_is_another_run(streamed, tmp_path):
+    """Other text, or another share of it that is parted."""
+    _, _, folder = streamed
+    again, reports = new_run(tmp_path, "fim", streaming=True, max_steps=6)
+    again.train_dataset.facts["objective"] = ["fim", 0.9, 0.5]
+    with pytest.raises(ValueError, match="of another run: objective was"):
+        run_training(again, str(folder / "checkpoint-2"), True, reports)
+
+
+def test_a_stream_needs_an_end_and_one_reader(tmp_path):
+    """What would hang, or read everything twice, is told before any work."""
+    for settings, message in (({}, "has no end"), ({"max_steps": 1, "dataloader_num_workers": 1}, "reads ahead")):
+        with pytest.raises(ValueError, match=message):
+            new_run(tmp_path, "causal", streaming=True, **settings)
+
+
+def test_what_does_not_fit_the_objective_is_one_line(processes, corpus, tiny_base, tmp_path):
+    """With the remedy, and exit status 2."""
+    run = {"train_file": corpus / "train.jsonl", "max_steps": 1, "max_length": 64, "output_dir": tmp_path / "out"}
+    with_base = {"tokenizer_name": tiny_base, "config_overrides": ROBERTA}
+    bad = {
+        "`--model_type` llama has no masked language model here": {"objective": "masked"},
+        "`--fim_rate` is 2.0: give a share, from 0 to 1": {"objective": "fim", "fim_rate": 2},
+        "`--mlm_probability` is 0: give a share above it": {"objective": "masked", "mlm_probability": 0},
+        "has no tokens for `--objective` fim": with_base | {"objective": "fim"},
+        "has no mask token": with_base | {"objective": "masked", "model_type": "roberta"},
+    }
+    jobs = {message: [ROOT / "recipes" / "pretrain.py", *flags(run | settings)] for message, settings in bad.items()}
+    for message, said in processes.run_forked(jobs, tmp_path).items():
+        assert said.status == 2 and message in said.stderr and "Traceback" not in said.stderr
