@@ -218,10 +218,30 @@ def parse_args(
     return tuple(build(dataclass_type, values) for dataclass_type in dataclass_types)
 
 
+def parse_tasks(
+    argv: list[str], task_args: EvalTaskArguments, data_args: DataArguments, args: EvalArguments
+) -> dict[str, tuple[TaskArguments, DataArguments, EvalArguments]]:
+    """The arguments of each `--task` of the evaluation recipe, under the name of the task or of its YAML file.
+
+    Args:
+        argv: the command line that the other arguments were parsed from.
+
+    Raises:
+        ValueError: a file cannot be read or has an unknown key, or two tasks have one name.
+    """
+    tasks = {}
+    for entry in task_args.task:
+        name = Path(entry).stem
+        if name in tasks:
+            raise ValueError(f"`--task` has `{name}` twice, and their results would have one place: rename a file")
+        tasks[name] = parse_task(entry, argv, task_args, data_args, args)
+    return tasks
+
+
 def parse_task(
-    name: str, task_args: EvalTaskArguments, data_args: DataArguments, args: EvalArguments
+    name: str, argv: list[str], task_args: EvalTaskArguments, data_args: DataArguments, args: EvalArguments
 ) -> tuple[TaskArguments, DataArguments, EvalArguments]:
-    """The arguments of one `--task` of the evaluation recipe; flags override what a YAML file says.
+    """The arguments of one task, given by its name or as a YAML file, whose settings the flags of `argv` override.
 
     Of a file the seed counts too, by which rows were split off and drawn, and the batch size.
 
@@ -235,7 +255,7 @@ def parse_task(
     groups = [ModelArguments, AdapterArguments, TaskArguments, DataArguments, FinetuneArguments, TrainingArguments]
     parser = RecipeParser(groups, None)
     in_file = parser.config_flags(name, set(), "task")
-    values = vars(parser.parse_known_args([*in_file, *sys.argv[1:]])[0])
+    values = vars(parser.parse_known_args([*in_file, *argv])[0])
     of_file, rest = parser.parse_known_args(in_file)
     if rest:
         raise ValueError(f"`--task` {name}: its `task` names several; write a file for each")

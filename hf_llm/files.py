@@ -45,7 +45,7 @@ def new_folder(output_dir: str) -> Path:
 
 
 @contextlib.contextmanager
-def appearing(target: Path) -> Iterator[Path]:
+def atomic_folder(target: Path) -> Iterator[Path]:
     """A folder to write into, which takes the place of `target` when all of it is written."""
     beside = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(beside, ignore_errors=True)  # of a run that was ended

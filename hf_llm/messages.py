@@ -5,10 +5,13 @@ import logging
 import os
 import re
 import sys
+import textwrap
 import warnings
-from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
+
+MAX_ERROR_CHARACTERS = 300
+ORIGIN = "_origin"  # column with the file and line of a row, as an error names them
 
 
 def show_messages() -> None:
@@ -69,35 +72,28 @@ def report_errors():
         stop("interrupted; with a checkpoint in `--output_dir`, `--resume_from_checkpoint true` goes on", status=130)
 
 
-HEADING = 200  # characters of a foreign error message that are shown
+def one_line(error: Exception, path: str | None = None) -> str:
+    """The message of another library's error in one line, shortened, without the secrets that a URL may hold.
 
-
-def heading(error: Exception, path: str | None = None) -> str:
-    """The first line of a message, with neither the path that is named beside it nor secrets of an address."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    Args:
+        path: named beside the message already; it becomes "the file" within it.
+    """
+    line = " ".join(str(error).split()) or type(error).__name__
     line = line.replace(path, "the file") if path else line
-    return re.sub(r"\w+://[^\s'\"<>]+", lambda address: without_secrets(address[0]), line)[:HEADING]
+    line = re.sub(r"\w+://[^\s'\"<>]+", lambda address: without_secrets(address[0]), line)
+    return textwrap.shorten(line, MAX_ERROR_CHARACTERS, placeholder="...")
 
 
 def without_secrets(url: str) -> str:
-    """A URL without what may be in it of users, passwords and signatures."""
+    """A URL without what it may hold of users, passwords and signatures."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
-def one_line(error: Exception, name: str = "") -> str:
-    """An error without line breaks, shortened; of a name that is no folder, with that said before it."""
-    missing = isinstance(error, OSError) and name and not Path(name).expanduser().exists()
-    return ("there is no such folder, and as a Hub id: " if missing else "") + " ".join(str(error).split())[:300]
-
-
-PLACE = "_place"  # the column that says where a row is from, as an error names it
-
-
 @contextlib.contextmanager
-def naming(row: dict[str, Any], otherwise: str = "a row"):
-    """Puts the row's place before the message of an error."""
+def add_origin(row: dict[str, Any], default: str = "a row"):
+    """Put the row's origin, its file and line, before the message of a `ValueError`."""
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{row.get(PLACE, otherwise)}: {error}") from None
+        raise ValueError(f"{row.get(ORIGIN, default)}: {error}") from None

@@ -5,13 +5,16 @@ python recipes/eval.py --model_name_or_path outputs/mine --baseline FOLDER --tas
 torchrun --nproc_per_node 2 recipes/eval.py --model_name_or_path FOLDER --task question_answering bias
 """
 
+import sys
+
 from hf_llm.arguments import DataArguments, EvalArguments, EvalTaskArguments
-from hf_llm.command_line import parse_args
+from hf_llm.command_line import parse_args, parse_tasks
 from hf_llm.messages import report_errors
 
 
 def main():
-    task_args, data_args, args = parse_args([EvalTaskArguments, DataArguments, EvalArguments], description=__doc__)
+    argv, groups = sys.argv[1:], [EvalTaskArguments, DataArguments, EvalArguments]
+    task_args, data_args, args = parse_args(groups, argv, description=__doc__)
     # Seconds of imports that `--help` and a wrong flag need not wait for.
     from hf_llm.distributed.ranks import shut_down
     from hf_llm.evaluation.harness import run_harness
@@ -21,7 +24,7 @@ def main():
 
     args.output_dir = results_folder(task_args, args)
     check_writable(args.output_dir)
-    evaluations = load_evaluations(task_args, data_args, args)
+    evaluations = load_evaluations(parse_tasks(argv, task_args, data_args, args), args)
     models = [name for name in (args.model_name_or_path, args.baseline) if name]
     if evaluations:
         report_evaluations(args, evaluations, [score_model(name, evaluations, args) for name in models])

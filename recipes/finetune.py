@@ -17,7 +17,7 @@ from hf_llm.evaluation.scoring import TaskEvaluation
 from hf_llm.messages import report_errors
 from hf_llm.models.inspection import can_skip_prompts
 from hf_llm.models.loading import load_to_finetune, load_tokenizer
-from hf_llm.publishing.hub import check_base, publish
+from hf_llm.publishing.hub import check_base, publish, push_callbacks
 from hf_llm.publishing.reporting import report_finetuning
 from hf_llm.tasks import load_task
 from hf_llm.training.checkpoints import find_checkpoint
@@ -53,7 +53,7 @@ def main():
     evaluation = TaskEvaluation(trainer, task, rows["validation"], prompter)
     for callback in [evaluation, *callbacks]:
         trainer.add_callback(callback)
-    figures = run_training(trainer, checkpoint, data_args.packing, reports)
+    figures = run_training(trainer, checkpoint, data_args.packing, reports, push_callbacks(trainer))
     report_finetuning(trainer, figures, evaluation.result)
     publish(trainer, figures, base_model=model_args.model_name_or_path, dataset=data_args.dataset_name)
     shut_down()

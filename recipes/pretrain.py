@@ -16,7 +16,7 @@ from hf_llm.data.sources import load_splits
 from hf_llm.distributed.ranks import shut_down
 from hf_llm.messages import report_errors
 from hf_llm.models.loading import load_model, load_tokenizer
-from hf_llm.publishing.hub import publish
+from hf_llm.publishing.hub import publish, push_callbacks
 from hf_llm.publishing.reporting import report_pretraining
 from hf_llm.training.checkpoints import find_checkpoint
 from hf_llm.training.objectives import AUTO_CLASSES, SPECIAL_TOKENS, check_objective, tokenize_and_pack, trainer_options
@@ -49,7 +49,7 @@ def main():
         callbacks=callbacks,
         **options,
     )
-    figures = run_training(trainer, checkpoint, data_args.packing, reports)
+    figures = run_training(trainer, checkpoint, data_args.packing, reports, push_callbacks(trainer))
     report_pretraining(trainer, figures, run_args.sample_prompt)
     publish(trainer, figures, base_model=model_args.model_name_or_path, dataset=data_args.dataset_name)
     shut_down()

@@ -196,14 +196,16 @@ def infilling(
     max_length: int,
     rate: float,
     spm_rate: float,
-    every_time: bool = False,
+    verify_each_call: bool = False,
 ) -> tuple[str, Callable[[list[str], np.random.Generator], pa.Table]]:
     """The engine that is equal to the tokenizer on this text, and texts -> documents by `FillInTheMiddle`.
 
     Args:
-        every_time: as for `select_engine`.
+        verify_each_call: as for `select_engine`.
     """
-    name, encode = select_engine(tokenizer, sample_texts(dataset), add_special_tokens=False, every_time=every_time)
+    name, encode = select_engine(
+        tokenizer, sample_texts(dataset), add_special_tokens=False, verify_each_call=verify_each_call
+    )
     lay_out = FillInTheMiddle(tokenizer, encode, max_length, rate, spm_rate)
 
     def convert(texts: list[str], draw: np.random.Generator) -> pa.Table:

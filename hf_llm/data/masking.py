@@ -83,7 +83,7 @@ def mask_rows(rows: Dataset, collator: MaskingCollator) -> Dataset:
     return rows.map(collator.mask, new_fingerprint=Hasher.hash(settings), desc="Masking")
 
 
-class MaskAnew(TrainerCallback):
+class SetMaskingEpoch(TrainerCallback):
     """Tells the collator the epoch, so that other tokens are hidden in each."""
 
     def __init__(self, collator: MaskingCollator):

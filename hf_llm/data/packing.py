@@ -31,7 +31,7 @@ class PackingReport:
         return {f"{prefix}_{key}": value for key, value in asdict(self).items()}
 
 
-def cut(lengths: np.ndarray, max_length: int) -> tuple[np.ndarray, np.ndarray]:
+def cut_documents(lengths: np.ndarray, max_length: int) -> tuple[np.ndarray, np.ndarray]:
     """Cut documents of `lengths` tokens, laid one after the other, into pieces of at most `max_length`.
 
     A single token at the end takes one from the piece before it: alone it would predict nothing, and the loss of a
@@ -41,7 +41,7 @@ def cut(lengths: np.ndarray, max_length: int) -> tuple[np.ndarray, np.ndarray]:
         Start (in the concatenated tokens) and length of every piece, (pieces,) int64 both, in document order.
 
     Example:
-        >>> cut(np.array([3, 10]), 4)
+        >>> cut_documents(np.array([3, 10]), 4)
         (array([ 0,  3,  7, 11]), array([3, 4, 4, 2]))
     """
     pieces = -(-lengths // max_length)
@@ -96,7 +96,7 @@ def pack_batch(documents: pa.Table, max_length: int, packing: bool) -> pa.Table:
     `labels`, where the documents have some, are laid out as the tokens are.
     """
     columns = {name: documents[name].combine_chunks() for name in documents.column_names}
-    starts, lengths = cut(columns["input_ids"].value_lengths().to_numpy(), max_length)
+    starts, lengths = cut_documents(columns["input_ids"].value_lengths().to_numpy(), max_length)
     rows = best_fit(lengths, max_length) if packing else [[piece] for piece in range(len(lengths))]
     order = np.fromiter((piece for row in rows for piece in row), np.int64, count=len(lengths))
     row_ends = np.concatenate([[0], np.cumsum([len(row) for row in rows])])

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_llm.arguments import TaskArguments
 from hf_llm.data.arrow import token_lists
-from hf_llm.messages import naming
+from hf_llm.messages import add_origin
 from hf_llm.tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -224,7 +224,7 @@ def batches(rows: Dataset, part: str) -> Iterator[list[tuple[str, dict[str, Any]
 
 
 def example_of(row: dict[str, Any], task: Task, number: str = "a row") -> dict[str, str]:
-    with naming(row, number):
+    with add_origin(row, number):
         return task.to_example(row)
 
 
@@ -247,7 +247,7 @@ def encode_examples(rows: Dataset, prompter: Prompter, part: str = "train") -> t
         prompts = prompter.prompt_ids(texts)
         completions = prompter.completion_ids([example["completion"] for *_, example in examples], texts)
         for i, (number, row, _) in enumerate(examples):
-            with naming(row, number):
+            with add_origin(row, number):
                 prompts[i], cut = prompter.fit(row, prompts[i], prompter.room_before(completions[i]))
             cuts.append(cut)
         both = list(zip(prompts, completions, strict=True))
@@ -284,7 +284,7 @@ def encode_prompts(rows: Dataset, prompter: Prompter, part: str = "validation") 
     for batch in batches(rows, part):
         examples, references, choices = [], [], []
         for number, row in batch:
-            with naming(row, number):
+            with add_origin(row, number):
                 examples.append(task.to_example(row))
                 references.append(task.references(row))
                 choices.append(task.choices(row) or [])
@@ -297,7 +297,7 @@ def encode_prompts(rows: Dataset, prompter: Prompter, part: str = "validation") 
         for i, (number, row) in enumerate(batch):
             gold = len(completions[i]) if task.with_perplexity else 0
             room = max(map(len, ranked[i]), default=max(task.max_new_tokens, gold))
-            with naming(row, number):
+            with add_origin(row, number):
                 prompts[i], cut = prompter.fit(row, prompts[i], prompter.max_length - room)
             cuts.append(cut)
         columns = {"prompt": token_lists(prompts), "completion": token_lists(completions)}

@@ -16,10 +16,14 @@ from urllib.parse import urlsplit
 import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
+import pyarrow.fs
+import pyarrow.json
+import pyarrow.parquet
 from datasets import ClassLabel, Features
 from datasets.exceptions import DatasetGenerationError
 
-from hf_llm.messages import PLACE, heading
+from hf_llm.messages import ORIGIN, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +39,7 @@ def read_file(path: str) -> Iterator[dict[str, Any]]:
     try:
         text = b"".join(read_chunks(path)).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-        raise ValueError(f"`{path}` cannot be read: {heading(error)}") from None
+        raise ValueError(f"`{path}` cannot be read: {one_line(error)}") from None
     yield from (parse_csv if kind == ".csv" else parse_json)(text, path)
 
 
@@ -46,7 +50,7 @@ def parse_parquet(path: str) -> Iterator[dict[str, Any]]:
     labels = {name: label for name, label in features.items() if isinstance(label, ClassLabel)}
     for number, row in enumerate(table.to_pylist()):
         names = {name: None if row[name] in (None, -1) else label.int2str(row[name]) for name, label in labels.items()}
-        yield row | names | {PLACE: f"`{path}` row {number}"}
+        yield row | names | {ORIGIN: f"`{path}` row {number}"}
 
 
 def parse_csv(text: str, path: str) -> Iterator[dict[str, str]]:
@@ -56,7 +60,7 @@ def parse_csv(text: str, path: str) -> Iterator[dict[str, str]]:
     for row in reader:
         if None in row:
             raise ValueError(f"`{path}` line {reader.line_num}: more values than the first line has names")
-        yield row | {PLACE: f"`{path}` line {reader.line_num}"}
+        yield row | {ORIGIN: f"`{path}` line {reader.line_num}"}
 
 
 def parse_json(text: str, path: str) -> Iterator[dict[str, Any]]:
@@ -70,14 +74,14 @@ def parse_json(text: str, path: str) -> Iterator[dict[str, Any]]:
                 raise ValueError("not an object")
         except ValueError as error:
             place = f"`{path}`" if listed else f"`{path}` line {number}"
-            problem = heading(error).replace("line 1 column", "column")
+            problem = one_line(error).replace("line 1 column", "column")
             raise ValueError(f"{place}: {problem}: give one JSON object a line, or a list of them") from None
         for index, row in enumerate(rows):
-            yield row | {PLACE: f"`{path}` row {index}" if listed else f"`{path}` line {number}"}
+            yield row | {ORIGIN: f"`{path}` row {index}" if listed else f"`{path}` line {number}"}
 
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-MANIFEST = "manifest.json"  # of a prepared folder
+PREPARED_MANIFEST = "manifest.json"  # of a prepared folder
 
 
 def find_files(argument: str, patterns: list[str]) -> list[str]:
@@ -119,7 +123,7 @@ def find_urls(argument: str, pattern: str) -> list[str]:
         else:
             files = filesystem.get_file_info(pa.fs.FileSelector(base, allow_not_found=True, recursive=True))
     except Exception as error:  # the network, access, a scheme without a package: each library has classes of its own
-        raise ValueError(f"`{argument}` {pattern} cannot be reached: {heading(error)}") from None
+        raise ValueError(f"`{argument}` {pattern} cannot be reached: {one_line(error)}") from None
     paths = [file.path for file in files if file.type == pa.fs.FileType.File and is_known(file.path)]
     if "*" in place:
         paths = [path for path in paths if fnmatch.fnmatch(path, place)]
@@ -146,7 +150,7 @@ def open_bytes(path: str, compression: str | None = None) -> pa.NativeFile:
 
 def files_of_folder(folder: str) -> list[str]:
     """The shards of a prepared folder; of any other one all files of known extensions, those of its folders too."""
-    manifest = os.path.join(folder, MANIFEST)
+    manifest = os.path.join(folder, PREPARED_MANIFEST)
     if os.path.exists(manifest):
         with open(manifest, encoding="utf-8") as file, contextlib.suppress(ValueError, KeyError, TypeError):
             return [os.path.join(folder, shard["file"]) for shard in json.load(file)["shards"]]
@@ -196,7 +200,7 @@ def _texts_of(path: str, field: str) -> Iterator[pa.Array]:
     except Exception as error:  # unreadable, cut short, or broken for Arrow; the network has classes of its own
         if isinstance(error, _BadFile) or ("://" not in path and not isinstance(error, OSError | pa.ArrowException)):
             raise
-        raise _BadFile(f"`{path}` cannot be read: {heading(error)}") from None
+        raise _BadFile(f"`{path}` cannot be read: {one_line(error)}") from None
     if not rows:
         raise _BadFile(f"`{path}` is empty: remove it from the list or write it again")
     if not found and (names := _first_names(path)):
@@ -253,7 +257,7 @@ def read_documents(path: str, field: str) -> Iterator[Rows]:
         if "://" not in path and not isinstance(error, OSError | pa.ArrowException):
             raise
         rest = f" after row {number - 1}" if number else ""
-        yield pa.array([None], pa.string()), {0: f"`{path}` cannot be read{rest}: {heading(error, path)}"}
+        yield pa.array([None], pa.string()), {0: f"`{path}` cannot be read{rest}: {one_line(error, path)}"}
 
 
 def _read_txt(path: str, field: str) -> Iterator[Rows]:
@@ -324,7 +328,7 @@ def _parse_lines(lines: bytes, path: str, line: int, field: str) -> Rows:
         try:
             texts.append(_text_of(json.loads(content.decode("utf-8-sig")), field))
         except ValueError as error:
-            problem = heading(error).replace("line 1 column", "column")  # the decoder sees nothing but this line
+            problem = one_line(error).replace("line 1 column", "column")  # the decoder sees nothing but this line
             remedy = "" if type(error) is ValueError else ": give one JSON object a line"  # it is no JSON
             problems[len(texts)] = f"`{path}` line {number}: {problem}{remedy}"
             texts.append(None)
@@ -336,12 +340,12 @@ def _parse_list(content: bytes, path: str, field: str) -> Rows:
     try:
         rows = json.loads(content.decode("utf-8-sig"))
     except ValueError as error:
-        raise _BadFile(f"`{path}`: {heading(error)}: give a list of JSON objects") from None
+        raise _BadFile(f"`{path}`: {one_line(error)}: give a list of JSON objects") from None
     for number, row in enumerate(rows):
         try:
             texts.append(_text_of(row, field))
         except ValueError as error:
-            problems[number] = f"`{path}` item {number}: {heading(error)}"
+            problems[number] = f"`{path}` item {number}: {one_line(error)}"
             texts.append(None)
     return pa.array(texts, pa.string()), problems
 

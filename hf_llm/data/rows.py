@@ -14,7 +14,7 @@ from hf_llm.data.arrow import column as column_of
 from hf_llm.data.readers import find_files, read_file
 from hf_llm.data.sources import hub_parts, split_off
 from hf_llm.mappings import parse_object
-from hf_llm.messages import PLACE, heading
+from hf_llm.messages import ORIGIN, one_line
 from hf_llm.tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def load_rows(data_args: DataArguments, task_args: TaskArguments, task: Task, se
     else:
         parts = task.sample()
     mapping = parse_mapping(task_args.column_mapping or "")
-    parts = {name: fit_columns(with_places(rows, name), name, task, mapping) for name, rows in parts.items()}
+    parts = {name: fit_columns(with_origins(rows, name), name, task, mapping) for name, rows in parts.items()}
     if not task.trainable:
         parts.pop("train", None)
     if not parts:
@@ -73,7 +73,7 @@ def read_files(argument: str, patterns: list[str]) -> Dataset:
         except (pa.ArrowException, OverflowError, UnicodeError) as error:
             raise ValueError(
                 f"`{argument}` {' '.join(patterns)}: the values of column `{name}` are of several types, or none that "
-                f"can be kept: {heading(error)}"
+                f"can be kept: {one_line(error)}"
             ) from None
     return Dataset(pa.table(columns))
 
@@ -88,13 +88,13 @@ def parse_mapping(mapping: str) -> dict[str, str]:
     return {name.strip(): ours.strip() for name, _, ours in pairs}
 
 
-def with_places(rows: Dataset, part: str) -> Dataset:
+def with_origins(rows: Dataset, part: str) -> Dataset:
     """With the column that says where each row is from, which files have already."""
-    if PLACE in rows.column_names:
+    if ORIGIN in rows.column_names:
         return rows
     numbers = pc.cast(pa.array(np.arange(len(rows))), pa.string())
     places = pc.binary_join_element_wise(f"`{part}` row ", numbers, "")
-    return concatenate_datasets([rows, Dataset(pa.table({PLACE: places}))], axis=1)
+    return concatenate_datasets([rows, Dataset(pa.table({ORIGIN: places}))], axis=1)
 
 
 def fit_columns(rows: Dataset, part: str, task: Task, mapping: dict[str, str]) -> Dataset:
@@ -103,7 +103,7 @@ def fit_columns(rows: Dataset, part: str, task: Task, mapping: dict[str, str]) -
     Raises:
         ValueError: a column is missing.
     """
-    there = [name for name in rows.column_names if name != PLACE]
+    there = [name for name in rows.column_names if name != ORIGIN]
     for name, ours in mapping.items():
         if name not in there:
             raise ValueError(
@@ -126,7 +126,7 @@ def fit_columns(rows: Dataset, part: str, task: Task, mapping: dict[str, str]) -
             raise ValueError(
                 f"`{part}` has no column `{ours}`, only {', '.join(there)}: choose with `--column_mapping NAME={ours}`"
             )
-    kept = [*chosen.values(), *([PLACE] if PLACE in rows.column_names else [])]
+    kept = [*chosen.values(), *([ORIGIN] if ORIGIN in rows.column_names else [])]
     rows = rows.select_columns(kept).rename_columns({name: ours for ours, name in chosen.items()})
     for name, feature in rows.features.items():
         if isinstance(feature, ClassLabel):
@@ -160,7 +160,7 @@ def with_texts(rows: Dataset, column: str, part: str, optional: bool) -> Dataset
     texts = [" ".join(value) if is_texts(value) else value for value in rows[column]]
     for number, text in enumerate(texts):
         if not (isinstance(text, str) or (optional and text is None)):
-            place = rows[number].get(PLACE, f"`{part}` row {number}")
+            place = rows[number].get(ORIGIN, f"`{part}` row {number}")
             raise ValueError(f"{place}: `{column}` is `{text}`, no text: correct or remove the row")
     return rows.remove_columns(column).add_column(column, texts)
 

@@ -14,7 +14,7 @@ from datasets.exceptions import DatasetsError
 
 from hf_llm.arguments import SourceArguments, TextArguments, TokenizerArguments
 from hf_llm.data.readers import _BadFile, _no_column, _texts_of, find_files, find_sources
-from hf_llm.messages import heading
+from hf_llm.messages import one_line
 from hf_llm.python_docs import python_docs
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def hub_parts(data_args: SourceArguments, streaming: bool = False) -> dict[str, 
         parts = datasets.load_dataset(name, data_args.dataset_config_name, streaming=streaming)
     except (OSError, ValueError, DatasetsError) as error:  # OSError: no network, no such data set
         raise ValueError(
-            f"`--dataset_name` {name} cannot be loaded: {heading(error)}: check the name, the network and "
+            f"`--dataset_name` {name} cannot be loaded: {one_line(error)}: check the name, the network and "
             "--dataset_config_name, or give --train_file"
         ) from None
     chosen = {"train": parts["train"]} if "train" in parts else {}

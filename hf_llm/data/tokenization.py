@@ -57,13 +57,16 @@ def fast_engine(tokenizer: PreTrainedTokenizerBase, add_special_tokens: bool = T
 
 
 def select_engine(
-    tokenizer: PreTrainedTokenizerBase, texts: list[str], add_special_tokens: bool = True, every_time: bool = False
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[str],
+    add_special_tokens: bool = True,
+    verify_each_call: bool = False,
 ) -> tuple[str, Encode]:
     """Choose the fastest engine whose ids on `texts` equal the tokenizer's own; returns its name and function.
 
     Args:
         add_special_tokens: those that the tokenizer puts around a document.
-        every_time: compare on some texts of every call too, where `texts` cannot stand for all of a stream.
+        verify_each_call: compare on some texts of every call too, where `texts` cannot stand for all of a stream.
     """
     plain = plain_engine(tokenizer, add_special_tokens)
     try:
@@ -76,7 +79,7 @@ def select_engine(
         logger.warning("Tokenizer engine: the tokenizer itself; fastokens gave other ids on a sample of this text")
         return "tokenizers", plain
     logger.info(f"Tokenizer engine: fastokens, whose ids on {len(texts)} documents of this text equal the tokenizer's")
-    return "fastokens", proved(fast, plain) if every_time else fast
+    return "fastokens", proved(fast, plain) if verify_each_call else fast
 
 
 def proved(fast: Encode, plain: Encode) -> Encode:
@@ -110,7 +113,7 @@ def append_token(ids: np.ndarray, offsets: np.ndarray, token: int) -> tuple[np.n
 
 
 def document_engine(
-    tokenizer: PreTrainedTokenizerBase, texts: list[str], every_time: bool = False
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], verify_each_call: bool = False
 ) -> tuple[str, Encode]:
     """As `select_engine`, for whole documents: what the tokenizer puts in front of them, and one end of text.
 
@@ -120,7 +123,7 @@ def document_engine(
     end = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id  # BERT has [SEP]
     if end is None:
         raise ValueError(f"tokenizer `{tokenizer.name_or_path}` has no eos token: give another `--tokenizer_name`")
-    name, encode = select_engine(tokenizer, texts, every_time=every_time)
+    name, encode = select_engine(tokenizer, texts, verify_each_call=verify_each_call)
     if tokenizer("a").input_ids[-1] == end:
         return name, encode
     return name, lambda texts: append_token(*encode(texts), end)

@@ -92,7 +92,7 @@ def complete(
     Example:
         complete(model, tokenizer, ["The capital of France is"], max_new_tokens=5)
     """
-    encoded = encode_prompts(tokenizer, prompts)
+    encoded = tokenize_prompts(tokenizer, prompts)
     texts = {}
     with ready_to_generate(model) as (plain, in_step):
         check_positions(plain, max(map(len, encoded)), options.get("max_new_tokens", 0))
@@ -262,7 +262,7 @@ def as_chat(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[list
     return tokenizer(texts, add_special_tokens=False).input_ids
 
 
-def encode_prompts(
+def tokenize_prompts(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str] | Sequence[list[int]]
 ) -> Sequence[list[int]]:
     """Token ids of each prompt; an empty one becomes the token that opens a document."""

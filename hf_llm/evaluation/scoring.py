@@ -12,7 +12,6 @@ from datasets import Dataset, DatasetDict
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from hf_llm.arguments import DataArguments, EvalArguments, EvalTaskArguments, TaskArguments
-from hf_llm.command_line import parse_task
 from hf_llm.data.prompting import ExamplesReport, Prompter, encode_prompts, new_prompter
 from hf_llm.data.rows import load_rows
 from hf_llm.evaluation.generation import BATCH_SIZE, complete, log_likelihoods
@@ -77,11 +76,11 @@ def evaluate_task(
     """
     prompter = prompter or Prompter(tokenizer, task, min(max_length, num_positions(model)))
     prompts, report = encode_prompts(rows, prompter)
-    score_gold(task, prompts)
+    score_references(task, prompts)
     return answer_and_score(model, prompter, rows, prompts, report, batch_size=batch_size, show_progress=show_progress)
 
 
-def score_gold(task: Task, prompts: Dataset) -> dict[str, float | str]:
+def score_references(task: Task, prompts: Dataset) -> dict[str, float | str]:
     """The scores of the gold answers: what the metric cannot take is told before the model has worked for hours."""
     references = prompts["references"]
     return task.metric().compute(predictions=["".join(gold[:1]) for gold in references], references=references)
@@ -182,34 +181,36 @@ class Evaluation:
         try:
             prompter, rows = new_prompter(tokenizer, self.task, self.rows, self.task_args, max_length, self.args.seed)
             prompts, report = encode_prompts(rows["validation"], prompter)
-            score_gold(self.task, prompts)
+            score_references(self.task, prompts)
         except ValueError as error:  # one of several tasks
             raise ValueError(f"{self.name}: {error}") from error
         return prompter, rows["validation"], prompts, report
 
 
-def load_evaluations(task_args: EvalTaskArguments, data_args: DataArguments, args: EvalArguments) -> list[Evaluation]:
-    """The tasks that the evaluation recipe is asked for, each with its rows.
+def load_evaluations(
+    tasks: dict[str, tuple[TaskArguments, DataArguments, EvalArguments]], args: EvalArguments
+) -> list[Evaluation]:
+    """Load the rows of each task, and check what would otherwise fail after hours.
+
+    Args:
+        tasks: name of each task, and its arguments.
 
     Raises:
         ValueError: none is asked for, or one cannot be loaded.
     """
-    if not (task_args.task or args.harness):
+    if not (tasks or args.harness):
         raise ValueError("nothing to score: give `--task` or `--harness`")
     if args.harness:
         load_harness(args.harness)
     for name in (args.model_name_or_path, args.baseline):
         if name:  # the second model is loaded hours later
             load_tokenizer(model_arguments(name, args.trust_remote_code))
-    evaluations = {}
-    for entry in task_args.task:
-        of_task, of_data, settings = parse_task(entry, task_args, data_args, args)
-        task, name = load_task(of_task.task, of_task.task_options), Path(entry).stem
-        if name in evaluations:
-            raise ValueError(f"`--task` has `{name}` twice, and their results would have one place: rename a file")
-        rows = load_rows(of_data, of_task, task, settings.seed)
-        evaluations[name] = Evaluation(name, task, rows, of_task, of_data.max_length, settings)
-    return list(evaluations.values())
+    evaluations = []
+    for name, (task_args, data_args, settings) in tasks.items():
+        task = load_task(task_args.task, task_args.task_options)
+        rows = load_rows(data_args, task_args, task, settings.seed)
+        evaluations.append(Evaluation(name, task, rows, task_args, data_args.max_length, settings))
+    return evaluations
 
 
 def score_model(name: str, evaluations: list[Evaluation], args: EvalArguments) -> list[TaskResult]:
@@ -261,7 +262,7 @@ class TaskEvaluation(TrainerCallback):
         max_length = min(max_length, num_positions(trainer.model))
         self.prompter = prompter or Prompter(trainer.processing_class, task, max_length)
         self.prompts, self.report = encode_prompts(rows, self.prompter)  # a row that does not fit is told at the start
-        self.of_gold = score_gold(task, self.prompts)
+        self.reference_scores = score_references(task, self.prompts)
         self.batch_size = batch_size or trainer.args.per_device_eval_batch_size
         self.result: TaskResult | None = None
 
@@ -270,7 +271,7 @@ class TaskEvaluation(TrainerCallback):
         if EarlyStoppingCallback in kinds[: kinds.index(TaskEvaluation)]:
             raise ValueError("add TaskEvaluation before EarlyStoppingCallback, which looks at its scores")
         if isinstance(self.trainer.compute_metrics, TokenMetrics | None):  # or there are scores that nobody knows yet
-            check_best_metric(args.metric_for_best_model, self.of_gold)
+            check_best_metric(args.metric_for_best_model, self.reference_scores)
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         trainer = self.trainer

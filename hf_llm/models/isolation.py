@@ -13,19 +13,27 @@ from hf_llm.models.inspection import takes_positions, within_adapters
 
 logger = logging.getLogger(__name__)
 
-HALF = 8  # tokens of each of two parts of a row, of which one may not see the other
+PROBE_TOKENS = 8  # tokens of each of two parts of a row, of which one may not see the other
 # BERT with the smallest initial weights leaks 2e-4. Experts work on tokens together, in sums that round differently.
-NO_LEAK, NO_LEAK_OF_EXPERTS = 1e-4, 1e-2
+LEAK_TOLERANCE, EXPERT_LEAK_TOLERANCE = 1e-4, 1e-2
 
 
 def isolation_leak(model: PreTrainedModel, collator: PackingCollator) -> float:
     """How far the logits of a packed document follow a change of the document before it; see `leak`."""
-    return leak(model, collator, [HALF, HALF], changed=slice(0, HALF), watched=slice(HALF, None))
+    return leak(
+        model, collator, [PROBE_TOKENS, PROBE_TOKENS], changed=slice(0, PROBE_TOKENS), watched=slice(PROBE_TOKENS, None)
+    )
 
 
 def causality_leak(model: PreTrainedModel, collator: PackingCollator) -> float:
     """How far the logits of the first tokens of a document follow a change of the last ones; see `leak`."""
-    half = min(2 * HALF, getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2 * HALF) // 2
+    half = (
+        min(
+            2 * PROBE_TOKENS,
+            getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2 * PROBE_TOKENS,
+        )
+        // 2
+    )
     return leak(model, collator, [2 * half], changed=slice(half, None), watched=slice(0, half))
 
 
@@ -66,9 +74,9 @@ def forward(model: PreTrainedModel, collator: PackingCollator, rows: np.ndarray,
     return model(**inputs, **({"use_cache": False} if packed else {})).logits.float()
 
 
-def most_leak(model: PreTrainedModel) -> float:
+def leak_tolerance(model: PreTrainedModel) -> float:
     """What is still taken for none."""
-    return NO_LEAK_OF_EXPERTS if any("experts" in name for name, _ in model.named_modules()) else NO_LEAK
+    return EXPERT_LEAK_TOLERANCE if any("experts" in name for name, _ in model.named_modules()) else LEAK_TOLERANCE
 
 
 def check_causality(model: PreTrainedModel, collator: PackingCollator) -> None:
@@ -80,7 +88,7 @@ def check_causality(model: PreTrainedModel, collator: PackingCollator) -> None:
     found, name = causality_leak(model, collator), type(within_adapters(model)).__name__
     if math.isnan(found):
         raise ValueError(f"{name} gives logits that are not finite, or the same for any text: look at its weights")
-    if found > most_leak(model):
+    if found > leak_tolerance(model):
         raise ValueError(
             f"{name} sees the tokens that it is to predict (leak {found:.2g}): `--objective masked` of "
             "recipes/pretrain.py trains such a model, `--config_overrides is_decoder=true` makes a decoder of a new one"
@@ -97,7 +105,7 @@ def check_isolation(model: PreTrainedModel, collator: PackingCollator) -> None:
         found = isolation_leak(model, collator) if takes_positions(model) else 1.0
     except (IndexError, RuntimeError, TypeError, ValueError):  # it takes no mask of pairs of tokens, or no positions
         found = 1.0
-    if not found <= most_leak(model):  # also where it is no number
+    if not found <= leak_tolerance(model):  # also where it is no number
         raise ValueError(
             f"packed documents see each other in {type(within_adapters(model)).__name__} with "
             f"{model.config._attn_implementation} attention (leak {found:.2g}): train it with `--packing false`"
@@ -105,7 +113,7 @@ def check_isolation(model: PreTrainedModel, collator: PackingCollator) -> None:
     logger.info(f"Packing: documents in one row do not see each other (leak {found:.1g})")
 
 
-class CheckSight(TrainerCallback):
+class CheckAttention(TrainerCallback):
     """Proves on the real model, placed and wrapped as it will train, that no token sees what it must not.
 
     That is what comes behind it, but where hidden tokens are predicted, and packed documents beside its own.

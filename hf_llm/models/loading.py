@@ -102,7 +102,9 @@ def read_tokenizer(name: str, trust_remote_code: bool) -> PreTrainedTokenizerBas
         path, gguf = source(name)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, **gguf)
     except Exception as error:  # the library raises OSError, ValueError, KeyError, ... for the many ways to be broken
-        raise ValueError(f"cannot load a tokenizer from `{name}`: {one_line(error, name)}") from error
+        absent = isinstance(error, OSError) and not Path(name).expanduser().exists()
+        missing = "there is no such folder, and as a Hub id: " if absent else ""
+        raise ValueError(f"cannot load a tokenizer from `{name}`: {missing}{one_line(error)}") from error
     if gguf:
         drop_invented_tokens(tokenizer)
     return tokenizer

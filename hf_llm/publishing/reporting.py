@@ -12,9 +12,9 @@ from hf_llm.arguments import EvalArguments
 from hf_llm.data.infilling import infilling_prompts
 from hf_llm.data.masking import MaskingCollator
 from hf_llm.data.vocabulary import fertility
-from hf_llm.evaluation.generation import complete, encode_prompts
+from hf_llm.evaluation.generation import complete, tokenize_prompts
 from hf_llm.evaluation.scoring import Evaluation, TaskResult, compare
-from hf_llm.files import appearing, write_json, write_json_lines
+from hf_llm.files import atomic_folder, write_json, write_json_lines
 from hf_llm.models.inspection import count_parameters, num_positions
 
 SAMPLE_TOKENS = 128
@@ -111,7 +111,7 @@ def report_vocabulary(
     figures = fertility(tokenizer, texts)
     if before is not None:
         figures |= {f"{name}_before": value for name, value in fertility(before, texts).items()}
-    with appearing(folder) as beside:
+    with atomic_folder(folder) as beside:
         for part in (tokenizer, model):
             if part is not None:
                 part.save_pretrained(beside)
@@ -218,7 +218,7 @@ def print_predictions(predictions: list[dict]) -> None:
 
 def sample_text(trainer: Trainer, prompts: list[str] | list[list[int]]) -> str:
     """What the model writes after one prompt, as far as its positions reach."""
-    (ids,) = encode_prompts(trainer.processing_class, prompts)
+    (ids,) = tokenize_prompts(trainer.processing_class, prompts)
     room = min(SAMPLE_TOKENS, num_positions(trainer.model) - len(ids))
     if room < 1:
         return " (the prompt fills all of the model's positions)"

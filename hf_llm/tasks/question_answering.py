@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from datasets import Dataset, DatasetDict
 
-from hf_llm.messages import naming
+from hf_llm.messages import add_origin
 from hf_llm.metrics import question_answering as squad
 from hf_llm.python_docs import python_docs
 from hf_llm.tasks import Task, as_list
@@ -30,7 +30,7 @@ class QuestionAnswering(Task):
     def prepare(self, rows):
         self.version = "1.1"
         for row in rows["validation"]:
-            with naming(row):
+            with add_origin(row):
                 if not self.references(row):
                     self.version = "2.0"
 

@@ -23,13 +23,13 @@ from hf_llm.models.inspection import count_parameters
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "complete.json"
+CHECKPOINT_MANIFEST = "complete.json"
 
 
 def write_manifest(checkpoint: Path, run: dict[str, object]) -> None:
     """List the checkpoint's files with their sizes in `complete.json`, beside the facts of the run."""
     files = {str(f.relative_to(checkpoint)): f.stat().st_size for f in sorted(checkpoint.rglob("*")) if f.is_file()}
-    write_text(checkpoint / MANIFEST, json.dumps({"run": run, "files": files}, indent=1) + "\n")
+    write_text(checkpoint / CHECKPOINT_MANIFEST, json.dumps({"run": run, "files": files}, indent=1) + "\n")
 
 
 def read_manifest(checkpoint: Path) -> dict:
@@ -39,10 +39,10 @@ def read_manifest(checkpoint: Path) -> dict:
         ValueError: no manifest, or a file is missing or has another size: the checkpoint is half written.
     """
     try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((checkpoint / CHECKPOINT_MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise ValueError(
-            f"checkpoint `{checkpoint}` has no {MANIFEST}: it is half written or not one of ours"
+            f"checkpoint `{checkpoint}` has no {CHECKPOINT_MANIFEST}: it is half written or not one of ours"
         ) from None
     for name, size in manifest["files"].items():
         path = checkpoint / name
@@ -120,7 +120,7 @@ class CompleteCheckpoints(TrainerCallback):
         # Resumed from an earlier one: later checkpoints are written anew, and must not count as complete meanwhile.
         for name in sort_checkpoints(args.output_dir) if args.should_save else []:
             if int(name.rpartition("-")[2]) > state.global_step:
-                (Path(name) / MANIFEST).unlink(missing_ok=True)
+                (Path(name) / CHECKPOINT_MANIFEST).unlink(missing_ok=True)
 
     def on_save(self, args, state, control, **kwargs):
         args.distributed_state.wait_for_everyone()

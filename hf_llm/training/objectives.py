@@ -124,9 +124,9 @@ def stream(
     first = head(documents, PROOF_DOCUMENTS)
     max_length, fim = data_args.max_length, (run_args.fim_rate, run_args.fim_spm_rate)
     if run_args.objective == "fim":
-        convert = infilling(tokenizer, first, max_length, *fim, every_time=True)[1]
+        convert = infilling(tokenizer, first, max_length, *fim, verify_each_call=True)[1]
     else:
-        _, encode = document_engine(tokenizer, sample_texts(first), every_time=True)
+        _, encode = document_engine(tokenizer, sample_texts(first), verify_each_call=True)
 
         def convert(texts: list[str], draw: np.random.Generator) -> pa.Table:
             return token_table(*encode(texts))

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,11 +13,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import SaveStrategy
 
-from hf_llm.data.masking import MaskAnew, MaskingCollator
+from hf_llm.data.masking import MaskingCollator, SetMaskingEpoch
 from hf_llm.data.streaming import FollowStream, StreamedRows
 from hf_llm.distributed.zero import DeepSpeedInForce
-from hf_llm.models.isolation import CheckSight
-from hf_llm.publishing.hub import PushCheckpoints
+from hf_llm.models.isolation import CheckAttention
 from hf_llm.training.checkpoints import CompleteCheckpoints, check_same_run, run_facts, save_final_model
 from hf_llm.training.throughput import Throughput, mean_attended, predicting_share
 
@@ -125,7 +125,13 @@ def is_finished(trainer: Trainer, reached: TrainerState) -> bool:
     return reached.global_step >= max_steps or (stopped and reached.global_step < reached.max_steps)
 
 
-def run_training(trainer: Trainer, checkpoint: str | None, packing: bool, reports: dict[str, list]) -> dict[str, float]:
+def run_training(
+    trainer: Trainer,
+    checkpoint: str | None,
+    packing: bool,
+    reports: dict[str, list],
+    callbacks: Sequence[TrainerCallback] = (),
+) -> dict[str, float]:
     """Train, save the final folder, evaluate; results in the Trainer's own files.
 
     Args:
@@ -133,6 +139,7 @@ def run_training(trainer: Trainer, checkpoint: str | None, packing: bool, report
         checkpoint: folder to resume from.
         packing: prove at the start that packed documents are isolated.
         reports: what encoding and packing did to `train` and `eval`, for the results files.
+        callbacks: added last, so that they find each checkpoint complete, e.g. those of `push_callbacks`.
 
     Returns:
         The metrics of training and evaluation.
@@ -154,11 +161,11 @@ def run_training(trainer: Trainer, checkpoint: str | None, packing: bool, report
     throughput = Throughput(trainer.model, mean_attended(trainer.eval_dataset if streamed else rows), predicting)
     for callback in [
         *([DeepSpeedInForce(trainer)] if args.deepspeed else []),
-        CheckSight(trainer.data_collator, packing),
-        *([MaskAnew(trainer.data_collator)] if isinstance(trainer.data_collator, MaskingCollator) else []),
+        CheckAttention(trainer.data_collator, packing),
+        *([SetMaskingEpoch(trainer.data_collator)] if isinstance(trainer.data_collator, MaskingCollator) else []),
         StopOnNonFiniteLoss(trainer, checkpoint),
         CompleteCheckpoints(args, run),
-        *([PushCheckpoints(trainer)] if args.push_to_hub else []),
+        *callbacks,
     ]:
         trainer.add_callback(callback)
     # Before the trackers, so that they get its figures; and before the checkpoint's manifest is written.

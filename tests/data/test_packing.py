@@ -9,7 +9,7 @@ from datasets import Dataset
 from tiny import new_model
 from transformers import AutoConfig, AutoModelForCausalLM, BartConfig, BartForCausalLM, Trainer, TrainingArguments
 
-from hf_llm.data.packing import PackingCollator, best_fit, cut, pack
+from hf_llm.data.packing import PackingCollator, best_fit, cut_documents, pack
 from hf_llm.models.inspection import can_skip_prompts
 from hf_llm.models.isolation import check_causality, check_isolation
 
@@ -57,7 +57,7 @@ def first_fit(lengths, max_length):
 )
 def test_only_documents_longer_than_a_row_are_cut(lengths, pieces):
     """(start, length) of the pieces, in document order, where a row holds 4 tokens; no token is cut off alone."""
-    starts, piece_lengths = cut(np.array(lengths), 4)
+    starts, piece_lengths = cut_documents(np.array(lengths), 4)
     assert list(zip(starts.tolist(), piece_lengths.tolist(), strict=True)) == pieces
 
 

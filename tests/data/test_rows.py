@@ -9,7 +9,7 @@ from tiny import new_tokenizer
 from hf_llm.arguments import DataArguments, TaskArguments
 from hf_llm.data.prompting import Prompter, draw_shots, encode_prompts
 from hf_llm.data.rows import fit_columns, load_rows, parse_mapping
-from hf_llm.messages import PLACE
+from hf_llm.messages import ORIGIN
 from hf_llm.tasks import load_task
 
 
@@ -131,8 +131,8 @@ def test_the_same_rows_come_from_every_format(tmp_path):
     places = {"jsonl": ["line 1", "line 2"], "json": ["row 0", "row 1"], "csv": ["line 2", "line 4"]}
     for kind in ("jsonl", "json", "csv", "parquet"):
         read = load("understanding", validation_file=[str(tmp_path / f"a.{kind}")])["validation"]
-        assert read.remove_columns(PLACE).to_list() == rows
-        assert read[PLACE][:] == [f"`{tmp_path}/a.{kind}` {place}" for place in places.get(kind, places["json"])]
+        assert read.remove_columns(ORIGIN).to_list() == rows
+        assert read[ORIGIN][:] == [f"`{tmp_path}/a.{kind}` {place}" for place in places.get(kind, places["json"])]
 
 
 def test_a_row_is_named_by_its_place_in_the_file_however_it_was_drawn(tmp_path):
@@ -148,7 +148,7 @@ def test_a_row_is_named_by_its_place_in_the_file_however_it_was_drawn(tmp_path):
         with pytest.raises(ValueError, match=r"a.jsonl` line 38: the reference is empty"):
             encode_prompts(parts["validation"], Prompter(new_tokenizer(), task, 512))
     sample = load("summarization")["validation"]
-    assert sample[PLACE][:2] == ["`validation` row 0", "`validation` row 1"]
+    assert sample[ORIGIN][:2] == ["`validation` row 0", "`validation` row 1"]
 
 
 def test_parquet_files_of_the_hub_keep_the_names_of_their_labels(tmp_path):

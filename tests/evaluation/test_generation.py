@@ -18,10 +18,10 @@ from hf_llm.evaluation.generation import (
     as_chat,
     complete,
     decode_completion,
-    encode_prompts,
     log_likelihoods,
     read_prompts,
     sampling_options,
+    tokenize_prompts,
 )
 
 PROMPTS = ["Document", "Document 3 counts 0 1 2", "", "then it ends. " * 3, "x", "Document 7 counts 0"]
@@ -82,11 +82,11 @@ def test_model_mode_and_random_state_are_as_before(tokenizer, training, fails, m
 
 def test_an_empty_prompt_starts_a_document(tokenizer):
     """With the token that opens one; without such a token, with the one that ended the document before."""
-    assert encode_prompts(tokenizer, [""]) == [[tokenizer.bos_token_id]]
+    assert tokenize_prompts(tokenizer, [""]) == [[tokenizer.bos_token_id]]
     backend = new_tokenizer().backend_tokenizer
     backend.post_processor = None
     without = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|eos|>", pad_token="<|pad|>")
-    assert encode_prompts(without, ["", "x"])[0] == [without.eos_token_id]
+    assert tokenize_prompts(without, ["", "x"])[0] == [without.eos_token_id]
 
 
 def test_a_model_with_a_chat_template_is_asked_in_a_chat():
@@ -104,7 +104,7 @@ def test_an_end_that_the_tokenizer_adds_is_taken_off_the_prompt(tokenizer):
     template = processors.TemplateProcessing(single="$A <|eos|>", special_tokens=[("<|eos|>", ending.eos_token_id)])
     ending.backend_tokenizer.post_processor = template
     alone = tokenizer("then it ends", add_special_tokens=False).input_ids
-    assert encode_prompts(ending, ["then it ends", "x"])[0] == alone
+    assert tokenize_prompts(ending, ["then it ends", "x"])[0] == alone
 
 
 def test_a_completion_keeps_the_space_before_its_first_word():

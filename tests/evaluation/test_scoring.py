@@ -19,7 +19,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from hf_llm.arguments import AdapterArguments, DataArguments, EvalArguments, EvalTaskArguments
+from hf_llm.arguments import AdapterArguments, DataArguments, EvalArguments, TaskArguments
 from hf_llm.data.prompting import Prompter, encode_examples
 from hf_llm.data.vocabulary import train_tokenizer
 from hf_llm.evaluation.perplexity import LanguageModelingMetrics, token_losses, zlib_bits_per_byte
@@ -272,6 +272,6 @@ def test_an_adapter_without_a_tokenizer_is_scored_with_that_of_its_base(tmp_path
     model.name_or_path = str(base)
     add_adapter(model, AdapterArguments(lora_r=2)).save_pretrained(folder)
     args = EvalArguments(model_name_or_path=folder, baseline=folder, dtype="float32")
-    evaluations = load_evaluations(EvalTaskArguments(task=["bias"]), DataArguments(), args)
+    evaluations = load_evaluations({"bias": (TaskArguments(task="bias"), DataArguments(), args)}, args)
     (result,) = score_model(folder, evaluations, args)
     assert len(result.predictions) == len(load_task("bias").sample()["validation"])
