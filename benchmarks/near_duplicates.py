@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from tokenize_and_pack import local_documents
 
 from hf_llm.arguments import PreparationArguments
-from hf_llm.metrics.segmentation import words
+from hf_llm.metrics.segmentation import segment_words
 from hf_llm.preparation.pipeline import prepare
 
 THRESHOLD, NGRAM = 0.8, 5
@@ -60,7 +60,7 @@ def with_planted(texts: list[str], rng: random.Random) -> list[str]:
 
 
 def ngrams(text: str) -> frozenset:
-    found = words(text)
+    found = segment_words(text)
     if len(found) < NGRAM:
         return frozenset([tuple(found)]) if found else frozenset()
     return frozenset(zip(*(found[start:] for start in range(NGRAM)), strict=False))

@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hf_llm.arguments import TokenizerArguments
-from hf_llm.metrics.segmentation import WORDS, words
+from hf_llm.metrics.segmentation import WORD_PATTERN, segment_words
 
 logger = logging.getLogger(__name__)
 
@@ -226,7 +226,7 @@ def words_as_characters(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
     opens, alone = np.zeros((2, len(tokenizer)), bool)
     if spells_unknown(tokenizer):  # SentencePiece has no words: a space opens one, and marks stand between them
         for token, id in tokenizer.get_vocab().items():
-            opens[id], alone[id] = token.startswith(SPACE), not WORDS.search(token.replace(SPACE, "a"))
+            opens[id], alone[id] = token.startswith(SPACE), not WORD_PATTERN.search(token.replace(SPACE, "a"))
             if BYTE.fullmatch(token):  # of a character that has no token: it could not be read back from a longer one
                 character_of[id] = ord(" ")
     for start in range(0, len(texts), BATCH):
@@ -251,7 +251,7 @@ def fertility(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> dict[
     unknown = tokenizer.unk_token_id if spells_unknown(tokenizer) else None
     return {
         "tokens_per_character": tokens / characters.total(),
-        "tokens_per_word": tokens / max(1, sum(len(words(text)) for text in texts)),
+        "tokens_per_word": tokens / max(1, sum(len(segment_words(text)) for text in texts)),
         "unknown_characters": sum(n for n, ids in zip(characters.values(), alone, strict=True) if unknown in ids),
     }
 

@@ -11,7 +11,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenize import tokenize as ascii_words
 
 from hf_llm.metrics.base import TaskMetric
-from hf_llm.metrics.segmentation import language_code, words
+from hf_llm.metrics.segmentation import language_code, segment_words
 
 
 class Rouge(TaskMetric):
@@ -40,7 +40,7 @@ class Rouge(TaskMetric):
         # Without the caches most of the time would go into stems of the same words, and into the prediction's tokens:
         # the scorer wants them twice for each reference.
         stemmer = SimpleNamespace(stem=lru_cache(maxsize=None)(PorterStemmer().stem)) if use_stemmer else None
-        tokenize = partial(ascii_words, stemmer=stemmer) if english else words
+        tokenize = partial(ascii_words, stemmer=stemmer) if english else segment_words
         self.tokenize = lru_cache(maxsize=64)(tokenizer.tokenize if tokenizer else tokenize)
         self.scorer = RougeScorer(self.score_names, tokenizer=SimpleNamespace(tokenize=self.tokenize))
 

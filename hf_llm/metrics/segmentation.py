@@ -9,10 +9,10 @@ TWO_LETTERS = {
 }  # fmt: skip
 
 # By script and not by language: Chinese inside a German text has no spaces either. Marks stay with their letter.
-ALONE = r"\p{Han}\p{Hiragana}\p{Katakana}ー\p{Khmer}\p{Lao}\p{Myanmar}\p{Thai}\p{Tibetan}"
-WORD = rf"[[{ALONE}]&&[\p{{L}}\p{{N}}]]\p{{M}}*|[[\p{{L}}\p{{M}}\p{{N}}]--[{ALONE}]]+"
-WORDS = regex.compile(WORD, regex.V1)
-WORDS_AND_MARKS = regex.compile(rf"{WORD}|\S", regex.V1)
+UNSPACED_SCRIPTS = r"\p{Han}\p{Hiragana}\p{Katakana}ー\p{Khmer}\p{Lao}\p{Myanmar}\p{Thai}\p{Tibetan}"
+WORD_EXPRESSION = rf"[[{UNSPACED_SCRIPTS}]&&[\p{{L}}\p{{N}}]]\p{{M}}*|[[\p{{L}}\p{{M}}\p{{N}}]--[{UNSPACED_SCRIPTS}]]+"
+WORD_PATTERN = regex.compile(WORD_EXPRESSION, regex.V1)
+WORD_OR_MARK_PATTERN = regex.compile(rf"{WORD_EXPRESSION}|\S", regex.V1)
 
 
 def language_code(language: str) -> str:
@@ -31,16 +31,16 @@ def language_code(language: str) -> str:
     return TWO_LETTERS.get(code, code)
 
 
-def words(text: str) -> list[str]:
+def segment_words(text: str) -> list[str]:
     """Lower-case words of letters and digits in any script, characters where a script has no spaces.
 
     Example:
-        >>> words("GPT-2在2019年, über")
+        >>> segment_words("GPT-2在2019年, über")
         ['gpt', '2', '在', '2019', '年', 'über']
     """
-    return WORDS.findall(text.lower())
+    return WORD_PATTERN.findall(text.lower())
 
 
-def words_and_marks(text: str) -> list[str]:
-    """As `words`, with each punctuation mark or symbol a token: degenerate text may be nothing else."""
-    return WORDS_AND_MARKS.findall(text.lower())
+def segment_words_and_marks(text: str) -> list[str]:
+    """As `segment_words`, with each punctuation mark or symbol a token: degenerate text may be nothing else."""
+    return WORD_OR_MARK_PATTERN.findall(text.lower())

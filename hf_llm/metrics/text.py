@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from hf_llm.metrics.base import TaskMetric
-from hf_llm.metrics.segmentation import words_and_marks
+from hf_llm.metrics.segmentation import segment_words_and_marks
 
 
-def ngrams(tokens: list[str], n: int) -> list[tuple[str, ...]]:
+def token_ngrams(tokens: list[str], n: int) -> list[tuple[str, ...]]:
     """All runs of `n` tokens, (len(tokens) - n + 1,) where there are any."""
     return list(zip(*(tokens[start:] for start in range(n)), strict=False))
 
@@ -32,11 +32,11 @@ class FreeText(TaskMetric):
 
     def statistics(self, predictions: Sequence[str], references: list[list[str]]) -> np.ndarray:
         """Repetition of each text, (N, 1)."""
-        fours = [ngrams(words_and_marks(text), 4) for text in predictions]
+        fours = [token_ngrams(segment_words_and_marks(text), 4) for text in predictions]
         return np.array([[1 - len(set(grams)) / len(grams) if grams else 0.0] for grams in fours])
 
     def details(self, predictions: Sequence[str], statistics: np.ndarray) -> dict[str, float | str]:
         """The distinct n-grams."""
-        tokens = [words_and_marks(text) for text in predictions]
-        grams = {f"distinct_{n}": [gram for text in tokens for gram in ngrams(text, n)] for n in (1, 2, 3)}
+        tokens = [segment_words_and_marks(text) for text in predictions]
+        grams = {f"distinct_{n}": [gram for text in tokens for gram in token_ngrams(text, n)] for n in (1, 2, 3)}
         return {name: len(set(all_grams)) / max(len(all_grams), 1) for name, all_grams in grams.items()}

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from hf_llm.metrics.segmentation import WORDS
+from hf_llm.metrics.segmentation import WORD_PATTERN
 from hf_llm.preparation.hashing import mix
 
 
@@ -61,7 +61,7 @@ class Decontaminator:
 
 def words_at(text: str) -> list[tuple[str, int, int]]:
     """Words in one form (NFKC, lower case), and where each begins and ends in the text as it is."""
-    return [(unicodedata.normalize("NFKC", match[0]).lower(), *match.span()) for match in WORDS.finditer(text)]
+    return [(unicodedata.normalize("NFKC", match[0]).lower(), *match.span()) for match in WORD_PATTERN.finditer(text)]
 
 
 def runs(places: np.ndarray, length: int) -> list[tuple[int, int]]:

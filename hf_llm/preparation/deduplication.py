@@ -17,7 +17,7 @@ from daft.recordbatch import RecordBatch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from hf_llm.metrics.segmentation import ALONE
+from hf_llm.metrics.segmentation import UNSPACED_SCRIPTS
 from hf_llm.preparation.hashing import mix
 from hf_llm.preparation.spool import Spool, blocks
 
@@ -32,9 +32,9 @@ def digest(text: Expression, seed: int) -> Expression:
 
 
 def separate_words(text: Expression) -> Expression:
-    """What `metrics.segmentation.words` finds, parted by single spaces; the engine's expressions are much faster."""
+    """Words as `segment_words` finds them, separated by single spaces; the engine's expressions are much faster."""
     letters = regexp_replace(lower(text), r"[^\p{L}\p{M}\p{N}]+", " ")
-    return normalize(regexp_replace(letters, rf"([{ALONE}]\p{{M}}*)", " $1 "), white_space=True)
+    return normalize(regexp_replace(letters, rf"([{UNSPACED_SCRIPTS}]\p{{M}}*)", " $1 "), white_space=True)
 
 
 def signature(text: Expression, ngram: int) -> Expression:

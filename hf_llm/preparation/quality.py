@@ -12,10 +12,10 @@ from functools import cached_property
 
 import regex
 
-from hf_llm.metrics.segmentation import ALONE
+from hf_llm.metrics.segmentation import UNSPACED_SCRIPTS
 
-PIECES = regex.compile(rf"[{ALONE}]\p{{M}}*|[^\s{ALONE}]+")
-UNSPACED = regex.compile(rf"[{ALONE}]")
+PIECES = regex.compile(rf"[{UNSPACED_SCRIPTS}]\p{{M}}*|[^\s{UNSPACED_SCRIPTS}]+")
+UNSPACED = regex.compile(rf"[{UNSPACED_SCRIPTS}]")
 SENTENCES = regex.compile(r"[.!?]+(?=[\s\"'”’)\]]|$)|[\p{Sentence_Terminal}--[.!?]]+", regex.V1)
 TERMINAL = regex.compile(r"[\p{Sentence_Terminal}.]")
 CLOSING = "\"'”’」』）)]"

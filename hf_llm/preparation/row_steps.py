@@ -5,7 +5,7 @@ Runs in processes of their own, also on other machines: nothing here is imported
 
 from dataclasses import dataclass, field
 
-from hf_llm.metrics.segmentation import WORDS
+from hf_llm.metrics.segmentation import WORD_PATTERN
 from hf_llm.preparation.anonymization import Anonymizer
 from hf_llm.preparation.cleaning import clean, tidy
 from hf_llm.preparation.decontamination import Decontaminator
@@ -101,7 +101,7 @@ class RowSteps:
         if not self.cut_contamination:
             return f"{self.decontaminator.ngram} words in a row of an evaluation"
         verdict.text = tidy(self.decontaminator.cut(verdict.text))
-        return self.length(verdict) if WORDS.search(verdict.text) else "all of it is in an evaluation"
+        return self.length(verdict) if WORD_PATTERN.search(verdict.text) else "all of it is in an evaluation"
 
     def anonymization(self, verdict: Verdict) -> None:
         if self.anonymizer is not None:

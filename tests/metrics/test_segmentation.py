@@ -2,7 +2,7 @@
 
 import pytest
 
-from hf_llm.metrics.segmentation import language_code, words, words_and_marks
+from hf_llm.metrics.segmentation import language_code, segment_words, segment_words_and_marks
 
 
 @pytest.mark.parametrize(
@@ -22,12 +22,12 @@ from hf_llm.metrics.segmentation import language_code, words, words_and_marks
 )
 def test_words(text, expected):
     """Letters with their marks and digits; no punctuation."""
-    assert words(text) == expected
+    assert segment_words(text) == expected
 
 
 def test_marks_are_tokens_where_they_are_wanted():
     """And nothing but white space is lost."""
-    assert words_and_marks("Nein!! 好。") == ["nein", "!", "!", "好", "。"]
+    assert segment_words_and_marks("Nein!! 好。") == ["nein", "!", "!", "好", "。"]
 
 
 def test_language_codes():

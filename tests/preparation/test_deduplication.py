@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from daft import col
 
-from hf_llm.metrics.segmentation import words
+from hf_llm.metrics.segmentation import segment_words
 from hf_llm.preparation.deduplication import (
     HASHES,
     band_keys,
@@ -29,7 +29,7 @@ BANDS, NGRAM = number_of_bands(0.8), 5
 
 
 def ngrams(text):
-    found = words(text)
+    found = segment_words(text)
     pieces = {tuple(found[i : i + NGRAM]) for i in range(max(1, len(found) - NGRAM + 1))}
     return pieces if found else set()
 
@@ -73,7 +73,7 @@ def test_words_are_those_of_the_metrics():
     """The engine's expressions and Python's find the same ones in any script."""
     texts = ["GPT-2 was, in 2019, große_Sache!", "我在2019年用GPT。", "カレーは3人前、々", "हिन्दी में", "ที่นี่ x", "?!", ""]
     found = daft.from_pydict({"text": texts}).select(separate_words(col("text"))).to_pydict()["text"]
-    assert found == [" ".join(words(text)) for text in texts]
+    assert found == [" ".join(segment_words(text)) for text in texts]
 
 
 def test_jaccard_similarity_is_the_definition(documents):
