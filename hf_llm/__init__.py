@@ -1,10 +1,17 @@
-"""From raw text to a measured, published language model, with stock Hugging Face parts."""
+"""From raw text to a measured, published language model, with stock Hugging Face parts.
+
+The public names are those of `__init__.pyi`; each is imported when it is first used.
+"""
 
 import logging
 import os
 
-os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")  # what is prepared here is nobody else's business
-# Says at each import that a kernel of the Hub is not there, which 4-bit weights do without.
+import lazy_loader
+
+os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")  # Daft sends telemetry by default
+# Logs a missing Hub kernel, which 4-bit weights do not need, at every import.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 __version__ = "0.1.0"
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
