@@ -28,7 +28,6 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel, Trainer, Trainer
 from transformers.trainer_utils import HubStrategy
 
 from hf_llm.models.inspection import kind_of
-from hf_llm.training.checkpoints import hyperparameters
 
 logger = logging.getLogger(__name__)
 
@@ -140,6 +139,14 @@ class PushCheckpoints(TrainerCallback):
         except (ConnectionError, OSError, ValueError) as error:
             reason = textwrap.shorten(str(error.__cause__ or error), 300)
             logger.warning(f"Step {step} is not on the Hub, training goes on: {reason}")
+
+
+def hyperparameters(args: TrainingArguments) -> dict[str, Any]:
+    """The settings of training that the model card shows, for readers who want to train the same way."""
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    names = ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm", "warmup_steps", "seed")
+    schedule = {"optim": args.optim.value, "lr_scheduler_type": args.lr_scheduler_type.value}
+    return {"rows per step": batch, **schedule, **{name: getattr(args, name) for name in names}, "bf16": args.bf16}
 
 
 def write_model_card(

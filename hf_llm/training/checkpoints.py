@@ -132,14 +132,6 @@ class CompleteCheckpoints(TrainerCallback):
         rotate_checkpoints(args.output_dir, self.save_total_limit, state.best_model_checkpoint, use_mtime=True)
 
 
-def hyperparameters(args: TrainingArguments) -> dict[str, Any]:
-    """What a reader needs to train the same way."""
-    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    names = ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm", "warmup_steps", "seed")
-    schedule = {"optim": args.optim.value, "lr_scheduler_type": args.lr_scheduler_type.value}
-    return {"rows per step": batch, **schedule, **{name: getattr(args, name) for name in names}, "bf16": args.bf16}
-
-
 def save_final_model(trainer: Trainer) -> None:
     """Write model, config, generation config and tokenizer beside the final place, check them, then move them there.
 
@@ -185,14 +177,34 @@ def check_weights(folder: Path, model: PreTrainedModel) -> None:
 
 
 def run_facts(trainer: Trainer) -> dict[str, Any]:
-    """What must be equal for a resumed run to be the same run."""
+    """Everything that must be equal for a resumed run to be the same run; the keys are those of the manifests.
+
+    The list on the model card (`publishing.hub.hyperparameters`) is a separate one, for readers only.
+    """
     args, rows = trainer.args, trainer.train_dataset
     return {
         **(rows.facts if isinstance(rows, StreamedRows) else rows_facts(rows)),
         "ranks": args.world_size,
         **adapter_facts(trainer.model),
         **masking_facts(trainer.data_collator),
-        **hyperparameters(args),  # the optimizer's state holds the old ones, and would go on with them
+        **optimizer_facts(args),
+    }
+
+
+def optimizer_facts(args: TrainingArguments) -> dict[str, Any]:
+    """Batch, optimizer, schedule, seed and precision: the saved optimizer state continues with the old ones."""
+    return {
+        "rows per step": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        "optim": args.optim.value,
+        "lr_scheduler_type": args.lr_scheduler_type.value,
+        "learning_rate": args.learning_rate,
+        "weight_decay": args.weight_decay,
+        "adam_beta1": args.adam_beta1,
+        "adam_beta2": args.adam_beta2,
+        "max_grad_norm": args.max_grad_norm,
+        "warmup_steps": args.warmup_steps,
+        "seed": args.seed,
+        "bf16": args.bf16,
     }
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -13,8 +14,9 @@ from tiny import TEXTS, new_model, new_tokenizer, new_trainer, packed
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from hf_llm.data.packing import PackingCollator, pack
+from hf_llm.publishing import hub
 from hf_llm.training import throughput
-from hf_llm.training.checkpoints import check_weights, save_final_model
+from hf_llm.training.checkpoints import check_weights, read_manifest, save_final_model
 from hf_llm.training.run import early_stopping, no_warning_of_tied_weights, plan_in_words, run_training
 from hf_llm.training.throughput import flops_per_token, mean_attended, predicting_share
 
@@ -208,6 +210,25 @@ def test_a_run_with_other_settings_is_not_resumed(finished, tmp_path, settings, 
     other.train_dataset = packed([text.upper() for text in TEXTS], TOKENIZER)[1]
     with pytest.raises(ValueError, match="data was"):
         run(other, checkpoint)
+
+
+def test_another_line_in_the_model_card_does_not_make_another_run(finished, tmp_path, monkeypatch):
+    """The card lists settings for readers; which settings make a checkpoint usable is decided without it."""
+    shown = hub.hyperparameters
+    module = sys.modules[shown.__module__]
+    monkeypatch.setattr(module, "hyperparameters", lambda args: shown(args) | {"adam_epsilon": args.adam_epsilon})
+    shutil.copytree(finished[2] / "checkpoint-2", tmp_path / "checkpoint-2")
+    trainer = new_trainer(tmp_path, TOKENIZER, **EVERY_STEP)
+    run(trainer, str(tmp_path / "checkpoint-2"))
+    assert trainer.state.global_step == 4
+
+
+def test_manifests_keep_the_names_of_the_facts_of_a_run(finished):
+    """A checkpoint from before is resumed: renaming one of these would make it a checkpoint of another run."""
+    assert list(read_manifest(finished[2] / "checkpoint-2")["run"]) == [
+        *("rows", "data", "ranks", "rows per step", "optim", "lr_scheduler_type", "learning_rate", "weight_decay"),
+        *("adam_beta1", "adam_beta2", "max_grad_norm", "warmup_steps", "seed", "bf16"),
+    ]
 
 
 def test_the_final_folder_is_complete_and_ready_to_use(finished):
