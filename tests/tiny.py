@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from datasets import Dataset
 from transformers import (
@@ -32,6 +33,7 @@ SETTINGS = {
     "opt": SIZES | {"ffn_dim": 32, "word_embed_proj_dim": 16, "dropout": 0.0},
     "bloom": {"hidden_size": 16, "n_layer": 2, "n_head": 2, "hidden_dropout": 0.0},
 }
+ISOLATED = ["llama", "qwen3", "mistral", "gemma", "gpt2"]  # architectures that keep packed documents separate
 
 STOCK = {  # what the recipes set, for a run of a few milliseconds a step
     "per_device_train_batch_size": 2,
@@ -57,6 +59,26 @@ def new_model(model_type: str = "llama", attn_implementation: str | None = None,
     special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
     config = AutoConfig.for_model(model_type, **settings | special)
     return AutoModelForCausalLM.from_config(config, attn_implementation=attn_implementation).eval()
+
+
+def random_documents(number: int, longest: int, seed: int = 0) -> list[list[int]]:
+    """Token ids of documents of 1 to `longest` tokens."""
+    generator = np.random.default_rng(seed)
+    return [generator.integers(3, 50, length).tolist() for length in generator.integers(1, longest + 1, number)]
+
+
+def pieces_of(rows: Dataset) -> list[list[int]]:
+    """Token ids of every document piece of packed rows."""
+    return [
+        piece.tolist()
+        for row in rows
+        for piece in np.split(np.asarray(row["input_ids"]), np.cumsum(row["lengths"])[:-1])
+    ]
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference as a share of the largest expected magnitude: sums round in proportion to their terms."""
+    return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
 def new_tokenizer() -> PreTrainedTokenizerBase:

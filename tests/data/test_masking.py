@@ -1,19 +1,16 @@
-"""Masked language modelling as it was published, on rows in which documents do not see each other."""
+"""Tokens are masked as it was published, and as a resumed run and every evaluation need it."""
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoConfig, AutoModelForMaskedLM, DataCollatorForLanguageModeling
+from transformers import DataCollatorForLanguageModeling
 
 from hf_llm.data.masking import MaskingCollator, mask_rows
 from hf_llm.data.vocabulary import MASK, train_tokenizer
-from hf_llm.models.isolation import check_isolation
-from hf_llm.models.loading import first_position
 
 VOCABULARY, SPECIAL = 1000, 4
 TOKENS = np.random.default_rng(0).integers(SPECIAL, VOCABULARY, (200, 120))
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 
 
 def collator(**settings):
@@ -24,14 +21,6 @@ def collator(**settings):
 def rows(tokens=TOKENS):
     """Each with a special token at both ends."""
     return [{"input_ids": np.r_[0, row, 1], "lengths": [len(row) + 2]} for row in tokens]
-
-
-def new_model(model_type, **settings):
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        model_type, **SIZES | {"vocab_size": VOCABULARY, "pad_token_id": 2, "initializer_range": 0.3} | settings
-    )
-    return AutoModelForMaskedLM.from_config(config).eval()
 
 
 def figures(input_ids, labels, original):
@@ -107,49 +96,6 @@ def test_rows_for_evaluation_are_masked_once():
     batches = [collator(epoch=epoch)([masked[i] for i in range(5)]) for epoch in (0, 3)]
     assert torch.equal(batches[0]["labels"], batches[1]["labels"])
     assert torch.equal(batches[0]["input_ids"], collator()(rows(TOKENS[:5]))["input_ids"])
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("model_type", ["roberta", "bert", "xlm-roberta", "camembert"])
-def test_packed_documents_do_not_see_each_other(model_type, attention):
-    """Each one's logits equal those of a run by itself, as the model numbers positions on its own."""
-    model = new_model(model_type)
-    model.set_attn_implementation(attention)
-    packing = collator(first_position=first_position(model), additive=attention == "eager")
-    check_isolation(model, packing)
-    document = TOKENS[0, :20]
-    packed = {"input_ids": np.r_[TOKENS[1, :13], document], "lengths": [13, 20]}
-    short = {"input_ids": TOKENS[2, :9], "lengths": [9]}
-    batch = packing([row | {"labels": row["input_ids"]} for row in (packed, short)])
-    batch.pop("labels")
-    with torch.no_grad():
-        logits = model(**batch).logits
-        alone = model(input_ids=torch.tensor(document[None]), attention_mask=torch.ones(1, 20).long()).logits
-        shorter = model(input_ids=torch.tensor(short["input_ids"][None])).logits
-    assert (logits[0, 13:] - alone[0]).abs().max() < 1e-4
-    assert (logits[1, :9] - shorter[0]).abs().max() < 1e-4
-
-
-@pytest.mark.parametrize("model_type", ["distilbert", "roberta"])
-def test_without_packing_padding_is_not_seen(model_type):
-    """By a plain mask, which every architecture takes."""
-    model = new_model(model_type, **({"dim": 32, "n_layers": 2, "n_heads": 2} if model_type == "distilbert" else {}))
-    unpacked = collator(position_ids=False)
-    row, longer = (
-        {"input_ids": tokens, "lengths": [len(tokens)], "labels": tokens} for tokens in (TOKENS[0, :9], TOKENS[1])
-    )
-    batch = unpacked([row, longer])
-    assert batch["attention_mask"].sum(1).tolist() == [9, 120] and "position_ids" not in batch
-    batch.pop("labels")
-    with torch.no_grad():
-        assert (model(**batch).logits[0, :9] - model(torch.tensor(row["input_ids"][None])).logits[0]).abs().max() < 1e-4
-
-
-@pytest.mark.parametrize("model_type", ["fnet", "deberta-v2"])
-def test_an_architecture_that_leaks_is_refused_with_the_remedy(model_type):
-    """FNet mixes all tokens of a row, DeBERTa takes no mask of pairs of tokens."""
-    with pytest.raises(ValueError, match="--packing false"):
-        check_isolation(new_model(model_type), collator())
 
 
 def test_a_new_tokenizer_knows_its_mask():

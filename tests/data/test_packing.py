@@ -1,37 +1,16 @@
-"""Packing keeps every token, fills the rows well, and documents in one row do not see each other."""
-
-from types import SimpleNamespace
+"""Packing keeps every token, fills the rows well, and lays out batches that keep documents separate."""
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from tiny import new_model
-from transformers import AutoConfig, AutoModelForCausalLM, BartConfig, BartForCausalLM, Trainer, TrainingArguments
+from tiny import pieces_of, random_documents
 
 from hf_llm.data.packing import PackingCollator, best_fit, cut_documents, pack
-from hf_llm.models.inspection import can_skip_prompts
-from hf_llm.models.isolation import check_causality, check_isolation
-
-ISOLATED = ["llama", "qwen3", "mistral", "gemma", "gpt2"]
-
-
-def random_documents(number, longest, seed=0):
-    generator = np.random.default_rng(seed)
-    return [generator.integers(3, 50, length).tolist() for length in generator.integers(1, longest + 1, number)]
 
 
 def as_dataset(documents):
     return Dataset.from_dict({"input_ids": documents})
-
-
-def pieces_of(rows):
-    """Every piece of every row."""
-    return [
-        piece.tolist()
-        for row in rows
-        for piece in np.split(np.asarray(row["input_ids"]), np.cumsum(row["lengths"])[:-1])
-    ]
 
 
 def first_fit(lengths, max_length):
@@ -150,166 +129,3 @@ def test_the_logits_that_are_kept_are_those_before_a_label():
     assert batch["logits_to_keep"].int().tolist() == [[1, 1, 0, 1, 0], [0, 1, 0, 0, 0]]
     assert batch["shift_labels"].tolist() == [11, 12, 21, 32]
     assert torch.equal(batch["labels"], PackingCollator(2)(rows)["labels"])
-
-
-@pytest.mark.parametrize("model_type", ISOLATED)
-def test_skipping_the_logits_of_prompts_changes_neither_loss_nor_gradients(model_type, tmp_path):
-    """The stock Trainer's loss, one logit for each label; only the matrix products have another shape."""
-    model = new_model(model_type)
-    rows = [{"input_ids": ids, "labels": [-100] * 5 + ids[5:]} for ids in random_documents(9, 20, seed=3) if ids[5:]]
-    rows, _ = pack(Dataset.from_list(rows), 24)
-    trainer = Trainer(model, TrainingArguments(str(tmp_path), use_cpu=True, report_to="none"))
-    assert can_skip_prompts(model, trainer.args)
-    found = []
-    for skip in (False, True):
-        batch = PackingCollator(2, skip_prompts=skip)([*rows])
-        count = trainer._get_num_items_in_batch([batch], trainer.args.device)
-        loss, outputs = trainer.compute_loss(model, batch, return_outputs=True, num_items_in_batch=count)
-        model.zero_grad()
-        loss.backward()
-        gradients = torch.cat([p.grad.flatten() for p in model.parameters()])
-        found.append((count, loss.item(), gradients))
-    assert outputs.logits.shape[0] == count == found[0][0]
-    assert found[1][1] == pytest.approx(found[0][1], abs=1e-6)
-    assert torch.allclose(found[1][2], found[0][2], atol=1e-6)
-
-
-PLAIN = {"use_liger_kernel": False, "label_smoothing_factor": 0.0, "torch_compile": False, "n_gpu": 1}
-PLAIN |= {"accelerator_config": SimpleNamespace(dispatch_batches=None)}
-
-
-@pytest.mark.parametrize("setting", ["use_liger_kernel", "label_smoothing_factor", "torch_compile", "n_gpu"])
-def test_losses_that_want_all_logits_get_them(setting):
-    """Liger's and the label smoother's; and several devices in one process, which cut batches by rows."""
-    assert can_skip_prompts(new_model("llama"), SimpleNamespace(**PLAIN))
-    assert not can_skip_prompts(new_model("llama"), SimpleNamespace(**PLAIN | {setting: 2}))
-
-
-def test_an_architecture_with_a_loss_of_its_own_gets_all_logits():
-    """BART shifts no labels; Bamba may have a second loss over all logits."""
-    sizes = {"decoder_layers": 1, "decoder_attention_heads": 1, "decoder_ffn_dim": 8}
-    args = SimpleNamespace(**PLAIN)
-    assert not can_skip_prompts(BartForCausalLM(BartConfig(vocab_size=30, d_model=8, **sizes)), args)
-    model = new_model("llama")
-    model.config.z_loss_coefficient = 0.01
-    assert not can_skip_prompts(model, args)
-
-
-def test_batches_that_are_cut_for_several_devices_have_all_logits():
-    """One process reads for all, and cuts by rows."""
-    args = SimpleNamespace(**PLAIN | {"accelerator_config": SimpleNamespace(dispatch_batches=True)})
-    assert not can_skip_prompts(new_model("llama"), args)
-
-
-@pytest.fixture(scope="module", params=ISOLATED)
-def trainer(request, tmp_path_factory):
-    """A stock Trainer over packed rows of unequal lengths, for each architecture."""
-    rows, _ = pack(as_dataset(random_documents(9, 20, seed=3)), 24)
-    args = TrainingArguments(
-        str(tmp_path_factory.mktemp("run")),
-        use_cpu=True,
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        per_device_train_batch_size=100,
-        per_device_eval_batch_size=100,
-    )
-    collator = PackingCollator(pad_token_id=2)
-    return Trainer(new_model(request.param), args, data_collator=collator, train_dataset=rows, eval_dataset=rows)
-
-
-def separate_losses(model, rows):
-    """Mean loss of all predicted tokens, and the logits, where every piece goes through the model alone."""
-    losses, logits = [], []
-    with torch.no_grad():
-        for piece in pieces_of(rows):
-            ids = torch.tensor([piece])
-            logits.append(model(ids).logits[0])
-            losses.append(torch.nn.functional.cross_entropy(logits[-1][:-1], ids[0, 1:], reduction="none"))
-    return torch.cat(losses).mean().item(), torch.cat(logits)
-
-
-def test_the_packed_training_loss_is_the_mean_over_the_tokens_of_separate_documents(trainer):
-    """The stock Trainer's training batch, model in training mode, against a run of each document by itself."""
-    (batch,) = trainer.get_train_dataloader()
-    assert len(batch["input_ids"]) < 9, "nothing was packed"
-    trainer.model.train()
-    loss = trainer.compute_loss(trainer.model, dict(batch)).item()
-    count = (batch["labels"][:, 1:] != -100).sum()
-    accumulated = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=count).item()
-    alone, _ = separate_losses(trainer.model.eval(), trainer.train_dataset)
-    assert loss == pytest.approx(alone, abs=1e-5)
-    assert accumulated == pytest.approx(alone, abs=1e-5)
-
-
-def test_packed_logits_equal_those_of_separate_documents(trainer):
-    """The stock Trainer's evaluation step: every logit of every packed document, within 1e-5."""
-    (batch,) = trainer.get_eval_dataloader()
-    real = torch.tensor([[i < len(row["input_ids"]) for i in range(24)] for row in trainer.eval_dataset])
-    loss, logits, _ = trainer.prediction_step(trainer.model, dict(batch), prediction_loss_only=False)
-    alone, separate = separate_losses(trainer.model.eval(), trainer.eval_dataset)
-    assert (logits[real[:, : logits.shape[1]]] - separate).abs().max() < 1e-5
-    assert loss.item() == pytest.approx(alone, abs=1e-5)
-
-
-def test_an_attention_mask_of_ones_would_let_packed_documents_leak():
-    """Why the collator gives none; and proof that the comparison above notices a leak."""
-    model = new_model("llama").eval()
-    (batch,) = [PackingCollator(2)([{"input_ids": [5, 6, 7, 8, 9, 10], "lengths": [3, 3]}])]
-    with torch.no_grad():
-        isolated = model(**batch, use_cache=False).logits
-        leaking = model(**batch, attention_mask=torch.ones_like(batch["input_ids"]), use_cache=False).logits
-    assert (leaking - isolated)[0, 3:].abs().max() > 1e-2
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("model_type", ISOLATED)
-def test_isolating_architectures_pass_the_check_and_keep_their_mode(model_type, attention):
-    """In float32 and in bfloat16."""
-    model = new_model(model_type, attn_implementation=attention).train()
-    check_isolation(model, PackingCollator(2))
-    check_isolation(model.to(torch.bfloat16), PackingCollator(2))
-    assert model.training
-
-
-@pytest.mark.parametrize("model_type", ["opt", "bloom"])
-def test_architectures_that_leak_are_refused_with_the_remedy(model_type):
-    """OPT counts its positions by itself, BLOOM has none."""
-    with pytest.raises(ValueError, match=r"--packing false"):
-        check_isolation(new_model(model_type), PackingCollator(2))
-
-
-@pytest.mark.parametrize("model_type", [*ISOLATED, "opt", "bloom"])
-def test_causal_models_do_not_see_what_they_are_to_predict(model_type):
-    """Also those that may not be packed; in bfloat16 too."""
-    for dtype in (torch.float32, torch.bfloat16):
-        for positions in {model_type != "bloom", False}:
-            check_causality(new_model(model_type).to(dtype), PackingCollator(2, positions))
-
-
-@pytest.mark.parametrize("model_type", ["bert", "roberta"])
-def test_a_model_that_sees_the_future_is_not_trained_to_predict_it(model_type):
-    """The causal class of BERT is one, unless its configuration makes a decoder of it."""
-    settings = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    settings |= {"initializer_range": 0.002}  # so small that tokens hardly look at each other
-    for is_decoder in (False, True):
-        config = AutoConfig.for_model(model_type, vocab_size=300, is_decoder=is_decoder, **settings)
-        model = AutoModelForCausalLM.from_config(config)
-        if is_decoder:
-            check_causality(model, PackingCollator(2, False))
-        else:
-            with pytest.raises(ValueError, match=r"sees the tokens that it is to predict .* `--objective masked`"):
-                check_causality(model, PackingCollator(2, False))
-
-
-def test_broken_weights_are_not_taken_for_a_leak():
-    """They would send the user to another objective."""
-    model = new_model("gpt2")
-    model.transformer.wte.weight.data[:] = float("nan")
-    with pytest.raises(ValueError, match="GPT2LMHeadModel gives logits that are not finite"):
-        check_causality(model, PackingCollator(2))
-
-
-def test_a_model_of_few_positions_is_looked_at_as_far_as_they_go():
-    """Rows may be as short."""
-    check_causality(new_model("gpt2", max_position_embeddings=6), PackingCollator(2))

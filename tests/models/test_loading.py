@@ -15,7 +15,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from hf_llm.arguments import AdapterArguments, ModelArguments, TokenizerArguments
 from hf_llm.data.vocabulary import train_tokenizer
-from hf_llm.models.inspection import count_parameters
 from hf_llm.models.loading import (
     add_adapter,
     extend_embeddings,
@@ -165,12 +164,6 @@ def test_the_tokenizer_comes_from_the_folder_or_is_trained(folder, tokenizer):
         assert found.get_vocab() == tokenizer.get_vocab()
     with pytest.raises(ValueError, match="cannot load a tokenizer from `/no/such`"):
         load_tokenizer(ModelArguments(tokenizer_name="/no/such"))
-
-
-def test_parameters_are_counted_once_where_they_are_tied(tokenizer):
-    """Embedding and output are one matrix here."""
-    untied, tied = (new_model(tie_word_embeddings=tie, vocab_size=100) for tie in (False, True))
-    assert count_parameters(untied) - count_parameters(tied) == 100 * 16
 
 
 GGUF_NAMES = {
