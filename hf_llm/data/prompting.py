@@ -136,7 +136,7 @@ class Prompter:
         """
         if len(ids) <= budget:
             return ids, 0
-        document = row.get(self.task.document) or ""
+        document = row.get(self.task.document_column) or ""
         if not self.tokenizer.is_fast:
             raise ValueError(f"{len(ids)} tokens are too many, and this tokenizer cannot tell where to cut a document")
         found = self.tokenizer(document, add_special_tokens=False, return_offsets_mapping=True)
@@ -144,7 +144,7 @@ class Prompter:
         keep = len(ends)
         while len(ids) > budget and keep > 0:
             keep = max(0, keep - (len(ids) - budget))
-            cut = row | {self.task.document: document[: ends[keep - 1] if keep else 0]}
+            cut = row | {self.task.document_column: document[: ends[keep - 1] if keep else 0]}
             (ids,) = self.prompt_ids([self.task.to_example(cut)["prompt"]])
         if len(ids) > budget:
             raise ValueError(
@@ -288,14 +288,14 @@ def encode_prompts(rows: Dataset, prompter: Prompter, part: str = "validation") 
                 examples.append(task.to_example(row))
                 references.append(task.references(row))
                 choices.append(task.choices(row) or [])
-                if not (references[-1] or task.may_have_no_answer):
+                if not (references[-1] or task.allows_no_answer):
                     raise ValueError("the reference is empty: remove the row, or give it one")
         texts = [example["prompt"] for example in examples]
         prompts = prompter.prompt_ids(texts)
         completions = prompter.completion_ids([example["completion"] for example in examples], texts)
         ranked = encode_choices(prompter, choices, texts)
         for i, (number, row) in enumerate(batch):
-            gold = len(completions[i]) if task.with_perplexity else 0
+            gold = len(completions[i]) if task.scores_perplexity else 0
             room = max(map(len, ranked[i]), default=max(task.max_new_tokens, gold))
             with add_origin(row, number):
                 prompts[i], cut = prompter.fit(row, prompts[i], prompter.max_length - room)
@@ -318,7 +318,7 @@ def encode_choices(prompter: Prompter, choices: list[list[str]], prompts: list[s
     flat = [(text, prompt) for of_prompt, prompt in zip(choices, prompts, strict=True) for text in of_prompt]
     if not flat:
         return [[] for _ in prompts]
-    ids = iter(prompter.completion_ids(*map(list, zip(*flat, strict=True)), prompter.task.choices_end))
+    ids = iter(prompter.completion_ids(*map(list, zip(*flat, strict=True)), prompter.task.choices_with_end_token))
     return [[next(ids) for _ in of_prompt] for of_prompt in choices]
 
 

@@ -122,7 +122,7 @@ def fit_columns(rows: Dataset, part: str, task: Task, mapping: dict[str, str]) -
         free = [name for name in (ours, *others) if name in rows.column_names and name not in chosen.values()]
         if free:
             chosen[ours] = free[0]
-        elif ours not in task.optional:
+        elif ours not in task.optional_columns:
             raise ValueError(
                 f"`{part}` has no column `{ours}`, only {', '.join(there)}: choose with `--column_mapping NAME={ours}`"
             )
@@ -131,9 +131,9 @@ def fit_columns(rows: Dataset, part: str, task: Task, mapping: dict[str, str]) -
     for name, feature in rows.features.items():
         if isinstance(feature, ClassLabel):
             rows = with_names(rows, name, part)
-    for name in task.texts:
+    for name in task.text_columns:
         if name in rows.column_names:
-            rows = with_texts(rows, name, part, name in task.optional)
+            rows = with_texts(rows, name, part, name in task.optional_columns)
     return rows
 
 

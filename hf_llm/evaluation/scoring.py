@@ -96,7 +96,7 @@ def answer_and_score(
     metric, references, losses = task.metric(), prompts["references"], None
     scores = metric.compute(predictions=answers, references=references)
     row_scores = metric.row_scores(answers, references)
-    if task.with_perplexity:
+    if task.scores_perplexity:
         losses = completion_losses(model, prompter.tokenizer, prompts, **settings)
         scores |= with_interval(perplexity_of_rows, losses)
         for of_row, (loss, tokens) in zip(row_scores, losses.tolist(), strict=True):
@@ -122,7 +122,7 @@ def rank(model: torch.nn.Module, prompter: Prompter, rows: Dataset, prompts: Dat
     """The likeliest choice of each row; of two alike the first."""
     task = prompter.task
     found = log_likelihoods(model, prompter.tokenizer, prompts["prompt"], prompts["choices"], **settings)
-    if task.normalizes_length():
+    if task.ranks_per_token():
         found = [np.divide(of_row, [*map(len, row["choices"])]) for of_row, row in zip(found, prompts, strict=True)]
     return [task.choices(row)[int(np.argmax(of_row))] for of_row, row in zip(found, rows, strict=True)]
 

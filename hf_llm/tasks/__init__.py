@@ -1,7 +1,7 @@
 """Applications, one file each. Nothing is registered: the modules of this folder are the tasks.
 
-What flows: a raw row -> `to_example` -> prompt and completion -> the model -> `answer` -> the metric, against
-`references`.
+A raw row becomes prompt and completion by `to_example`; the model generates a text or ranks the `choices`; `answer`
+extracts the prediction, and the `metric` compares it with the `references`.
 """
 
 import dataclasses
@@ -20,67 +20,71 @@ from hf_llm.metrics.base import TaskMetric
 
 @dataclass
 class Task:
-    """What an application has to say: its columns, its prompt, its gold answers, its metric.
+    """Base class of the applications: columns, prompt, gold answers and metric.
 
-    Fields are the task's options, set by `--task_options name=value,...`. Every row that the methods get has the
-    columns of `columns`, under those names.
+    The dataclass fields are the options of the task, set by `--task_options name=value,...`. Rows are passed to the
+    methods with the column names in `columns`.
     """
 
     max_new_tokens: int = 64
 
-    # Name of a column -> other names that data sets on the Hub give to it.
+    # Name of a column -> other names that data sets on the Hub use for it.
     columns: ClassVar[dict[str, tuple[str, ...]]] = {}
-    texts: ClassVar[tuple[str, ...]] = ()  # those that hold one text a row, or a list of its sentences
-    optional: ClassVar[tuple[str, ...]] = ()
-    document: ClassVar[str | None] = None  # the column that is shortened where a row is too long
-    stop_strings: ClassVar[tuple[str, ...]] = ("\n",)
-    trainable: ClassVar[bool] = True
-    choices_end: ClassVar[bool] = True  # rank choices with the token that ends an answer, as they are trained
-    with_perplexity: ClassVar[bool] = False  # score the gold completions' likelihood too
-    may_have_no_answer: ClassVar[bool] = False  # an empty list of references is an answer too
+    text_columns: ClassVar[tuple[str, ...]] = ()  # columns with one text per row, or a list of its sentences
+    optional_columns: ClassVar[tuple[str, ...]] = ()  # columns that a data set may lack
+    document_column: ClassVar[str | None] = None  # the column that is shortened if a row is too long
+    stop_strings: ClassVar[tuple[str, ...]] = ("\n",)  # a generated answer ends before the first of them
+    trainable: ClassVar[bool] = True  # False: the task is only evaluated
+    choices_with_end_token: ClassVar[bool] = True  # rank each choice with the end token after it, as in training
+    scores_perplexity: ClassVar[bool] = False  # also report the perplexity of the gold completions
+    allows_no_answer: ClassVar[bool] = False  # an empty list of references means that there is no answer
 
     def column_names(self) -> list[str]:
-        """Every name that `--column_mapping` may give to a column."""
+        """Names that `--column_mapping` may map a column to."""
         return list(self.columns)
 
     def adapt(self, rows: Dataset) -> Dataset:
-        """Bring a layout that new names alone cannot fit to `columns` into one that they do."""
+        """Convert a layout that renaming columns cannot convert; by default, return the rows unchanged."""
         return rows
 
     def prepare(self, rows: DatasetDict) -> None:
-        """Look at the data once, before any row is used: at its labels, say."""
+        """Inspect the data once, before any row is used, e.g. to collect its labels."""
 
     def to_example(self, row: dict[str, Any]) -> dict[str, str]:
-        """A row as `{"prompt": str, "completion": str}`, neither with white space at its ends."""
+        """Convert a row to `{"prompt": str, "completion": str}`, without leading or trailing white space.
+
+        Raises:
+            ValueError: the row cannot be used; the caller adds its origin.
+        """
         raise NotImplementedError
 
     def references(self, row: dict[str, Any]) -> list[str]:
-        """The gold answers, as the metric takes them."""
+        """The gold answers of a row, in the form that the metric expects."""
         raise NotImplementedError
 
     def choices(self, row: dict[str, Any]) -> list[str] | None:
-        """The completions to rank by their likelihood; None where the answer is generated."""
+        """The completions to rank by likelihood; None if the answer is generated."""
         return None
 
-    def normalizes_length(self) -> bool:
-        """Whether choices are ranked by their likelihood per token."""
+    def ranks_per_token(self) -> bool:
+        """Whether choices are ranked by log-likelihood per token instead of the sum over their tokens."""
         return False
 
     def answer(self, text: str, row: dict[str, Any]) -> str:
-        """What a generated text (or the likeliest choice) says, as the metric takes it."""
+        """Extract the prediction from a generated text or from the likeliest choice, as the metric expects it."""
         return text.strip()
 
     def metric(self) -> TaskMetric:
-        """The scorer, new."""
+        """Create the metric."""
         raise NotImplementedError
 
     def sample(self) -> DatasetDict:
-        """A small data set that needs no download: `train` (but for tasks that only evaluate) and `validation`."""
+        """A small data set that needs no download: `validation`, and `train` if the task is trainable."""
         raise NotImplementedError
 
 
 def task_names() -> list[str]:
-    """The applications that there are: one for each file beside this one."""
+    """Names of all applications: the modules of this folder."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
@@ -137,13 +141,17 @@ def typed(value: str) -> Any:
         return value
 
 
-def as_list(value: str | list[str] | None) -> list[str]:
-    """One gold answer or several, as a list without empty ones.
+def reference_list(value: str | list[str] | None) -> list[str]:
+    """Convert one gold answer, a list of them or None to a list without empty texts.
 
     Raises:
-        ValueError: it is something else than text.
+        ValueError: the value is neither a text nor a list of texts.
+
+    Example:
+        >>> reference_list(["a cat ", " "])
+        ['a cat']
     """
     values = [value] if isinstance(value, str) else [] if value is None else value
     if not (isinstance(values, list) and all(isinstance(text, str) for text in values)):
-        raise ValueError(f"`{value}` is no text and no list of texts")
+        raise ValueError(f"`{value}` is not a text or a list of texts")
     return [text.strip() for text in values if text.strip()]

@@ -1,4 +1,4 @@
-"""Follow an instruction, or go on with a text: rows as Alpaca has them, or prompt and completion."""
+"""Follow an instruction or continue a text: rows in the format of Alpaca, or prompt and completion."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -7,12 +7,12 @@ from datasets import Dataset, DatasetDict
 
 from hf_llm.metrics.text import FreeText
 from hf_llm.python_docs import python_docs
-from hf_llm.tasks import Task, as_list
+from hf_llm.tasks import Task, reference_list
 
 
 @dataclass
 class Generation(Task):
-    """Diversity and repetition of what is written, and the perplexity of the gold completion."""
+    """Diversity and repetition of the generated texts, and the perplexity of the gold completions."""
 
     max_new_tokens: int = 128
 
@@ -21,11 +21,11 @@ class Generation(Task):
         "input": ("context",),
         "output": ("completion", "response", "answer"),
     }
-    texts = ("instruction", "input")
-    optional = ("input",)
-    document = "input"
+    text_columns = ("instruction", "input")
+    optional_columns = ("input",)
+    document_column = "input"
     stop_strings = ()
-    with_perplexity = True
+    scores_perplexity = True
 
     def to_example(self, row):
         prompt = row["instruction"].strip()
@@ -34,18 +34,19 @@ class Generation(Task):
         return {"prompt": prompt, "completion": "".join(self.references(row)[:1])}
 
     def references(self, row):
-        return as_list(row["output"])
+        return reference_list(row["output"])
 
     def metric(self):
         return FreeText()
 
     def sample(self):
-        """Write the documentation of a module of Python."""
-        return DatasetDict({part: Dataset.from_list([*map(sample_row, rows)]) for part, rows in python_docs().items()})
+        """Instructions to write the documentation of a Python module."""
+        splits = python_docs()
+        return DatasetDict({split: Dataset.from_list([*map(sample_row, rows)]) for split, rows in splits.items()})
 
 
 def sample_row(row: dict[str, str]) -> dict[str, str]:
-    """An instruction, and whole lines of the first 300 characters."""
+    """An instruction, and the complete lines within the first 300 characters of the documentation."""
     text = row["text"][:300]
     output = (text.rpartition("\n")[0] or text).strip()
     return {"instruction": f"Document the Python module {row['module']}.", "output": output}

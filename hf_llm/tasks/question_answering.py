@@ -1,4 +1,4 @@
-"""Answer a question, from a context or from memory: rows as SQuAD 1.1 and 2.0 have them."""
+"""Answer a question with or without a context: rows in the format of SQuAD 1.1 and 2.0."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,24 +8,24 @@ from datasets import Dataset, DatasetDict
 from hf_llm.messages import add_origin
 from hf_llm.metrics import question_answering as squad
 from hf_llm.python_docs import python_docs
-from hf_llm.tasks import Task, as_list
+from hf_llm.tasks import Task, reference_list
 
 NO_ANSWER = "unanswerable"
 
 
 @dataclass
 class QuestionAnswering(Task):
-    """Exact match and F1. A question that the context does not answer is answered by the word `unanswerable`."""
+    """Exact match and F1. The completion of a question without an answer is the word `unanswerable`."""
 
-    language: str = "en"  # of the answers: zh and ja are scored by character, as CMRC 2018 does
+    language: str = "en"  # of the answers; zh and ja are scored by character, as in CMRC 2018
     max_new_tokens: int = 32
     with_context: bool = True
 
     columns: ClassVar = {"question": ("query",), "answers": ("answer",), "context": ("passage",)}
-    texts = ("question", "context")
-    optional = ("context",)
-    document = "context"
-    may_have_no_answer = True
+    text_columns = ("question", "context")
+    optional_columns = ("context",)
+    document_column = "context"
+    allows_no_answer = True
 
     def prepare(self, rows):
         self.version = "1.1"
@@ -47,8 +47,8 @@ class QuestionAnswering(Task):
         answers = row["answers"]
         texts = answers.get("text") if isinstance(answers, dict) else answers
         if texts is None:
-            raise ValueError(f"`answers` is `{answers}`: give its texts, and [] where there is no answer")
-        return as_list(texts)
+            raise ValueError(f"`answers` is `{answers}`: give its texts, or [] if there is no answer")
+        return reference_list(texts)
 
     def answer(self, text, row):
         text = text.strip()
@@ -58,16 +58,20 @@ class QuestionAnswering(Task):
         return squad.QuestionAnswering(self.version, self.language)
 
     def sample(self):
-        """Which module of Python does what: a context of three; every seventh question is about a fourth."""
-        return DatasetDict({part: Dataset.from_list(sample_rows(rows)) for part, rows in python_docs().items()})
+        """Questions about Python modules; the context describes three of them.
+
+        Every seventh question is about a module that the context does not describe.
+        """
+        return DatasetDict({split: Dataset.from_list(sample_rows(rows)) for split, rows in python_docs().items()})
 
 
 def sample_rows(rows: Dataset) -> list[dict]:
+    """Contexts, questions and answers about each three consecutive modules of `python_docs`."""
     first_lines = [(row["module"], row["text"].split("\n")[0]) for row in rows]
-    made = []
+    sample = []
     for i in range(3, len(first_lines)):
         context = " ".join(f"{module}: {line}" for module, line in first_lines[i - 3 : i])
         module, line = first_lines[i if i % 7 == 0 else i - 1 - i % 3]
         answers = [] if i % 7 == 0 else [module]
-        made.append({"context": context, "question": f'Which module says "{line}"?', "answers": {"text": answers}})
-    return made
+        sample.append({"context": context, "question": f'Which module says "{line}"?', "answers": {"text": answers}})
+    return sample

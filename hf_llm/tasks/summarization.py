@@ -1,4 +1,4 @@
-"""Say a document in a few words: rows as XSum, CNN/DailyMail, SAMSum and SciTLDR have them."""
+"""Summarize a document: rows in the format of XSum, CNN/DailyMail, SAMSum or SciTLDR."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,22 +8,22 @@ from datasets import Dataset, DatasetDict
 from hf_llm.metrics.rouge import Rouge
 from hf_llm.metrics.segmentation import language_code
 from hf_llm.python_docs import python_docs
-from hf_llm.tasks import Task, as_list
+from hf_llm.tasks import Task, reference_list
 
 
 @dataclass
 class Summarization(Task):
-    """ROUGE against one summary or several."""
+    """ROUGE against one or several reference summaries."""
 
-    language: str = "en"  # of the summaries, by which ROUGE parts words
+    language: str = "en"  # of the summaries; selects how ROUGE splits them into words
     max_new_tokens: int = 96
 
     columns: ClassVar = {
         "document": ("article", "dialogue", "text", "source"),
         "summary": ("highlights", "summaries", "target"),
     }
-    texts = ("document",)
-    document = "document"
+    text_columns = ("document",)
+    document_column = "document"
 
     def to_example(self, row):
         summary = self.references(row)[:1]
@@ -33,17 +33,16 @@ class Summarization(Task):
         }
 
     def references(self, row):
-        return as_list(row["summary"])
+        return reference_list(row["summary"])
 
     def metric(self):
         return Rouge(language=self.language, use_stemmer=language_code(self.language) == "en")
 
     def sample(self):
-        """The first paragraph of a module's documentation as the summary of the rest."""
-        parts = {part: [row["text"].split("\n\n", 1) for row in rows] for part, rows in python_docs().items()}
-        return DatasetDict(
-            {
-                part: Dataset.from_list([{"summary": text[0], "document": text[1]} for text in texts if len(text) == 2])
-                for part, texts in parts.items()
-            }
-        )
+        """The documentation of Python modules, with its first paragraph as the summary of the rest."""
+        sample = {}
+        for split, rows in python_docs().items():
+            texts = [row["text"].split("\n\n", 1) for row in rows]
+            pairs = [{"summary": text[0], "document": text[1]} for text in texts if len(text) == 2]
+            sample[split] = Dataset.from_list(pairs)
+        return DatasetDict(sample)

@@ -1,4 +1,4 @@
-"""Translate between any two languages: rows as WMT and OPUS have them, `{"translation": {"en": ..., "de": ...}}`."""
+"""Translate between two languages: rows in the format of WMT and OPUS, `{"translation": {"en": ..., "de": ...}}`."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,9 +8,9 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from hf_llm.metrics.segmentation import language_code
 from hf_llm.metrics.translation import Translation as TranslationMetric
-from hf_llm.tasks import Task, as_list
+from hf_llm.tasks import Task, reference_list
 
-# Numbers in words, for the sample.
+# How to write numbers in words, for the sample.
 NUMBERS = {
     "en": {
         "units": "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
@@ -33,7 +33,7 @@ NUMBERS = {
 
 @dataclass
 class Translation(Task):
-    """BLEU and chrF, with `ter=true` TER too, from `source` to `target`: keys of the column `translation`."""
+    """BLEU and chrF, and TER with `ter=true`. `source` and `target` are keys of the column `translation`."""
 
     source: str = "en"
     target: str = "de"
@@ -46,7 +46,7 @@ class Translation(Task):
         return [*self.columns, self.source, self.target]
 
     def adapt(self, rows):
-        """Columns that are named by the two languages, as a CSV file has them."""
+        """Merge two columns named by the languages, as in a CSV file, into the column `translation`."""
         pair = [self.source, self.target]
         if not set(pair) <= set(rows.column_names):
             return rows
@@ -61,53 +61,53 @@ class Translation(Task):
             raise ValueError(f'`translation` is `{texts}`: give {{"{self.source}": "...", "{self.target}": "..."}}')
         for language in (self.source, self.target):
             if texts.get(language) is None:
-                there = ", ".join(key for key, text in texts.items() if text is not None) or "nothing"
-                raise ValueError(f"no `{language}` in `translation`, only {there}: choose with `--task_options`")
+                available = ", ".join(key for key, text in texts.items() if text is not None) or "nothing"
+                raise ValueError(f"no `{language}` in `translation`, only {available}: choose with `--task_options`")
             if not isinstance(texts[language], str):
-                raise ValueError(f"`{language}` of `translation` is `{texts[language]}`, no text: correct the row")
+                raise ValueError(f"`{language}` of `translation` is `{texts[language]}`, not a text: correct the row")
         source, target = (LANGUAGES.get(language_code(code), code).capitalize() for code in (self.source, self.target))
-        return {
-            "prompt": f"Translate from {source} to {target}.\n\n{source}: {one_line(texts[self.source])}\n{target}:",
-            "completion": one_line(texts[self.target]),
-        }
+        text, completion = (collapse_whitespace(texts[language]) for language in (self.source, self.target))
+        prompt = f"Translate from {source} to {target}.\n\n{source}: {text}\n{target}:"
+        return {"prompt": prompt, "completion": completion}
 
     def references(self, row):
-        return as_list(row["translation"][self.target])
+        return reference_list(row["translation"][self.target])
 
     def metric(self):
         return TranslationMetric(target_language=self.target, ter=self.ter)
 
     def sample(self):
-        """Sentences with numbers in words, English and German; of four words and more, or BLEU would find nothing."""
+        """English and German sentences with a number in words; at least four words each, since BLEU counts 4-grams."""
         numbers = [n * 7919 % 9999 + 1 for n in range(600)]
         rows = [
-            {"translation": {code: f"{NUMBERS[code]['begun']} {words(number, code)}." for code in NUMBERS}}
+            {"translation": {code: f"{NUMBERS[code]['begun']} {number_in_words(number, code)}." for code in NUMBERS}}
             for number in numbers
         ]
         return DatasetDict({"train": Dataset.from_list(rows[:500]), "validation": Dataset.from_list(rows[500:])})
 
 
-def one_line(text: str) -> str:
+def collapse_whitespace(text: str) -> str:
+    """Replace line breaks and repeated spaces by single spaces: a line end would end the answer."""
     return " ".join(text.split())
 
 
-def words(number: int, language: str) -> str:
-    """A number from 1 to 9,999 as one says it.
+def number_in_words(number: int, language: str) -> str:
+    """Write a number from 1 to 9,999 in words.
 
     Example:
-        >>> words(4321, "de")
+        >>> number_in_words(4321, "de")
         'viertausend dreihundert einundzwanzig'
     """
-    said, parts = NUMBERS[language], []
-    units, tens = said["units"].split(), said["tens"].split()
-    for size, name in said["large"]:
+    vocabulary, parts = NUMBERS[language], []
+    units, tens = vocabulary["units"].split(), vocabulary["tens"].split()
+    for size, name in vocabulary["large"]:
         if number >= size:
             parts.append(name.format(units[number // size]))
             number %= size
     if number < 20:
         parts += [units[number]] if number else []
     elif number % 10:
-        parts.append(said["joined"].format(ten=tens[number // 10 - 2], unit=units[number % 10]))
+        parts.append(vocabulary["joined"].format(ten=tens[number // 10 - 2], unit=units[number % 10]))
     else:
         parts.append(tens[number // 10 - 2])
     return " ".join(parts)

@@ -159,7 +159,7 @@ def test_parquet_files_of_the_hub_keep_the_names_of_their_labels(tmp_path):
     task = load_task("understanding")
     data_args = DataArguments(validation_file=[str(tmp_path / "a.parquet")])
     loaded = load_rows(data_args, TaskArguments(task="understanding"), task, 42)["validation"]
-    assert task.names == ["negative", "positive"]
+    assert task.label_names == ["negative", "positive"]
     assert [task.references(row) for row in loaded] == [["positive"], ["negative"], []]
 
 
@@ -169,7 +169,7 @@ def test_hidden_labels_of_a_json_file_are_no_class(tmp_path, caplog):
     task = load_task("understanding")
     data_args = DataArguments(validation_file=write(tmp_path / "a.jsonl", rows))
     loaded = load_rows(data_args, TaskArguments(task="understanding"), task, 42)["validation"]
-    assert task.names == ["2", "10"] and [task.references(row) for row in loaded] == [["2"], ["10"], []]
+    assert task.label_names == ["2", "10"] and [task.references(row) for row in loaded] == [["2"], ["10"], []]
     assert "the labels are numbers: name them by `labels=a|b|...`" in caplog.text
     assert "the label -1 counts as a hidden one" in caplog.text
     named = load_task("understanding", "labels=-1|2|10")
@@ -202,9 +202,9 @@ def test_columns_of_a_translation_are_mapped_to_languages(tmp_path):
     [
         ("translation", {"translation": None}, "`translation` is `None`: give {"),
         ("translation", {"translation": "hello"}, "`translation` is `hello`: give {"),
-        ("translation", {"translation": {"en": 5, "de": 6}}, "`en` of `translation` is `5`, no text"),
-        ("question_answering", {"question": "q", "answers": {"answer_start": [1]}}, "give its texts, and [] where"),
-        ("question_answering", {"question": "q", "answers": 5}, "a.jsonl` line 1: `5` is no text and no list of texts"),
+        ("translation", {"translation": {"en": 5, "de": 6}}, "`en` of `translation` is `5`, not a text"),
+        ("question_answering", {"question": "q", "answers": {"answer_start": [1]}}, "give its texts, or [] if"),
+        ("question_answering", {"question": "q", "answers": 5}, "a.jsonl` line 1: `5` is not a text or a list"),
         ("understanding", {"text": "a", "label": ""}, "the labels of all rows are hidden or empty"),
     ],
 )
@@ -230,7 +230,7 @@ def test_a_limit_draws_rows_with_the_seed_in_their_order(tmp_path):
     task = load_task("understanding")
     data_args = DataArguments(validation_file=files, max_eval_samples=1)
     load_rows(data_args, TaskArguments(task="understanding"), task, 42)
-    assert task.names == ["a", "b"]
+    assert task.label_names == ["a", "b"]
 
 
 def test_a_validation_part_is_split_off_where_none_is_given(tmp_path):

@@ -35,7 +35,7 @@ def test_a_sample_needs_no_download_and_is_the_same_every_time(task, sample):
     assert set(sample) == ({"train", "validation"} if task.trainable else {"validation"})
     again = task.sample()
     for part, rows in sample.items():
-        assert set(task.columns) - set(task.optional) <= set(rows.column_names)
+        assert set(task.columns) - set(task.optional_columns) <= set(rows.column_names)
         assert len(rows) >= 8 and rows.to_list() == again[part].to_list()
 
 
@@ -67,9 +67,10 @@ def test_the_gold_completion_gets_the_best_score(task, sample):
 
 def test_the_document_is_what_shortening_may_take_away(task, sample):
     """Without it the prompt is still there."""
-    if task.document:
+    if task.document_column:
         row = dict(sample["validation"][0])
-        with_document, without = (task.to_example(row | {task.document: text})["prompt"] for text in ("some text", ""))
+        rows = [row | {task.document_column: text} for text in ("some text", "")]
+        with_document, without = (task.to_example(row)["prompt"] for row in rows)
         assert "some text" in with_document and without
 
 
