@@ -32,17 +32,17 @@ def python_docs() -> DatasetDict:
     """
     seen: set[str] = set()
     parts: dict[str, list[dict[str, str]]] = {"train": [], "validation": []}
-    for documents in (_source_modules(), _builtin_modules(), _topics()):
+    for documents in (source_modules(), builtin_modules(), reference_topics()):
         rows = []
         for module, docs in documents:
             fresh = [doc for doc in docs if doc not in seen and not seen.add(doc)]
             if fresh:
                 rows.append({"text": "\n\n".join(fresh) + "\n", "module": module})
-        _split(rows, parts)
+        split_by_length(rows, parts)
     return DatasetDict({name: Dataset.from_list(rows) for name, rows in parts.items()})
 
 
-def _split(rows: list[dict[str, str]], parts: dict[str, list[dict[str, str]]]) -> None:
+def split_by_length(rows: list[dict[str, str]], parts: dict[str, list[dict[str, str]]]) -> None:
     """Deal `rows` out, from the longest to the shortest, so that validation has its share of every length."""
     held_out, due = set(), 0.0
     for row in sorted(rows, key=lambda row: (-len(row["text"]), row["module"])):
@@ -54,7 +54,7 @@ def _split(rows: list[dict[str, str]], parts: dict[str, list[dict[str, str]]]) -
         parts["validation" if row["module"] in held_out else "train"].append(row)
 
 
-def _source_modules() -> list[tuple[str, list[str]]]:
+def source_modules() -> list[tuple[str, list[str]]]:
     """(module, docstrings) for the .py files of the standard library, parsed and never imported."""
     library = Path(sysconfig.get_path("stdlib"))
     paths = []
@@ -70,23 +70,23 @@ def _source_modules() -> list[tuple[str, list[str]]]:
             if b'"""' in source or b"'''" in source:  # parsing is what takes the time
                 parts = path.relative_to(library).with_suffix("").parts
                 module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-                modules.append((module, list(_docstrings(ast.parse(source)))))
+                modules.append((module, list(docstrings(ast.parse(source)))))
     finally:
         if collecting:
             gc.enable()
     return modules
 
 
-def _docstrings(node: ast.AST) -> Iterator[str]:
+def docstrings(node: ast.AST) -> Iterator[str]:
     """Docstrings of `node` and of the classes and functions in its body, at any depth."""
     if doc := (ast.get_docstring(node) or "").strip():
         yield doc
     for child in node.body:
         if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            yield from _docstrings(child)
+            yield from docstrings(child)
 
 
-def _builtin_modules() -> Iterator[tuple[str, list[str]]]:
+def builtin_modules() -> Iterator[tuple[str, list[str]]]:
     """The same for the modules written in C that are part of the interpreter itself; these are safe to import."""
     for name in sorted(sys.builtin_module_names):
         with warnings.catch_warnings():
@@ -102,7 +102,7 @@ def _builtin_modules() -> Iterator[tuple[str, list[str]]]:
         yield name, [doc for item in items if (doc := (inspect.getdoc(item) or "").strip())]
 
 
-def _topics() -> Iterator[tuple[str, list[str]]]:
+def reference_topics() -> Iterator[tuple[str, list[str]]]:
     """The pages of the language reference that `help("TOPIC")` shows, without those that are a section of another."""
     try:
         from pydoc_data.topics import topics

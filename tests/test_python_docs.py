@@ -71,7 +71,7 @@ def test_tests_and_installed_packages_are_left_out(sample):
 def test_another_process_gives_the_same_rows(sample):
     """Nothing depends on hash randomisation, addresses or what is imported."""
     code = (
-        "import hashlib, json; from hf_llm.data.python_docs import python_docs\n"
+        "import hashlib, json; from hf_llm.python_docs import python_docs\n"
         "print(hashlib.sha256(json.dumps({k: v.to_dict() for k, v in python_docs().items()}).encode()).hexdigest())"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
@@ -82,7 +82,7 @@ def test_another_process_gives_the_same_rows(sample):
 def test_a_python_without_pydoc_topics_gives_the_docstrings(monkeypatch):
     """Some distributions leave `pydoc_data` out."""
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
-    monkeypatch.setattr("hf_llm.python_docs._source_modules", lambda: [("m", ["Text."])])
+    monkeypatch.setattr("hf_llm.python_docs.source_modules", lambda: [("m", ["Text."])])
     modules = [module for part in python_docs().values() for module in part["module"]]
     assert "builtins" in modules and "m" in modules
     assert not any(module.startswith("topics.") for module in modules)

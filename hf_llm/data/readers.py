@@ -1,14 +1,9 @@
 """Files of every supported format -> rows and texts; local or remote, compressed or not."""
 
-import contextlib
 import csv
-import fnmatch
-import glob
 import io
 import json
-import logging
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,10 +20,8 @@ from datasets.exceptions import DatasetGenerationError
 
 from hf_llm.messages import ORIGIN, one_line
 
-logger = logging.getLogger(__name__)
 
-
-def read_file(path: str) -> Iterator[dict[str, Any]]:
+def read_rows(path: str) -> Iterator[dict[str, Any]]:
     """The rows of one file with their places, in Python's types: dates stay the text that they are."""
     kind = file_format(path)[0]
     if kind in (".txt", ".md", ".html", ".htm"):
@@ -81,55 +74,6 @@ def parse_json(text: str, path: str) -> Iterator[dict[str, Any]]:
 
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-PREPARED_MANIFEST = "manifest.json"  # of a prepared folder
-
-
-def find_files(argument: str, patterns: list[str]) -> list[str]:
-    """Absolute paths of the files that the paths, folders and globs name: sorted, each once, of known extensions."""
-    paths: set[str] = set()
-    for pattern in patterns:
-        expanded = os.path.abspath(os.path.expanduser(pattern))
-        found = [expanded] if os.path.exists(expanded) else glob.glob(expanded, recursive=True)
-        files = (
-            files_of_folder(expanded) if os.path.isdir(expanded) else [path for path in found if os.path.isfile(path)]
-        )
-        if not files:
-            raise ValueError(f"`{argument}` {pattern} matches no file: give a file or a glob such as 'data/*.jsonl'")
-        paths.update(files)
-    for path in sorted(paths):
-        if not is_known(path):
-            known = " ".join(READERS)
-            raise ValueError(
-                f"`{path}` has an unknown extension: known are {known}, all but .parquet also as .gz or .zst"
-            )
-    return sorted(paths)
-
-
-def find_sources(argument: str, patterns: list[str]) -> list[str]:
-    """As `find_files`; and files, folders and globs at `s3://`, `gs://`, `hf://`, `http(s)://`, kept as URLs."""
-    local = [pattern for pattern in patterns if "://" not in pattern]
-    remote = [url for pattern in patterns if "://" in pattern for url in find_urls(argument, pattern)]
-    return [*(find_files(argument, local) if local else []), *sorted(set(remote))]
-
-
-def find_urls(argument: str, pattern: str) -> list[str]:
-    """URLs of the files of known extensions that one names: a file, a folder or a glob."""
-    try:
-        filesystem, place = remote(pattern)
-        base = place.split("*")[0].rpartition("/")[0] if "*" in place else place
-        (found,) = filesystem.get_file_info([base])
-        if found.type == pa.fs.FileType.File:
-            files = [found]
-        else:
-            files = filesystem.get_file_info(pa.fs.FileSelector(base, allow_not_found=True, recursive=True))
-    except Exception as error:  # the network, access, a scheme without a package: each library has classes of its own
-        raise ValueError(f"`{argument}` {pattern} cannot be reached: {one_line(error)}") from None
-    paths = [file.path for file in files if file.type == pa.fs.FileType.File and is_known(file.path)]
-    if "*" in place:
-        paths = [path for path in paths if fnmatch.fnmatch(path, place)]
-    if not paths:
-        raise ValueError(f"`{argument}` {pattern} matches no file: give a file, a folder or a glob")
-    return [pattern.removesuffix(place) + path for path in paths]
 
 
 def remote(url: str) -> tuple[pa.fs.FileSystem, str]:
@@ -148,28 +92,6 @@ def open_bytes(path: str, compression: str | None = None) -> pa.NativeFile:
     return filesystem.open_input_stream(place, compression=compression)
 
 
-def files_of_folder(folder: str) -> list[str]:
-    """The shards of a prepared folder; of any other one all files of known extensions, those of its folders too."""
-    manifest = os.path.join(folder, PREPARED_MANIFEST)
-    if os.path.exists(manifest):
-        with open(manifest, encoding="utf-8") as file, contextlib.suppress(ValueError, KeyError, TypeError):
-            return [os.path.join(folder, shard["file"]) for shard in json.load(file)["shards"]]
-    found = glob.glob(os.path.join(glob.escape(folder), "**", "*"), recursive=True)
-    paths = list(filter(os.path.isfile, found))
-    known = list(filter(is_known, paths))
-    if known and len(known) < len(paths):
-        others = Counter(os.path.splitext(path)[1] or "without extension" for path in set(paths) - set(known))
-        named = ", ".join(f"{number:,} {extension}" for extension, number in others.most_common())
-        logger.warning(f"{folder}: files of other formats are passed over: {named}")
-    return known
-
-
-def is_known(path: str) -> bool:
-    """Whether there is a reader for the file's extension."""
-    extension, compression = file_format(path)
-    return extension in READERS and not (compression and extension == ".parquet")
-
-
 def file_format(path: str) -> tuple[str, str | None]:
     """(".jsonl", "gzip") for "a.jsonl.gz", (".csv", None) for "a.csv"."""
     stem, last = os.path.splitext((urlsplit(path).path if "://" in path else path).lower())
@@ -184,27 +106,27 @@ BOM = b"\xef\xbb\xbf"
 Rows = tuple[pa.Array, dict[int, str]]  # texts, and what is wrong with some that are null, by their place
 
 
-class _BadFile(DatasetGenerationError):
+class BadFile(DatasetGenerationError):
     """The message for the user. `datasets` hands on this class as it is, also out of its worker processes."""
 
 
-def _texts_of(path: str, field: str) -> Iterator[pa.Array]:
-    """All texts of a file, some at a time; the first problem is raised as `_BadFile`."""
+def read_texts(path: str, field: str) -> Iterator[pa.Array]:
+    """All texts of a file, some at a time; the first problem is raised as `BadFile`."""
     rows = found = 0
     try:
         for texts, problems in READERS[file_format(path)[0]](path, field):
             if problems:
-                raise _BadFile(problems[min(problems)])
+                raise BadFile(problems[min(problems)])
             rows, found = rows + len(texts), found + len(texts) - texts.null_count
             yield texts
     except Exception as error:  # unreadable, cut short, or broken for Arrow; the network has classes of its own
-        if isinstance(error, _BadFile) or ("://" not in path and not isinstance(error, OSError | pa.ArrowException)):
+        if isinstance(error, BadFile) or ("://" not in path and not isinstance(error, OSError | pa.ArrowException)):
             raise
-        raise _BadFile(f"`{path}` cannot be read: {one_line(error)}") from None
+        raise BadFile(f"`{path}` cannot be read: {one_line(error)}") from None
     if not rows:
-        raise _BadFile(f"`{path}` is empty: remove it from the list or write it again")
-    if not found and (names := _first_names(path)):
-        _check_column(path, field, names)
+        raise BadFile(f"`{path}` is empty: remove it from the list or write it again")
+    if not found and (names := first_names(path)):
+        check_column(path, field, names)
 
 
 def read_chunks(path: str) -> Iterator[bytes]:
@@ -240,9 +162,9 @@ def read_documents(path: str, field: str) -> Iterator[Rows]:
     try:
         for texts, problems in READERS[file_format(path)[0]](path, field):
             nulls = np.flatnonzero(texts.is_null().to_numpy(False)).tolist()
-            names = _first_names(path) if 0 in nulls and 0 not in problems and not number else []
+            names = first_names(path) if 0 in nulls and 0 not in problems and not number else []
             if names and field not in names:
-                problems[0] = _no_column(f"`{path}` row 0", field, names)
+                problems[0] = missing_column(f"`{path}` row 0", field, names)
             for place in nulls:
                 problems.setdefault(place, f"`{path}` row {number + place} has no `{field}`")
             number += len(texts)
@@ -251,7 +173,7 @@ def read_documents(path: str, field: str) -> Iterator[Rows]:
             yield pa.array([""]), {}
         elif not number:
             yield pa.array([None], pa.string()), {0: f"`{path}` is empty: remove it from the list or write it again"}
-    except _BadFile as error:
+    except BadFile as error:
         yield pa.array([None], pa.string()), {0: str(error)}
     except Exception as error:  # unreadable, cut short, or broken for Arrow; the network has classes of its own
         if "://" not in path and not isinstance(error, OSError | pa.ArrowException):
@@ -260,27 +182,27 @@ def read_documents(path: str, field: str) -> Iterator[Rows]:
         yield pa.array([None], pa.string()), {0: f"`{path}` cannot be read{rest}: {one_line(error, path)}"}
 
 
-def _read_txt(path: str, field: str) -> Iterator[Rows]:
+def read_txt(path: str, field: str) -> Iterator[Rows]:
     """One document, whatever the column is called elsewhere."""
     content = b"".join(read_chunks(path))
     try:
         text = content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise _BadFile(f"`{path}` line {line} is not UTF-8 (byte {error.start}): convert it to UTF-8") from None
+        raise BadFile(f"`{path}` line {line} is not UTF-8 (byte {error.start}): convert it to UTF-8") from None
     if "\0" in text:
-        raise _BadFile(f"`{path}` line {text.count(chr(10), 0, text.index(chr(0))) + 1} has a zero byte: it is no text")
+        raise BadFile(f"`{path}` line {text.count(chr(10), 0, text.index(chr(0))) + 1} has a zero byte: it is no text")
     if content:
         yield pa.array([text]), {}
 
 
-def _read_json(path: str, field: str) -> Iterator[Rows]:
+def read_json(path: str, field: str) -> Iterator[Rows]:
     """JSON Lines at Arrow's speed, or a list of objects."""
     parsing = pa.json.ParseOptions(pa.schema({field: pa.string()}), unexpected_field_behavior="ignore")
     line, first, problems = 1, b"", {}
-    for lines in _whole_lines(path):
+    for lines in whole_lines(path):
         if not first and lines.lstrip(BOM + b" \t\r\n").startswith(b"["):
-            yield _parse_list(b"".join(read_chunks(path)), path, field)
+            yield parse_list(b"".join(read_chunks(path)), path, field)
             return
         first = first or lines
         try:
@@ -289,16 +211,16 @@ def _read_json(path: str, field: str) -> Iterator[Rows]:
             column.validate(full=True)  # UTF-8
             problems = {}
         except pa.ArrowInvalid:  # broken, or valid for Python alone: a name given twice
-            column, problems = _parse_lines(lines, path, line, field)
+            column, problems = parse_lines(lines, path, line, field)
         line += lines.count(b"\n")
         yield column, problems
 
 
-def _first_names(path: str) -> list[str]:
+def first_names(path: str) -> list[str]:
     """The names in the first object of a JSON file; none in another."""
     if file_format(path)[0] not in (".json", ".jsonl"):
         return []
-    text = next(_whole_lines(path), b"").decode("utf-8-sig", "replace").lstrip("[ \t\r\n")
+    text = next(whole_lines(path), b"").decode("utf-8-sig", "replace").lstrip("[ \t\r\n")
     try:
         first, _ = json.JSONDecoder().raw_decode(text)
     except ValueError:
@@ -306,7 +228,7 @@ def _first_names(path: str) -> list[str]:
     return list(first) if isinstance(first, dict) else []
 
 
-def _whole_lines(path: str) -> Iterator[bytes]:
+def whole_lines(path: str) -> Iterator[bytes]:
     """Chunks that end where a line ends."""
     rest = b""
     for chunk in read_chunks(path):
@@ -319,14 +241,14 @@ def _whole_lines(path: str) -> Iterator[bytes]:
         yield rest
 
 
-def _parse_lines(lines: bytes, path: str, line: int, field: str) -> Rows:
+def parse_lines(lines: bytes, path: str, line: int, field: str) -> Rows:
     """The slow and exact way, to name the lines that are broken. `line` is the number of the first one here."""
     texts, problems = [], {}
     for number, content in enumerate(lines.split(b"\n"), line):
         if not content.strip():
             continue
         try:
-            texts.append(_text_of(json.loads(content.decode("utf-8-sig")), field))
+            texts.append(text_of(json.loads(content.decode("utf-8-sig")), field))
         except ValueError as error:
             problem = one_line(error).replace("line 1 column", "column")  # the decoder sees nothing but this line
             remedy = "" if type(error) is ValueError else ": give one JSON object a line"  # it is no JSON
@@ -335,22 +257,22 @@ def _parse_lines(lines: bytes, path: str, line: int, field: str) -> Rows:
     return pa.array(texts, pa.string()), problems
 
 
-def _parse_list(content: bytes, path: str, field: str) -> Rows:
+def parse_list(content: bytes, path: str, field: str) -> Rows:
     texts, problems = [], {}
     try:
         rows = json.loads(content.decode("utf-8-sig"))
     except ValueError as error:
-        raise _BadFile(f"`{path}`: {one_line(error)}: give a list of JSON objects") from None
+        raise BadFile(f"`{path}`: {one_line(error)}: give a list of JSON objects") from None
     for number, row in enumerate(rows):
         try:
-            texts.append(_text_of(row, field))
+            texts.append(text_of(row, field))
         except ValueError as error:
             problems[number] = f"`{path}` item {number}: {one_line(error)}"
             texts.append(None)
     return pa.array(texts, pa.string()), problems
 
 
-def _text_of(row: object, field: str) -> str | None:
+def text_of(row: object, field: str) -> str | None:
     if not isinstance(row, dict):
         raise ValueError(f"found {type(row).__name__}, not an object: give JSON objects")
     text = row.get(field)
@@ -362,45 +284,45 @@ def _text_of(row: object, field: str) -> str | None:
         raise ValueError(f"`{field}` holds half of a surrogate pair, which JSON may have and text may not") from None
 
 
-def _read_csv(path: str, field: str) -> Iterator[Rows]:
+def read_csv(path: str, field: str) -> Iterator[Rows]:
     """Every field as it is written: "NA" and "001" are text."""
     if sum(chunk.count(b'"') for chunk in read_chunks(path)) % 2:  # Arrow would read the rest of the file as one field
-        raise _BadFile(f'`{path}` has a quotation mark that is never closed: write " inside a field as ""')
+        raise BadFile(f'`{path}` has a quotation mark that is never closed: write " inside a field as ""')
     reading = pa.csv.ReadOptions(block_size=CSV_BLOCK, use_threads=False)  # one thread: errors with the row's number
     bad: list[pa.csv.InvalidRow] = []
     parsing = pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda row: bad.append(row) or "skip")
     with open_bytes(path, file_format(path)[1]) as stream:
         names = pa.csv.open_csv(stream, reading, parsing).schema.names
-    _check_column(path, field, names)
+    check_column(path, field, names)
     converting = pa.csv.ConvertOptions(include_columns=[field], column_types={field: pa.string()})
     with open_bytes(path, file_format(path)[1]) as stream:
         bad.clear()  # those that were seen while the names were read
         for batch in pa.csv.open_csv(stream, reading, parsing, converting):
             texts = pa.concat_arrays([batch.column(0), pa.nulls(len(bad), pa.string())])
-            yield texts, {len(batch) + place: _odd_row(path, row) for place, row in enumerate(bad)}
+            yield texts, {len(batch) + place: odd_row(path, row) for place, row in enumerate(bad)}
             bad.clear()
         if bad:
-            yield pa.nulls(len(bad), pa.string()), {place: _odd_row(path, row) for place, row in enumerate(bad)}
+            yield pa.nulls(len(bad), pa.string()), {place: odd_row(path, row) for place, row in enumerate(bad)}
 
 
-def _odd_row(path: str, row: "pa.csv.InvalidRow") -> str:
+def odd_row(path: str, row: "pa.csv.InvalidRow") -> str:
     number = f"Row #{row.number}: " if row.number is not None else ""
     return f"`{path}` cannot be read: {number}Expected {row.expected_columns} columns, got {row.actual_columns}"
 
 
-def _read_parquet(path: str, field: str) -> Iterator[Rows]:
+def read_parquet(path: str, field: str) -> Iterator[Rows]:
     filesystem, place = remote(path) if "://" in path else (None, path)
     with pa.parquet.ParquetFile(place, filesystem=filesystem) as file:
         schema = file.schema_arrow
-        _check_column(path, field, schema.names)
+        check_column(path, field, schema.names)
         kind = schema.field(field).type
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise _BadFile(f"`{path}` column `{field}` holds {kind}, not strings: name another --dataset_text_field")
+            raise BadFile(f"`{path}` column `{field}` holds {kind}, not strings: name another --dataset_text_field")
         for batch in file.iter_batches(1000, columns=[field]):
             yield batch.column(0), {}
 
 
-def _read_html(path: str, field: str) -> Iterator[Rows]:
+def read_html(path: str, field: str) -> Iterator[Rows]:
     """The main text of a page, without menus and other frames; null where there is none."""
     import trafilatura  # takes a second
 
@@ -410,21 +332,21 @@ def _read_html(path: str, field: str) -> Iterator[Rows]:
 
 
 READERS = {
-    ".txt": _read_txt,
-    ".md": _read_txt,
-    ".jsonl": _read_json,
-    ".json": _read_json,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
-    ".html": _read_html,
-    ".htm": _read_html,
+    ".txt": read_txt,
+    ".md": read_txt,
+    ".jsonl": read_json,
+    ".json": read_json,
+    ".csv": read_csv,
+    ".parquet": read_parquet,
+    ".html": read_html,
+    ".htm": read_html,
 }
 
 
-def _check_column(path: str, field: str, columns: Iterable[str]) -> None:
+def check_column(path: str, field: str, columns: Iterable[str]) -> None:
     if field not in columns:
-        raise _BadFile(_no_column(f"`{path}`", field, columns))
+        raise BadFile(missing_column(f"`{path}`", field, columns))
 
 
-def _no_column(place: str, field: str, columns: Iterable[str]) -> str:
+def missing_column(place: str, field: str, columns: Iterable[str]) -> str:
     return f"{place} has no column `{field}`, only {', '.join(columns)}: choose with --dataset_text_field"

@@ -11,8 +11,9 @@ from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets
 
 from hf_llm.arguments import DataArguments, TaskArguments
 from hf_llm.data.arrow import column as column_of
-from hf_llm.data.readers import find_files, read_file
-from hf_llm.data.sources import hub_parts, split_off
+from hf_llm.data.locations import find_files
+from hf_llm.data.readers import read_rows
+from hf_llm.data.sources import load_hub_splits, split_validation
 from hf_llm.mappings import parse_object
 from hf_llm.messages import ORIGIN, one_line
 from hf_llm.tasks import Task
@@ -36,11 +37,11 @@ def load_rows(data_args: DataArguments, task_args: TaskArguments, task: Task, se
         files = {"train": data_args.train_file, "validation": data_args.validation_file}
         parts = {part: read_files(f"--{part}_file", patterns) for part, patterns in files.items() if patterns}
     elif data_args.dataset_name:
-        parts = hub_parts(data_args)
+        parts = load_hub_splits(data_args)
     else:
         parts = task.sample()
     mapping = parse_mapping(task_args.column_mapping or "")
-    parts = {name: fit_columns(with_origins(rows, name), name, task, mapping) for name, rows in parts.items()}
+    parts = {name: to_task_columns(with_origins(rows, name), name, task, mapping) for name, rows in parts.items()}
     if not task.trainable:
         parts.pop("train", None)
     if not parts:
@@ -48,7 +49,7 @@ def load_rows(data_args: DataArguments, task_args: TaskArguments, task: Task, se
     if "validation" not in parts:
         if len(parts["train"]) == 1:
             raise ValueError("`--train_file` holds one row, nothing to split off: give `--validation_file`")
-        parts = split_off(parts["train"], data_args.validation_fraction, seed)
+        parts = split_validation(parts["train"], data_args.validation_fraction, seed)
     task.prepare(DatasetDict(parts))  # before rows are left out: the labels, say, do not depend on how many are used
     limits = {"train": data_args.max_train_samples, "validation": data_args.max_eval_samples}
     return DatasetDict({name: draw_rows(part, limits[name], seed) for name, part in parts.items()})
@@ -63,7 +64,7 @@ def draw_rows(part: Dataset, limit: int | None, seed: int) -> Dataset:
 
 def read_files(argument: str, patterns: list[str]) -> Dataset:
     """All rows of the files, with every column that one of them has."""
-    rows = [row for path in find_files(argument, patterns) for row in read_file(path)]
+    rows = [row for path in find_files(argument, patterns) for row in read_rows(path)]
     if not rows:
         raise ValueError(f"`{argument}` {' '.join(patterns)} holds no row: name other files")
     columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
@@ -97,7 +98,7 @@ def with_origins(rows: Dataset, part: str) -> Dataset:
     return concatenate_datasets([rows, Dataset(pa.table({ORIGIN: places}))], axis=1)
 
 
-def fit_columns(rows: Dataset, part: str, task: Task, mapping: dict[str, str]) -> Dataset:
+def to_task_columns(rows: Dataset, part: str, task: Task, mapping: dict[str, str]) -> Dataset:
     """The task's columns alone, under its names, and the rows' places; numbered labels become their names.
 
     Raises:

@@ -13,7 +13,8 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset, Value
 from datasets.exceptions import DatasetsError
 
 from hf_llm.arguments import SourceArguments, TextArguments, TokenizerArguments
-from hf_llm.data.readers import _BadFile, _no_column, _texts_of, find_files, find_sources
+from hf_llm.data.locations import find_files, find_sources
+from hf_llm.data.readers import BadFile, missing_column, read_texts
 from hf_llm.messages import one_line
 from hf_llm.python_docs import python_docs
 
@@ -43,14 +44,14 @@ def load_splits(data_args: TextArguments | TokenizerArguments, seed: int) -> Dat
     if getattr(data_args, "streaming", False):
         return load_streams(data_args)
     if data_args.train_file:
-        parts = _local_parts(data_args)
+        parts = load_local_splits(data_args)
     elif data_args.dataset_name in (None, "python_docs"):
         parts = dict(python_docs().select_columns("text"))
     else:
-        parts = _hub_texts(data_args)
-    parts = {name: _drop_empty(part, name) for name, part in parts.items()}
+        parts = load_hub_texts(data_args)
+    parts = {name: drop_empty_rows(part, name) for name, part in parts.items()}
     if "validation" not in parts:
-        parts = split_off(parts["train"], data_args.validation_fraction, seed)
+        parts = split_validation(parts["train"], data_args.validation_fraction, seed)
     limits = {"train": data_args.max_train_samples, "validation": data_args.max_eval_samples}
     return DatasetDict({name: first_rows(parts[name], limit) for name, limit in limits.items()})
 
@@ -62,35 +63,35 @@ def load_streams(data_args: TextArguments) -> dict[str, IterableDataset | Datase
         ValueError: as `load_splits`; there is no validation part, or nothing to stream.
     """
     if data_args.dataset_name:
-        parts = _hub_texts(data_args, streaming=True)
+        parts = load_hub_texts(data_args, streaming=True)
         if "validation" in parts:
             parts["validation"] = Dataset.from_list(list(first_rows(parts["validation"], data_args.max_eval_samples)))
     elif data_args.train_file:
         paths = find_sources("--train_file", data_args.train_file)
         settings = {"paths": paths, "field": data_args.dataset_text_field}
-        parts = {"train": IterableDataset.from_generator(_stream_files, TEXT, settings)}
+        parts = {"train": IterableDataset.from_generator(stream_files, TEXT, settings)}
         if data_args.validation_file:
             files = find_files("--validation_file", data_args.validation_file)
-            parts["validation"] = first_rows(_read_files(files, data_args), data_args.max_eval_samples)
+            parts["validation"] = first_rows(load_text_files(files, data_args), data_args.max_eval_samples)
     else:
         raise ValueError("`--streaming` has nothing to stream: give `--train_file` or `--dataset_name`")
     if "validation" not in parts:
         raise ValueError("`--streaming` splits no validation part off: give `--validation_file`")
     train = first_rows(parts["train"], data_args.max_train_samples)
-    return {"train": train, "validation": _drop_empty(parts["validation"], "validation")}
+    return {"train": train, "validation": drop_empty_rows(parts["validation"], "validation")}
 
 
-def _stream_files(paths: list[str], field: str) -> Iterator[dict[str, str | None]]:
+def stream_files(paths: list[str], field: str) -> Iterator[dict[str, str | None]]:
     """Rows of files; the first that cannot be read ends the run."""
     try:
         for path in paths:
-            for texts in _texts_of(path, field):
+            for texts in read_texts(path, field):
                 yield from ({"text": text} for text in texts.to_pylist())
-    except _BadFile as error:
+    except BadFile as error:
         raise ValueError(str(error)) from None
 
 
-def hub_parts(data_args: SourceArguments, streaming: bool = False) -> dict[str, Dataset | IterableDataset]:
+def load_hub_splits(data_args: SourceArguments, streaming: bool = False) -> dict[str, Dataset | IterableDataset]:
     """The named Hub data set (or folder): `train`, and the first of `validation`, `validation_...` and `test`.
 
     Each where there is one.
@@ -113,38 +114,38 @@ def hub_parts(data_args: SourceArguments, streaming: bool = False) -> dict[str, 
     return chosen
 
 
-def _hub_texts(
+def load_hub_texts(
     data_args: TextArguments | TokenizerArguments, streaming: bool = False
 ) -> dict[str, Dataset | IterableDataset]:
-    parts, name, field = hub_parts(data_args, streaming), data_args.dataset_name, data_args.dataset_text_field
+    parts, name, field = load_hub_splits(data_args, streaming), data_args.dataset_name, data_args.dataset_text_field
     if "train" not in parts:
         raise ValueError(f"`--dataset_name` {name} has no part `train`: name another data set")
     for rows in parts.values():
         columns = rows.column_names or list(next(iter(rows)))  # a stream may not know them
         if field not in columns:
-            raise ValueError(_no_column(f"`--dataset_name` {name}", field, columns))
+            raise ValueError(missing_column(f"`--dataset_name` {name}", field, columns))
         if rows.features and getattr(rows.features[field], "dtype", None) not in ("string", "large_string"):
             raise ValueError(f"`--dataset_text_field` {field} holds {rows.features[field]}: name a column of strings")
     renamed = {} if field == "text" else {field: "text"}
     return {part: rows.select_columns(field).rename_columns(renamed) for part, rows in parts.items()}
 
 
-def _local_parts(data_args: TextArguments | TokenizerArguments) -> dict[str, Dataset]:
+def load_local_splits(data_args: TextArguments | TokenizerArguments) -> dict[str, Dataset]:
     paths = {"train": find_files("--train_file", data_args.train_file)}
     if data_args.validation_file:
         paths["validation"] = find_files("--validation_file", data_args.validation_file)
         if both := set(paths["train"]) & set(paths["validation"]):
             logger.warning(f"validation is not independent: {', '.join(sorted(both))} is in `--train_file` as well")
-    return {part: _read_files(files, data_args) for part, files in paths.items()}
+    return {part: load_text_files(files, data_args) for part, files in paths.items()}
 
 
 @dataclass
-class _TextFilesConfig(datasets.BuilderConfig):
+class TextFilesConfig(datasets.BuilderConfig):
     files: list[tuple] | None = None
     text_field: str = "text"
 
 
-class _TextFiles(datasets.ArrowBasedBuilder):
+class TextFiles(datasets.ArrowBasedBuilder):
     """Files of several formats as one cached data set of one column.
 
     The loaders that `datasets` has are not exact here: its JSON loader turns dates into timestamps, guesses at mixed
@@ -152,7 +153,7 @@ class _TextFiles(datasets.ArrowBasedBuilder):
     """
 
     VERSION = datasets.Version("1.0.0")  # to be raised when a reader changes: it is part of the cache's key
-    BUILDER_CONFIG_CLASS = _TextFilesConfig
+    BUILDER_CONFIG_CLASS = TextFilesConfig
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(features=TEXT)
@@ -162,25 +163,25 @@ class _TextFiles(datasets.ArrowBasedBuilder):
 
     def _generate_tables(self, paths: list[str]) -> Iterator[tuple[tuple[int, int], pa.Table]]:
         for number, path in enumerate(paths):
-            for index, texts in enumerate(_texts_of(path, self.config.text_field)):
+            for index, texts in enumerate(read_texts(path, self.config.text_field)):
                 yield (number, index), pa.table({"text": texts.cast(pa.string())})
 
 
-def _read_files(paths: list[str], data_args: TextArguments | TokenizerArguments) -> Dataset:
+def load_text_files(paths: list[str], data_args: TextArguments | TokenizerArguments) -> Dataset:
     """Read `paths` into the cache of `datasets`, or find them there."""
     stats = [os.stat(path) for path in paths]
     # The change time, unlike the modification time, is set by whatever touches the file: nothing stale is ever found.
     files = [(path, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in zip(paths, stats, strict=True)]
-    builder = _TextFiles(dataset_name="hf_llm_text", files=files, text_field=data_args.dataset_text_field)
+    builder = TextFiles(dataset_name="hf_llm_text", files=files, text_field=data_args.dataset_text_field)
     num_proc = min(data_args.dataset_num_proc or 1, len(files))
     try:
         builder.download_and_prepare(num_proc=num_proc if num_proc > 1 else None)
-    except _BadFile as error:
+    except BadFile as error:
         raise ValueError(str(error)) from None
     return builder.as_dataset("train")
 
 
-def _drop_empty(part: Dataset, name: str) -> Dataset:
+def drop_empty_rows(part: Dataset, name: str) -> Dataset:
     """Without the rows whose text is null, empty or nothing but white space."""
     blank = [
         pc.fill_null(pc.or_(pc.equal(pc.binary_length(chunk), 0), pc.utf8_is_space(chunk)), True).to_numpy(False)
@@ -195,17 +196,17 @@ def _drop_empty(part: Dataset, name: str) -> Dataset:
     return part.select(kept)
 
 
-def split_off(documents: Dataset, fraction: float, seed: int) -> dict[str, Dataset]:
+def split_validation(documents: Dataset, fraction: float, seed: int) -> dict[str, Dataset]:
     if not 0 < fraction < 1:
         raise ValueError(f"`--validation_fraction` is {fraction}: give a number between 0 and 1")
     if len(documents) == 1:
-        return _cut_document(documents, fraction)
+        return split_document(documents, fraction)
     count = min(max(1, round(len(documents) * fraction)), len(documents) - 1)
     parts = documents.train_test_split(test_size=count, seed=seed)
     return {"train": parts["train"], "validation": parts["test"]}
 
 
-def _cut_document(documents: Dataset, fraction: float) -> dict[str, Dataset]:
+def split_document(documents: Dataset, fraction: float) -> dict[str, Dataset]:
     """The end of the only document is for validation: about `fraction` of it, at most twice as much."""
     text = documents[0]["text"]
     earliest, latest = int(len(text) * max(0, 1 - 2 * fraction)), int(len(text) * (1 - fraction))
@@ -217,12 +218,12 @@ def _cut_document(documents: Dataset, fraction: float) -> dict[str, Dataset]:
         raise ValueError("`--train_file` holds one short document, nothing to split off: give --validation_file")
     logger.warning(f"one document only: its last {len(text) - cut} of {len(text)} characters are for validation")
     return {
-        "train": documents.map(_slice, fn_kwargs={"start": 0, "stop": cut}),
-        "validation": documents.map(_slice, fn_kwargs={"start": cut, "stop": None}),
+        "train": documents.map(slice_text, fn_kwargs={"start": 0, "stop": cut}),
+        "validation": documents.map(slice_text, fn_kwargs={"start": cut, "stop": None}),
     }
 
 
-def _slice(row: dict, start: int, stop: int | None) -> dict:
+def slice_text(row: dict, start: int, stop: int | None) -> dict:
     return {"text": row["text"][start:stop]}
 
 

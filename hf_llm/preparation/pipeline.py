@@ -34,15 +34,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from hf_llm.arguments import PreparationArguments
-from hf_llm.data.readers import (
-    PREPARED_MANIFEST,
-    file_format,
-    find_files,
-    find_sources,
-    open_bytes,
-    read_documents,
-    read_file,
-)
+from hf_llm.data.locations import PREPARED_MANIFEST, find_files, find_sources
+from hf_llm.data.readers import file_format, open_bytes, read_documents, read_rows
 from hf_llm.data.tokenization import PROOF_DOCUMENTS, select_engine
 from hf_llm.files import atomic_folder, new_folder, write_text
 from hf_llm.messages import ORIGIN, without_secrets
@@ -199,7 +192,7 @@ def evaluation_texts(patterns: list[str]) -> Iterator[str]:
                     raise ValueError(problems.get(0, f"`--decontaminate` {path} is empty"))
                 yield from texts.to_pylist()
             continue
-        for row in read_file(path):
+        for row in read_rows(path):
             yield from texts_in([value for name, value in row.items() if name != ORIGIN])
 
 

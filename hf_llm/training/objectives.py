@@ -24,10 +24,10 @@ from transformers.utils import ModelOutput
 from hf_llm.arguments import PretrainArguments, TextArguments
 from hf_llm.data.arrow import token_table
 from hf_llm.data.infilling import SENTINELS, InfillingReport, infill, infilling, sentinels
+from hf_llm.data.locations import find_sources
 from hf_llm.data.masking import MaskingCollator, mask_rows
 from hf_llm.data.packing import PackingCollator, PackingReport, pack
 from hf_llm.data.prompting import ExamplesReport, Prompter, encode_examples, show_example
-from hf_llm.data.readers import find_sources
 from hf_llm.data.streaming import StreamedRows, head
 from hf_llm.data.tokenization import PROOF_DOCUMENTS, document_engine, sample_texts, tokenize
 from hf_llm.data.vocabulary import MASK

@@ -8,7 +8,7 @@ from tiny import new_tokenizer
 
 from hf_llm.arguments import DataArguments, TaskArguments
 from hf_llm.data.prompting import Prompter, draw_shots, encode_prompts
-from hf_llm.data.rows import fit_columns, load_rows, parse_mapping
+from hf_llm.data.rows import load_rows, parse_mapping, to_task_columns
 from hf_llm.messages import ORIGIN
 from hf_llm.tasks import load_task
 
@@ -63,7 +63,7 @@ def test_columns_are_renamed_by_a_mapping_in_both_forms():
     rows = Dataset.from_list([{"body": "Long.", "document": "3", "tldr": "Short."}])
     mapping = parse_mapping("body=document, tldr=summary")
     assert mapping == parse_mapping('{"body": "document", "tldr": "summary"}')
-    assert fit_columns(rows, "train", load_task("summarization"), mapping)[0] == {
+    assert to_task_columns(rows, "train", load_task("summarization"), mapping)[0] == {
         "document": "Long.",
         "summary": "Short.",
     }
@@ -74,10 +74,10 @@ def test_numbered_labels_become_their_names(caplog):
     features = Features({"text": Value("string"), "label": ClassLabel(names=["bad", "good"])})
     rows = Dataset.from_dict({"text": ["a", "b", "c"], "label": [1, 0, -1]}, features=features)
     task = load_task("understanding")
-    assert fit_columns(rows, "train", task, {})["label"][:] == ["good", "bad"]
+    assert to_task_columns(rows, "train", task, {})["label"][:] == ["good", "bad"]
     assert "train: 1 of 3 rows dropped, whose labels are hidden" in caplog.text
     with pytest.raises(ValueError, match="`test`: the labels of all 1 rows are hidden"):
-        fit_columns(rows.select([2]), "test", task, {})
+        to_task_columns(rows.select([2]), "test", task, {})
 
 
 @pytest.mark.parametrize(

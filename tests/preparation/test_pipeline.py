@@ -23,7 +23,8 @@ import zstandard
 from conftest import ROOT
 
 from hf_llm.arguments import PreparationArguments, TextArguments
-from hf_llm.data.readers import READERS, find_sources, read_documents
+from hf_llm.data.locations import find_sources
+from hf_llm.data.readers import READERS, read_documents
 from hf_llm.data.sources import load_splits
 from hf_llm.data.vocabulary import train_tokenizer
 from hf_llm.preparation.pipeline import prepare
