@@ -1,4 +1,4 @@
-"""What can be asked of a model: its size, its positions, what its forward pass takes."""
+"""Questions about a model: its size, its positions, what its forward pass takes."""
 
 import inspect
 import json
@@ -9,44 +9,52 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel, TrainingArguments
 
 
-def within_adapters(model: PreTrainedModel) -> PreTrainedModel:
-    """The model itself, where PEFT stands around it."""
+def unwrap_adapters(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the transformers model inside a PEFT model; any other model as it is."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def takes_positions(model: PreTrainedModel) -> bool:
-    """Whether `position_ids` can be given to the model."""
-    return "position_ids" in inspect.signature(type(within_adapters(model)).forward).parameters
+    """Return whether the forward pass takes `position_ids`."""
+    return "position_ids" in inspect.signature(type(unwrap_adapters(model)).forward).parameters
 
 
 def can_skip_prompts(model: PreTrainedModel, args: TrainingArguments) -> bool:
-    """Whether the model takes a mask of the logits that its loss needs.
+    """Return whether the model can compute logits only where a label follows, as `PackingCollator(skip_prompts=True)`.
 
-    Not with a loss that wants all logits, as Liger's, nor where one process cuts batches for several devices: by their
-    rows, and `shift_labels` has none.
+    Some losses need all logits, e.g. Liger's. Where one process divides batches among several devices, it divides all
+    inputs by rows, and `shift_labels` has no rows.
     """
     config = model.config.get_text_config()
-    wants_all = args.use_liger_kernel or args.label_smoothing_factor or getattr(config, "z_loss_coefficient", 0)
-    if wants_all or args.torch_compile or args.n_gpu > 1 or args.accelerator_config.dispatch_batches:
+    needs_all = args.use_liger_kernel or args.label_smoothing_factor or getattr(config, "z_loss_coefficient", 0)
+    if needs_all or args.torch_compile or args.n_gpu > 1 or args.accelerator_config.dispatch_batches:
         return False
-    forward = inspect.getsource(type(within_adapters(model)).forward)
+    forward = inspect.getsource(type(unwrap_adapters(model)).forward)
     return "slice_logits_to_keep(" in forward and "self.loss_function(" in forward
 
 
 def num_positions(model: torch.nn.Module) -> float:
-    """How many tokens the model can tell the places of; infinite where it does not say."""
-    plain = getattr(model, "module", model)  # within a DeepSpeedEngine, whose `config` is DeepSpeed's
+    """Return how many positions the model has, in tokens; infinity where its config does not say."""
+    plain = getattr(model, "module", model)  # a DeepSpeedEngine's own `config` is DeepSpeed's
     return getattr(plain.config.get_text_config(), "max_position_embeddings", None) or math.inf
 
 
 def count_parameters(model: PreTrainedModel, trained: bool = False) -> int:
-    """Parameters, or those that are trained, also where ZeRO-3 has left only a part of each on this rank."""
+    """Count the parameters of the whole model, of which a rank holds only a share under ZeRO-3.
+
+    Args:
+        trained: count only those with gradients.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad or not trained]
     return sum(getattr(p, "ds_numel", p.numel()) for p in parameters)
 
 
-def kind_of(name: str) -> type:
-    """The class, one of `KINDS`, that a saved model is loaded by; one that is not local is taken for a causal one."""
+def detect_auto_class(name: str) -> type:
+    """Return the auto class that loads a saved model: `AutoModelForMaskedLM` or `AutoModelForCausalLM`.
+
+    Args:
+        name: folder of the model. Names on the Hub are not looked up and count as causal models.
+    """
     config = Path(name).expanduser() / "config.json"
     architectures = json.loads(config.read_text()).get("architectures") if config.is_file() else None
     masked = any(architecture.endswith("ForMaskedLM") for architecture in architectures or ())

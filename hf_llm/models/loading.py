@@ -1,8 +1,9 @@
-"""The tokenizer and the model that a run starts from: loaded, or new from a config."""
+"""Tokenizers and models: loaded from files or the Hub, or new from a config."""
 
 import difflib
 import json
 import logging
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,23 +33,27 @@ from hf_llm.arguments import AdapterArguments, ModelArguments, TokenizerArgument
 from hf_llm.data.vocabulary import train_tokenizer
 from hf_llm.hardware import has_bfloat16
 from hf_llm.messages import one_line
-from hf_llm.models.inspection import count_parameters, kind_of
+from hf_llm.models.inspection import count_parameters, detect_auto_class
 
 logger = logging.getLogger(__name__)
 
-STREAMED = 100_000  # documents of a stream that a new tokenizer is trained on
+STREAMED_DOCUMENTS = 100_000  # a new tokenizer is trained on this many documents of a stream
 ADAPTER_CONFIG = "adapter_config.json"
-KINDS = {  # of language models: what they are called, and the architectures that there are
+MODEL_TYPES = {  # auto class -> its name in messages, and the values of `--model_type` that it has a model for
     AutoModelForCausalLM: ("causal", MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
     AutoModelForMaskedLM: ("masked", MODEL_FOR_MASKED_LM_MAPPING_NAMES),
 }
 
 
-def source(name: str) -> tuple[str, dict[str, str]]:
-    """What `from_pretrained` takes for a folder, a Hub id or a .gguf file: a name and keyword arguments.
+def pretrained_location(name: str) -> tuple[str, dict[str, str]]:
+    """Translate a folder, a Hub id or a .gguf file into the name and the keyword arguments of `from_pretrained`.
+
+    Example:
+        >>> pretrained_location("models/tiny.gguf")
+        ('models', {'gguf_file': 'tiny.gguf'})
 
     Raises:
-        ValueError: it is no id, and there is no such folder or file.
+        ValueError: the name is a path, and there is no such folder or file.
     """
     path = Path(name).expanduser()
     if not path.exists() and (name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith(".gguf")):
@@ -67,12 +72,12 @@ def load_tokenizer(
     """Load the tokenizer, or train a byte-level BPE on the train split for a new model.
 
     Args:
-        train_split: rows `{"text": str}`.
-        checkpoint: folder that the run resumes from; its tokenizer goes on being used.
-        special_tokens: that a new tokenizer has beside those of every one.
+        train_split: rows `{"text": str}` for a new tokenizer.
+        checkpoint: folder that the run resumes from, whose tokenizer it keeps.
+        special_tokens: further special tokens of a new tokenizer.
 
     Raises:
-        ValueError: the tokenizer cannot be read.
+        ValueError: the tokenizer cannot be read, or there is neither a name to load nor text to train on.
     """
     name = checkpoint or model_args.tokenizer_name or model_args.model_name_or_path
     if name is None and train_split is None:
@@ -81,9 +86,9 @@ def load_tokenizer(
         trained = [None]
         if PartialState().is_main_process:
             streamed = isinstance(train_split, IterableDataset)
-            texts = (row["text"] or "" for row in (train_split.take(STREAMED) if streamed else train_split))
+            texts = (row["text"] or "" for row in (train_split.take(STREAMED_DOCUMENTS) if streamed else train_split))
             trained = [train_tokenizer(texts, model_args.vocab_size, special_tokens=special_tokens)]
-        # Ids that differ between ranks would ruin a run in silence: all take the one of rank 0.
+        # Token ids that differ between ranks would silently ruin the run: all ranks use the tokenizer of rank 0.
         return broadcast_object_list(trained)[0]
     tokenizer = read_tokenizer(name, model_args.trust_remote_code)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -91,17 +96,17 @@ def load_tokenizer(
 
 
 def read_tokenizer(name: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    """A tokenizer as it was saved.
+    """Read a tokenizer as it was saved, from a folder, a Hub id or a .gguf file.
 
     Raises:
         ValueError: it cannot be read.
     """
     if Path(name).is_dir() and not any(Path(name).glob("*.json")):
-        raise ValueError(f"`{name}` holds no model: did the run that was to write it come to its end?")
+        raise ValueError(f"`{name}` holds no model: did the run that should write it finish?")
     try:
-        path, gguf = source(name)
+        path, gguf = pretrained_location(name)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, **gguf)
-    except Exception as error:  # the library raises OSError, ValueError, KeyError, ... for the many ways to be broken
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError and others
         absent = isinstance(error, OSError) and not Path(name).expanduser().exists()
         missing = "there is no such folder, and as a Hub id: " if absent else ""
         raise ValueError(f"cannot load a tokenizer from `{name}`: {missing}{one_line(error)}") from error
@@ -111,7 +116,7 @@ def read_tokenizer(name: str, trust_remote_code: bool) -> PreTrainedTokenizerBas
 
 
 def drop_invented_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Take away what transformers adds to a GGUF vocabulary (GPT-2's `<|endoftext|>`): the model has no row for it."""
+    """Remove tokens that transformers adds to a GGUF vocabulary (GPT-2's `<|endoftext|>`): they have no embedding."""
     definition = json.loads(tokenizer.backend_tokenizer.to_str())
     entries = len(definition["model"]["vocab"])
     definition["added_tokens"] = [token for token in definition["added_tokens"] if token["id"] < entries]
@@ -124,12 +129,12 @@ def new_config(
     max_length: int,
     auto_class: type = AutoModelForCausalLM,
 ) -> PreTrainedConfig:
-    """The config of a new model, its vocabulary and positions fitted to tokenizer and rows.
+    """Make the config of a new model, with the tokenizer's vocabulary size and `max_length` positions.
 
     Raises:
-        ValueError: unknown model type or setting, each with the nearest known one.
+        ValueError: unknown model type or setting; the message names the nearest known one.
     """
-    kind, known = KINDS[auto_class]
+    kind, known = MODEL_TYPES[auto_class]
     if model_args.model_type not in known:
         near = difflib.get_close_matches(model_args.model_type, known, 1)
         near = near or ["llama" if auto_class is AutoModelForCausalLM else "roberta"]
@@ -181,73 +186,85 @@ def load_model(
     auto_class: type = AutoModelForCausalLM,
     **options,
 ) -> PreTrainedModel:
-    """Load a language model in float32, or draw a new one's weights from a normal distribution with mean 0.
+    """Load a language model in float32, or make a new one with weights from a normal distribution with mean 0.
 
     Mixed precision keeps these float32 weights for the optimizer and computes in bfloat16.
 
     Args:
-        auto_class: one of `KINDS`.
-        options: further ones of `from_pretrained`, e.g. `frozen_precision`.
+        max_length: tokens of the longest row.
+        auto_class: a key of `MODEL_TYPES`.
+        options: further ones of `from_pretrained`, e.g. those of `frozen_weight_options`.
 
     Raises:
         ValueError: the weights or the config cannot be read, the rows are longer than the model's positions, or the
-            tokenizer has more entries than the model.
+            tokenizer has more entries than the model's embedding.
     """
     if model_args.model_name_or_path is None:
         return build_model(model_args, tokenizer, max_length, auto_class)
     for name in ("config_overrides", "initializer_range"):
         if getattr(model_args, name) is not None:
             logger.warning(f"Ignored: `--{name}` describes a new model, and this one is loaded")
-    if (adapter := adapter_of(model_args.model_name_or_path)) is not None:
+    if (adapter := find_adapter(model_args.model_name_or_path)) is not None:
         raise ValueError(
             f"`--model_name_or_path` {adapter} is an adapter: train on its base, or merge them first "
             "(`PeftModel.merge_and_unload`, `save_pretrained`)"
         )
     try:
         model = load_weights(model_args, auto_class, **options)
-    except Exception as error:  # from a missing file to a shape that does not fit: the library has no common class
+    except Exception as error:  # transformers has no common class for a missing file, a wrong shape, ...
         raise ValueError(f"cannot load `{model_args.model_name_or_path}`: {one_line(error)}") from error
-    check_fit(model.config, tokenizer, max_length + first_position(model))
+    check_fit(model.config, tokenizer, max_length, first_position(model))
     return model
 
 
 def build_model(
     model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, max_length: int, auto_class: type
 ) -> PreTrainedModel:
-    """A new model in float32; what does not fit is told before the weights are drawn."""
+    """Make a new model in float32; sizes that do not fit raise an error before any memory is used.
+
+    Raises:
+        ValueError: as `new_config`, `check_fit` and `check_memory`; or the architecture cannot be built this way.
+    """
     try:
         config = new_config(model_args, tokenizer, max_length, auto_class)
-        planned = without_weights(config, auto_class)
+        planned = build_on_meta_device(config, auto_class)
         if first_position(planned) and "max_position_embeddings" not in (model_args.config_overrides or ""):
             config.max_position_embeddings += first_position(planned)
-            planned = without_weights(config, auto_class)
-        check_fit(config, tokenizer, max_length + first_position(planned))
+            planned = build_on_meta_device(config, auto_class)
+        check_fit(config, tokenizer, max_length, first_position(planned))
         check_memory(config, count_parameters(planned))
         return auto_class.from_config(config, dtype=torch.float32, attn_implementation=model_args.attn_implementation)
     except ValueError:
         raise
-    except Exception as error:  # a setting that the architecture cannot be built with ends in any class of error
+    except Exception as error:  # architectures raise any class of error for settings that do not go together
         raise ValueError(f"cannot build this {model_args.model_type} model: {one_line(error)}") from error
 
 
-def without_weights(config: PreTrainedConfig, auto_class: type) -> PreTrainedModel:
-    """The model as it will be, without the memory that it will take."""
+def build_on_meta_device(config: PreTrainedConfig, auto_class: type) -> PreTrainedModel:
+    """Make the model with shapes but without weights, which takes no memory."""
     with torch.device("meta"):
         return auto_class._model_mapping[type(config)](config)
 
 
 def first_position(model: PreTrainedModel) -> int:
-    """The position of a text's first token: RoBERTa counts from behind that of the padding."""
-    tables = (part for name, part in model.named_modules() if name.endswith("embeddings.position_embeddings"))
+    """Return the position of a text's first token: 0, but one after the padding's position in RoBERTa and its kin.
+
+    With padding index 1, RoBERTa numbers the positions of three tokens 2, 3, 4.
+    """
+    tables = (module for name, module in model.named_modules() if name.endswith("embeddings.position_embeddings"))
     padding = getattr(next(tables, None), "padding_idx", None)
     return 0 if padding is None else padding + 1
 
 
 def check_memory(config: PreTrainedConfig, parameters: int) -> None:
-    """Say how large a new model is, and refuse one whose weights this machine cannot hold."""
+    """Log the size of a new model, and refuse one whose weights this machine cannot hold.
+
+    Raises:
+        ValueError: the float32 weights are larger than the machine's memory.
+    """
     gigabytes, memory = 4 * parameters / 1e9, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     logger.info(f"A new {config.model_type}: {parameters:,} parameters, {gigabytes:.1f} GB in float32")
-    if gigabytes > memory and not is_deepspeed_zero3_enabled():  # which makes each rank's part alone
+    if gigabytes > memory and not is_deepspeed_zero3_enabled():  # ZeRO-3 makes only this rank's share
         raise ValueError(
             f"this {config.model_type} model has {parameters:,} parameters, {gigabytes:.0f} GB in float32, and this "
             f"machine has {memory:.0f} GB: make it smaller with `--config_overrides`"
@@ -255,8 +272,11 @@ def check_memory(config: PreTrainedConfig, parameters: int) -> None:
 
 
 def load_weights(model_args: ModelArguments, auto_class: type, **options) -> PreTrainedModel:
-    """`from_pretrained`, complete or not at all; a model from GGUF saves like any other afterwards."""
-    path, gguf = source(model_args.model_name_or_path)
+    """Load a model by `from_pretrained`, and raise an error if weights are missing.
+
+    A model from a .gguf file is left in a state in which `save_pretrained` works.
+    """
+    path, gguf = pretrained_location(model_args.model_name_or_path)
     model, loading = auto_class.from_pretrained(
         path,
         attn_implementation=model_args.attn_implementation,
@@ -267,13 +287,13 @@ def load_weights(model_args: ModelArguments, auto_class: type, **options) -> Pre
     )
     if missing := sorted(loading["missing_keys"]):
         raise ValueError(f"the weights lack {len(missing)} tensors, the first is {missing[0]}")
-    if gguf:  # the weights are plain tensors by now, yet save_pretrained takes the model for a quantized one
+    if gguf:  # the weights are plain tensors now, but save_pretrained would refuse the model as a quantized one
         model.hf_quantizer = None
         model.is_quantized = False
         for holder, name in ((model, "quantization_method"), (model.config, "quantization_config")):
             if hasattr(holder, name):
                 delattr(holder, name)
-        model.name_or_path = str(Path(path) / gguf["gguf_file"])  # an adapter's config names it as its base
+        model.name_or_path = str(Path(path) / gguf["gguf_file"])  # adapters record it as their base
     return model
 
 
@@ -284,16 +304,16 @@ def load_to_finetune(
     max_length: int,
     bf16: bool,
 ) -> PreTrainedModel:
-    """`load_model`, and adapters on it where they are asked for."""
-    model = load_model(model_args, tokenizer, max_length, **frozen_precision(adapter_args, bf16))
+    """Load a model by `load_model`, and add adapters to it with `--lora_r`."""
+    model = load_model(model_args, tokenizer, max_length, **frozen_weight_options(adapter_args, bf16))
     return add_adapter(model, adapter_args)
 
 
 def add_adapter(model: PreTrainedModel, adapter_args: AdapterArguments) -> PreTrainedModel:
-    """The model with trainable low-rank adapters on frozen weights; as it is without `--lora_r`.
+    """Freeze the weights of a model and add trainable low-rank adapters; without `--lora_r` return it unchanged.
 
     Raises:
-        ValueError: no module has one of the given names.
+        ValueError: no module has one of the names in `--lora_target_modules`.
     """
     if adapter_args.lora_r is None:
         return model
@@ -310,7 +330,8 @@ def add_adapter(model: PreTrainedModel, adapter_args: AdapterArguments) -> PreTr
     try:
         model = peft.get_peft_model(model, config)
     except ValueError as error:
-        linear = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
+        modules = model.named_modules()
+        linear = {name.rpartition(".")[2] for name, module in modules if isinstance(module, torch.nn.Linear)}
         raise ValueError(
             f"`--lora_target_modules`: {one_line(error)[:150]}; the linear layers are {', '.join(sorted(linear))}"
         ) from error
@@ -319,18 +340,18 @@ def add_adapter(model: PreTrainedModel, adapter_args: AdapterArguments) -> PreTr
     return model
 
 
-def frozen_precision(adapter_args: AdapterArguments, bf16: bool) -> dict[str, Any]:
-    """What `from_pretrained` takes for weights that adapters leave frozen: no optimizer needs them in float32.
+def frozen_weight_options(adapter_args: AdapterArguments, bf16: bool) -> dict[str, Any]:
+    """Return the `from_pretrained` options for weights that stay frozen under adapters: no optimizer needs float32.
 
     Raises:
         ValueError: `--load_in_4bit` with ZeRO-3 on CPU ranks.
     """
     if adapter_args.load_in_4bit:
         if is_deepspeed_zero3_enabled() and PartialState().device.type == "cpu":
-            # On CPUs bitsandbytes reorders 4-bit weights in place when it evaluates, and ZeRO-3 gathers them as before.
+            # On CPUs bitsandbytes reorders 4-bit weights in place at evaluation; ZeRO-3 would gather the old order.
             raise ValueError(
-                "`--load_in_4bit` on CPU ranks does not go with ZeRO-3, which would bring back other weights: take "
-                "`--deepspeed ds_configs/zero2.json`, or leave out `--load_in_4bit`"
+                "`--load_in_4bit` does not work with ZeRO-3 on CPU ranks, where the weights would be wrong after an "
+                "evaluation: use `--deepspeed ds_configs/zero2.json`, or leave out `--load_in_4bit`"
             )
         quantization = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -342,22 +363,34 @@ def frozen_precision(adapter_args: AdapterArguments, bf16: bool) -> dict[str, An
     return {"dtype": torch.bfloat16} if adapter_args.lora_r and bf16 else {}
 
 
-def check_fit(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-    """Rows must fit the positions, and the tokenizer the embedding."""
+def check_fit(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, max_length: int, first: int) -> None:
+    """Refuse rows longer than the model's positions, and a tokenizer larger than its embedding.
+
+    Args:
+        first: position of a row's first token.
+
+    Raises:
+        ValueError: one of them does not fit.
+    """
     config = config.get_text_config()
     positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and max_length > positions:
+    positions = math.inf if positions is None else positions - first
+    if max_length > positions:
         raise ValueError(f"`--max_length` {max_length} is beyond the model's {positions} positions: take at most those")
     vocab_size = config.vocab_size
     if len(tokenizer) > vocab_size:
         raise ValueError(
-            f"the tokenizer has {len(tokenizer)} entries, the model {vocab_size}: give the model's own "
+            f"the tokenizer has {len(tokenizer)} entries, the model {vocab_size}: name the model's own tokenizer with "
             "`--tokenizer_name`"
         )
 
 
 def load_to_extend(args: TokenizerArguments) -> tuple[PreTrainedTokenizerBase | None, PreTrainedModel | None]:
-    """The tokenizer whose vocabulary is to grow, and its model, as it was saved; None where there is none."""
+    """Load the tokenizer and the model, as they were saved, whose vocabulary is to be extended.
+
+    Returns:
+        Tokenizer and model; None for the model if only a tokenizer is named, None for both if neither is.
+    """
     name = args.model_name_or_path or args.tokenizer_name
     if name is None:
         return None, None
@@ -365,15 +398,16 @@ def load_to_extend(args: TokenizerArguments) -> tuple[PreTrainedTokenizerBase | 
     if args.model_name_or_path is None:
         return tokenizer, None
     model_args = ModelArguments(model_name_or_path=name, trust_remote_code=args.trust_remote_code)
-    return tokenizer, load_model(model_args, tokenizer, 1, kind_of(name), dtype="auto")
+    return tokenizer, load_model(model_args, tokenizer, 1, detect_auto_class(name), dtype="auto")
 
 
 @torch.no_grad()
 def extend_embeddings(model: PreTrainedModel, pieces: dict[int, list[int]]) -> None:
-    """Give new tokens the mean of the embeddings of the pieces that they replace (Gee et al., 2022), in and out.
+    """Set input and output embeddings of new tokens to the mean over the tokens they replace (Gee et al., 2022).
 
     Args:
-        pieces: of each new id the old ids.
+        pieces: for each new token id the ids of the old tokens that it replaces. {300: [5, 7]} gives row 300 the mean
+            of rows 5 and 7.
     """
     if max(pieces) >= model.config.get_text_config().vocab_size:
         model.resize_token_embeddings(max(pieces) + 1, mean_resizing=False)
@@ -390,20 +424,24 @@ def extend_embeddings(model: PreTrainedModel, pieces: dict[int, list[int]]) -> N
 def load_for_generation(
     name: str, trust_remote_code: bool = False, dtype: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of a folder, a Hub id, a .gguf file or a PEFT adapter, on the accelerator where there is one.
+    """Load model and tokenizer for generation, on the accelerator if there is one.
 
     Args:
-        dtype: e.g. `float32`. Left out: bfloat16 where the hardware has it.
+        name: a folder, a Hub id, a .gguf file or the folder of a PEFT adapter.
+        dtype: e.g. `float32`; default: bfloat16 where the hardware has it, else float32.
+
+    Returns:
+        Model in evaluation mode, and tokenizer.
 
     Raises:
         ValueError: they cannot be read, or the adapter does not fit its base.
     """
-    device, adapter = PartialState().device, adapter_of(name)
+    device, adapter = PartialState().device, find_adapter(name)
     if dtype is None:
         dtype = "bfloat16" if has_bfloat16(device.type == "cpu") else "float32"
     model_args = model_arguments(name, trust_remote_code)
     tokenizer = load_tokenizer(model_args)
-    # An adapter is added in float32 and the sum rounded once.
+    # An adapter's weights are added in float32, so that the sum is rounded only once.
     loaded_as = torch.float32 if adapter is not None else getattr(torch, dtype)
     model = load_model(model_args, tokenizer, max_length=1, dtype=loaded_as)
     if adapter is not None:
@@ -414,8 +452,9 @@ def load_for_generation(
 
 
 def model_arguments(name: str, trust_remote_code: bool = False) -> ModelArguments:
-    """What to load for a name: of an adapter its base, with the adapter's tokenizer where it has one."""
-    model_args, adapter = ModelArguments(model_name_or_path=name, trust_remote_code=trust_remote_code), adapter_of(name)
+    """Return the arguments that load a name: for an adapter its base model, and its own tokenizer if it has one."""
+    model_args = ModelArguments(model_name_or_path=name, trust_remote_code=trust_remote_code)
+    adapter = find_adapter(name)
     if adapter is not None:
         model_args.model_name_or_path = json.loads((adapter / ADAPTER_CONFIG).read_text())["base_model_name_or_path"]
         if (adapter / "tokenizer_config.json").is_file():
@@ -423,24 +462,28 @@ def model_arguments(name: str, trust_remote_code: bool = False) -> ModelArgument
     return model_args
 
 
-def adapter_of(name: str) -> Path | None:
-    """The folder of a PEFT adapter, where `name` is one."""
+def find_adapter(name: str) -> Path | None:
+    """Return `name` as a path if it is the folder of a PEFT adapter, else None."""
     folder = Path(name).expanduser()
     return folder if (folder / ADAPTER_CONFIG).is_file() else None
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """The base with an adapter's weights added into its own, so that it is as fast as the base alone."""
+    """Add an adapter's weights to those of its base model, which is then as fast as without an adapter.
+
+    Raises:
+        ValueError: the adapter does not fit its base.
+    """
     base = model.name_or_path
     try:
         adapted = peft.PeftModel.from_pretrained(model, str(folder))
-        there = set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False))
-        given = set(peft.utils.load_peft_weights(str(folder), device="cpu"))
+        expected = set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False))
+        saved = set(peft.utils.load_peft_weights(str(folder), device="cpu"))
     except Exception as error:  # a shape or a module that does not fit, a file that is missing or broken
         raise ValueError(f"adapter `{folder}` does not fit its base `{base}`: {one_line(error)}") from error
-    if strange := sorted(there ^ given):  # PEFT passes over them
+    if unmatched := sorted(expected ^ saved):  # PEFT ignores them
         raise ValueError(
-            f"adapter `{folder}` does not fit its base `{base}`: {len(strange)} tensors are only in one of them, the "
-            f"first is {strange[0]}"
+            f"adapter `{folder}` does not fit its base `{base}`: {len(unmatched)} tensors are only in one of them, the "
+            f"first is {unmatched[0]}"
         )
     return adapted.merge_and_unload()

@@ -27,7 +27,7 @@ from huggingface_hub.utils import filter_repo_objects, validate_repo_id
 from transformers import AutoModelForMaskedLM, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from hf_llm.models.inspection import kind_of
+from hf_llm.models.inspection import detect_auto_class
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +170,7 @@ def write_model_card(
     """
     folder, base_model, datasets = Path(folder), _hub_id(base_model), [name for name in datasets if _hub_id(name)]
     data_names = ", ".join(datasets) or "local files"
-    auto_class = kind_of(str(folder))
+    auto_class = detect_auto_class(str(folder))
     pipeline = "fill-mask" if auto_class is AutoModelForMaskedLM else "text-generation"
     evaluated_on = {"dataset_type": datasets[0] if len(datasets) == 1 else "custom", "dataset_name": data_names}
     eval_results = [
