@@ -21,7 +21,7 @@ from transformers import TrainingArguments
 from hf_llm.arguments import PretrainArguments, TextArguments
 from hf_llm.data.sources import load_splits
 from hf_llm.data.vocabulary import train_tokenizer
-from hf_llm.training.objectives import stream
+from hf_llm.training.objectives import build_stream
 
 LENGTH = 1024
 
@@ -32,7 +32,7 @@ def with_hf_llm(file: Path, tokenizer) -> tuple[int, int]:
         train_file=[str(file)], validation_file=[str(file)], streaming=True, max_length=LENGTH, max_eval_samples=1
     )
     args = TrainingArguments("out", max_steps=1, use_cpu=True, report_to="none")
-    rows = stream(load_splits(data_args, 0)["train"], tokenizer, data_args, PretrainArguments(), args)
+    rows = build_stream(load_splits(data_args, 0)["train"], tokenizer, data_args, PretrainArguments(), args)
     tokens = 0
     for row in rows.own_rows():
         if row["epoch"]:

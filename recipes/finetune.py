@@ -22,7 +22,7 @@ from hf_llm.publishing.reporting import report_finetuning
 from hf_llm.tasks import load_task
 from hf_llm.training.checkpoints import find_checkpoint
 from hf_llm.training.objectives import encode_and_pack
-from hf_llm.training.run import early_stopping, run_training
+from hf_llm.training.run import enable_early_stopping, run_training
 
 GROUPS = [arguments.ModelArguments, arguments.AdapterArguments, arguments.TaskArguments]
 GROUPS += [arguments.DataArguments, arguments.FinetuneArguments, TrainingArguments]
@@ -32,7 +32,7 @@ def main():
     model_args, adapter_args, task_args, data_args, run_args, args = parse_args(GROUPS, description=__doc__)
     checkpoint = find_checkpoint(args.resume_from_checkpoint, args.output_dir)
     set_seed(args.seed)
-    callbacks = early_stopping(args, run_args.early_stopping_patience)
+    callbacks = enable_early_stopping(args, run_args.early_stopping_patience)
     task = load_task(task_args.task, task_args.task_options)
     rows = load_rows(data_args, task_args, task, args.seed)
     tokenizer = load_tokenizer(model_args)

@@ -18,9 +18,9 @@ from hf_llm.messages import report_errors
 from hf_llm.models.loading import load_model, load_tokenizer
 from hf_llm.publishing.hub import publish, push_callbacks
 from hf_llm.publishing.reporting import report_pretraining
+from hf_llm.training import objectives
 from hf_llm.training.checkpoints import find_checkpoint
-from hf_llm.training.objectives import AUTO_CLASSES, SPECIAL_TOKENS, check_objective, tokenize_and_pack, trainer_options
-from hf_llm.training.run import early_stopping, run_training
+from hf_llm.training.run import enable_early_stopping, run_training
 
 GROUPS = [ModelArguments, TextArguments, PretrainArguments, TrainingArguments]
 DEFAULT_CONFIG = str(Path(__file__).parent / "configs" / "pretrain_tiny.yaml")
@@ -30,24 +30,22 @@ def main():
     model_args, data_args, run_args, args = parse_args(GROUPS, description=__doc__, default_config=DEFAULT_CONFIG)
     checkpoint = find_checkpoint(args.resume_from_checkpoint, args.output_dir)
     set_seed(args.seed)
-    callbacks = early_stopping(args, run_args.early_stopping_patience)
+    callbacks = enable_early_stopping(args, run_args.early_stopping_patience)
 
     with args.main_process_first(desc="reading the data"):
         splits = load_splits(data_args, args.seed)
-    tokenizer = load_tokenizer(model_args, splits["train"], checkpoint, SPECIAL_TOKENS[run_args.objective])
-    check_objective(data_args, run_args, args, tokenizer)
-    model = load_model(model_args, tokenizer, data_args.max_length, AUTO_CLASSES[run_args.objective])
+    tokenizer = load_tokenizer(model_args, splits["train"], checkpoint, objectives.SPECIAL_TOKENS[run_args.objective])
+    objectives.check_objective(data_args, run_args, args, tokenizer)
+    objectives.set_trainer_arguments(args, data_args, run_args)
+    model = load_model(model_args, tokenizer, data_args.max_length, objectives.AUTO_CLASSES[run_args.objective])
     with args.main_process_first(desc="tokenizing and packing"):
-        train, validation, reports = tokenize_and_pack(splits, tokenizer, data_args, run_args, args)
-        options = trainer_options(run_args, data_args, model, tokenizer, splits["validation"], validation, args)
+        train, validation, reports = objectives.tokenize_and_pack(splits, tokenizer, data_args, run_args, args)
+        options = objectives.trainer_options(
+            run_args, data_args, model, tokenizer, splits["validation"], validation, args
+        )
 
     trainer = Trainer(
-        model=model,
-        args=args,
-        train_dataset=train,
-        processing_class=tokenizer,
-        callbacks=callbacks,
-        **options,
+        model=model, args=args, train_dataset=train, processing_class=tokenizer, callbacks=callbacks, **options
     )
     figures = run_training(trainer, checkpoint, data_args.packing, reports, push_callbacks(trainer))
     report_pretraining(trainer, figures, run_args.sample_prompt)

@@ -35,6 +35,8 @@ class MaskingCollator(PackingCollator):
         additive: whether the attention adds its mask (`eager`) or takes it as true and false.
     """
 
+    causal = False
+
     mask_token_id: int
     ordinary: np.ndarray
     probability: float = 0.15
@@ -75,6 +77,14 @@ class MaskingCollator(PackingCollator):
         tokens[chosen[fate < MASKED]] = self.mask_token_id
         tokens[replaced] = draw.choice(self.ordinary, len(replaced))
         return row | {"input_ids": tokens, "labels": labels}
+
+    def facts(self) -> dict[str, Any]:
+        """The share of hidden tokens, under its name in checkpoint manifests."""
+        return {"mlm_probability": self.probability}
+
+    def callbacks(self) -> list[TrainerCallback]:
+        """The callback that sets the epoch."""
+        return [SetMaskingEpoch(self)]
 
 
 def mask_rows(rows: Dataset, collator: MaskingCollator) -> Dataset:

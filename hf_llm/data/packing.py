@@ -1,12 +1,14 @@
 """Tokenized documents -> rows of max_length, and the batches in which packed documents do not see each other."""
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset
 from datasets.fingerprint import Hasher
+from transformers import TrainerCallback
 
 from hf_llm.data.arrow import column, count_tokens
 
@@ -162,6 +164,8 @@ class PackingCollator:
             a label follows. For models that `can_skip_prompts` finds able to.
     """
 
+    causal = True  # whether tokens are predicted from those before them, and must not see those after
+
     pad_token_id: int
     position_ids: bool = True
     skip_prompts: bool = False
@@ -196,3 +200,11 @@ class PackingCollator:
         labels = np.array(row.get("labels", row["input_ids"]))
         labels[starts] = -100
         return labels
+
+    def facts(self) -> dict[str, Any]:
+        """Settings that must be equal for a resumed run to be the same run."""
+        return {}
+
+    def callbacks(self) -> list[TrainerCallback]:
+        """Callbacks that a Trainer needs to train with this collator."""
+        return []

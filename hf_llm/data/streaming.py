@@ -200,6 +200,10 @@ class StreamedRows(torch.utils.data.IterableDataset):
         state = json.loads((Path(checkpoint) / f"stream-{self.rank}.json").read_text(encoding="utf-8"))
         self.trained, self.start = state["trained"], Position(**state["position"])
 
+    def callbacks(self) -> list[TrainerCallback]:
+        """The callback that counts consumed rows and saves the position with each checkpoint."""
+        return [FollowStream(self)]
+
     def metrics(self, prefix: str) -> dict[str, float]:
         """Counts of all blocks that were begun, on all ranks together, under the names of the results files."""
         position, counts = self.now()

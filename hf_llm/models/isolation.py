@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, TrainerCallback
 
-from hf_llm.data.masking import MaskingCollator
 from hf_llm.data.packing import PackingCollator
 from hf_llm.models.inspection import num_positions, takes_positions, unwrap_adapters
 
@@ -141,7 +140,7 @@ class CheckAttention(TrainerCallback):
         self.collator, self.packing = collator, packing
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        if not isinstance(self.collator, MaskingCollator):
+        if self.collator.causal:
             check_causality(model, self.collator)
         if self.packing:
             check_isolation(model, self.collator)

@@ -10,7 +10,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from hf_llm.arguments import EvalArguments
 from hf_llm.data.infilling import infilling_prompts
-from hf_llm.data.masking import MaskingCollator
 from hf_llm.data.vocabulary import fertility
 from hf_llm.evaluation.generation import complete, tokenize_prompts
 from hf_llm.evaluation.scoring import Evaluation, TaskResult, compare
@@ -44,7 +43,7 @@ def table(rows: dict[str, float | int | str]) -> str:
 
 def report_pretraining(trainer: Trainer, figures: dict[str, float], prompt: str) -> None:
     """The end of a run: a table, a sample of what the model writes, the folder. Every rank calls, rank 0 prints."""
-    masked = isinstance(trainer.data_collator, MaskingCollator)
+    masked = not trainer.data_collator.causal
     sample = guesses(trainer) if masked else sample_text(trainer, [prompt])
     middle = sample_middle(trainer) if "train_fim_psm" in figures else None
     if not trainer.args.should_save:

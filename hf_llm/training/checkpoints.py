@@ -13,11 +13,8 @@ from datasets import Dataset
 from datasets.fingerprint import Hasher
 from safetensors import safe_open
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
+from transformers.trainer_utils import has_length, rotate_checkpoints, sort_checkpoints
 
-from hf_llm.data.masking import MaskingCollator
-from hf_llm.data.packing import PackingCollator
-from hf_llm.data.streaming import StreamedRows
 from hf_llm.files import check_writable, write_text
 from hf_llm.models.inspection import count_parameters
 
@@ -183,10 +180,10 @@ def run_facts(trainer: Trainer) -> dict[str, Any]:
     """
     args, rows = trainer.args, trainer.train_dataset
     return {
-        **(rows.facts if isinstance(rows, StreamedRows) else rows_facts(rows)),
+        **(rows_facts(rows) if has_length(rows) else rows.facts),
         "ranks": args.world_size,
         **adapter_facts(trainer.model),
-        **masking_facts(trainer.data_collator),
+        **trainer.data_collator.facts(),
         **optimizer_facts(args),
     }
 
@@ -212,11 +209,6 @@ def rows_facts(rows: Dataset) -> dict[str, Any]:
     """Number of rows, and a hash of a thousand of them."""
     spread = np.unique(np.linspace(0, len(rows) - 1, 1000).astype(int))
     return {"rows": len(rows), "data": Hasher.hash([ids.tolist() for ids in rows.select(spread)["input_ids"]])}
-
-
-def masking_facts(collator: PackingCollator) -> dict[str, Any]:
-    """How tokens are hidden, where they are."""
-    return {"mlm_probability": collator.probability} if isinstance(collator, MaskingCollator) else {}
 
 
 def adapter_facts(model: PreTrainedModel) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""What a model is trained to predict: the next token, what stands between two texts, or hidden tokens.
+"""What a model is trained to predict: the next token, the text between two others, or hidden tokens.
 
-Each is a transform of the data or a collator, and what goes with it: the class of model, tokens, metrics.
+An objective is a transform of the data or a collator, with the class of model, special tokens, metrics and loss for it.
 """
 
 from pathlib import Path
@@ -42,7 +42,7 @@ Reports = dict[str, list[PackingReport | InfillingReport | StreamedRows]]
 def check_objective(
     data_args: TextArguments, run_args: PretrainArguments, args: TrainingArguments, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Tell what does not fit together before there is any work, and set what a stream needs of the Trainer.
+    """Refuse settings that do not fit together, before any work.
 
     Raises:
         ValueError: the tokenizer lacks what the objective needs; the stream has no end, or too many readers.
@@ -59,9 +59,17 @@ def check_objective(
             raise ValueError("`--streaming` has no end: give `--max_steps`")
         if args.dataloader_num_workers:
             raise ValueError("`--streaming` reads ahead by itself: leave out `--dataloader_num_workers`")
-        # Every rank reads for itself, batches of its own, and a resumed run begins where it stopped.
+
+
+def set_trainer_arguments(args: TrainingArguments, data_args: TextArguments, run_args: PretrainArguments) -> None:
+    """Change `args` to what a stream and packed rows with hidden tokens need."""
+    if data_args.streaming:
+        # Every rank reads its own batches, and a resumed stream starts at its position: there is nothing to skip.
         args.accelerator_config.dispatch_batches = args.accelerator_config.split_batches = False
         args.ignore_data_skip = True
+    if run_args.objective == "masked" and data_args.packing:
+        # The mask of packed rows is (B, 1, T, T): to count its ones, as the recipes ask, would count pairs of tokens.
+        args.include_num_input_tokens_seen = "all"
 
 
 def tokenize_and_pack(
@@ -71,19 +79,22 @@ def tokenize_and_pack(
     run_args: PretrainArguments,
     args: TrainingArguments,
 ) -> tuple[Dataset | StreamedRows, Dataset, Reports]:
-    """Rows of `train` and `validation`, and what was done to each, under the prefixes of the results files.
+    """Tokenize and pack `train` and `validation`.
 
-    Validation has whole texts, also where the training fills in the middle: its scores compare.
+    Validation texts stay whole, also with `--objective fim`, so that scores can be compared among objectives.
+
+    Returns:
+        Rows to train on, rows to evaluate on, and the reports under the prefixes of the results files.
 
     Raises:
         ValueError: the text of `train` does not fill one row.
     """
-    validation, held_out = pack(tokenize(splits["validation"], tokenizer), data_args.max_length, data_args.packing)
+    validation, eval_report = pack(tokenize(splits["validation"], tokenizer), data_args.max_length, data_args.packing)
     if data_args.streaming:
-        train = stream(splits["train"], tokenizer, data_args, run_args, args)
-        return train, validation, {"train": [train], "eval": [held_out]}
+        train = build_stream(splits["train"], tokenizer, data_args, run_args, args)
+        return train, validation, {"train": [train], "eval": [eval_report]}
     train, reports = pack_train(splits["train"], tokenizer, data_args, run_args, args.seed)
-    return train, validation, {"train": reports, "eval": [held_out]}
+    return train, validation, {"train": reports, "eval": [eval_report]}
 
 
 def pack_train(
@@ -93,7 +104,7 @@ def pack_train(
     run_args: PretrainArguments,
     seed: int,
 ) -> tuple[Dataset, list[PackingReport | InfillingReport]]:
-    """All rows to train on, and what was done to them."""
+    """Tokenize and pack the documents to train on; the reports are those of packing and of `--objective fim`."""
     max_length, packing, reports = data_args.max_length, data_args.packing, []
     if run_args.objective == "fim":
         tokens, laid_out = infill(documents, tokenizer, max_length, run_args.fim_rate, run_args.fim_spm_rate, seed)
@@ -109,17 +120,17 @@ def pack_train(
     return train, [packed, *reports]
 
 
-def stream(
+def build_stream(
     documents: IterableDataset,
     tokenizer: PreTrainedTokenizerBase,
     data_args: TextArguments,
     run_args: PretrainArguments,
     args: TrainingArguments,
 ) -> StreamedRows:
-    """Rows to train on that are packed while they are read.
+    """Build the rows to train on, which are packed while the text is read.
 
     Raises:
-        ValueError: the data have no text.
+        ValueError: the data has no text.
     """
     first = head(documents, PROOF_DOCUMENTS)
     max_length, fim = data_args.max_length, (run_args.fim_rate, run_args.fim_spm_rate)
@@ -142,7 +153,7 @@ def stream(
 
 
 def names_and_sizes(patterns: list[str] | None) -> list[tuple[str, int | None]]:
-    """Of the files that are streamed: without their folders, which may have another name when a run goes on."""
+    """Names and sizes in bytes of the streamed files; without folders, which may differ when a run is resumed."""
     paths = find_sources("--train_file", patterns) if patterns else []
     return [(Path(path).name, None if "://" in path else Path(path).stat().st_size) for path in paths]
 
@@ -156,11 +167,11 @@ def trainer_options(
     validation: Dataset,
     args: TrainingArguments,
 ) -> dict[str, Any]:
-    """Evaluation rows, collator, metrics and loss of the objective, as the Trainer takes them.
+    """Keyword arguments of the Trainer for the objective: evaluation rows, collator, metrics and loss.
 
     Args:
-        documents: the text of the evaluation, rows `{"text": str}`.
-        validation: what `pack` made of it.
+        documents: the validation texts, rows `{"text": str}`.
+        validation: the same texts as packed rows.
     """
     if run_args.objective != "masked":
         return {
@@ -170,8 +181,6 @@ def trainer_options(
             "preprocess_logits_for_metrics": token_losses,
         }
     collator = masking_collator(run_args, data_args, model, tokenizer, args.seed)
-    if data_args.packing:  # the Trainer would take the mask of pairs of tokens for one of tokens, and count it
-        args.include_num_input_tokens_seen = "all"
     return {
         "eval_dataset": mask_rows(validation, collator),
         "data_collator": collator,
@@ -188,15 +197,15 @@ def masking_collator(
     tokenizer: PreTrainedTokenizerBase,
     seed: int,
 ) -> MaskingCollator:
-    """The collator of a masked model.
+    """Build the collator for `--objective masked`.
 
     Raises:
-        ValueError: the model's layers see less than a row, which packing would undo.
+        ValueError: packing, and layers with sliding window attention, whose window the mask of documents would replace.
     """
     if data_args.packing and "sliding_attention" in (getattr(model.config, "layer_types", None) or ()):
         raise ValueError(
-            f"{type(model).__name__} has layers that see a window alone, and packing would show them whole documents: "
-            "train it with `--packing false`"
+            f"{type(model).__name__} has layers with a sliding attention window, and packing would show them "
+            "whole documents: train it with `--packing false`"
         )
     return MaskingCollator(
         tokenizer.pad_token_id,
@@ -213,7 +222,12 @@ def masking_collator(
 def masked_loss(outputs: ModelOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None = None):
     """Mean loss of the hidden tokens over all micro-batches and ranks of a step.
 
-    The models' own is the mean of a micro-batch, though they take the number of items: the Trainer would not divide it.
+    The models' own loss is the mean over one micro-batch. As they accept the number of items of the step, the Trainer
+    assumes that they divide by it, and adds up the means of the micro-batches.
+
+    Args:
+        labels: (B, T), -100 where no token is hidden.
+        num_items_in_batch: hidden tokens of the step; None: those of this batch.
     """
     logits = outputs["logits"]
     return ForMaskedLMLoss(logits, labels, vocab_size=logits.shape[-1], num_items_in_batch=num_items_in_batch)
@@ -222,16 +236,23 @@ def masked_loss(outputs: ModelOutput, labels: torch.Tensor, num_items_in_batch: 
 def encode_and_pack(
     rows: DatasetDict, prompter: Prompter, packing: bool
 ) -> tuple[Dataset, Dataset, dict[str, list[PackingReport | ExamplesReport]]]:
-    """Rows of a task's `train` and `validation`, and what was done to each, under the prefixes of the results files."""
+    """Encode and pack the `train` and `validation` rows of a task.
+
+    Returns:
+        Rows to train on, rows to evaluate on, and the reports under the prefixes of the results files.
+
+    Raises:
+        ValueError: the task is only evaluated, or there are no rows to train on.
+    """
     if not prompter.task.trainable:
         raise ValueError(f"`--task` {type(prompter.task).__name__.lower()} is only evaluated: use recipes/eval.py")
     if "train" not in rows:
-        raise ValueError("there is nothing to train on: give `--train_file`, or a data set with a part `train`")
+        raise ValueError("there is nothing to train on: give `--train_file`, or a dataset with a split `train`")
     packed, reports = {}, {}
-    for part, prefix in (("train", "train"), ("validation", "eval")):
-        features, encoded = encode_examples(rows[part], prompter, part)
-        if part == "train":
+    for split, prefix in (("train", "train"), ("validation", "eval")):
+        features, encoded = encode_examples(rows[split], prompter, split)
+        if split == "train":
             show_example(features, prompter.tokenizer)
-        packed[part], report = pack(features, prompter.max_length, packing)
+        packed[split], report = pack(features, prompter.max_length, packing)
         reports[prefix] = [encoded, report]
     return packed["train"], packed["validation"], reports

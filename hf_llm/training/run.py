@@ -1,4 +1,4 @@
-"""Train with the stock Trainer, resume, stop on a non-finite loss, save a final folder that is complete."""
+"""Train with the stock Trainer, resume exactly, stop on a non-finite loss, save a complete final folder."""
 
 import contextlib
 import json
@@ -11,23 +11,27 @@ import torch
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import SaveStrategy
+from transformers.trainer_utils import SaveStrategy, has_length
 
-from hf_llm.data.masking import MaskingCollator, SetMaskingEpoch
-from hf_llm.data.streaming import FollowStream, StreamedRows
 from hf_llm.distributed.zero import DeepSpeedInForce
 from hf_llm.models.isolation import CheckAttention
 from hf_llm.training.checkpoints import CompleteCheckpoints, check_same_run, run_facts, save_final_model
-from hf_llm.training.throughput import Throughput, mean_attended, predicting_share
+from hf_llm.training.throughput import Throughput, logits_share, mean_attended_length
 
 logger = logging.getLogger(__name__)
 
 
 class StopOnNonFiniteLoss(TrainerCallback):
-    """Ends the run at the first step whose loss is NaN or infinite, before anything of it is saved.
+    """Stop the run at the first step whose loss is NaN or infinite, before anything of that step is saved.
 
-    A gradient that overflows ruins the weights one step before the loss shows it: weights that are about to be saved
-    are looked at too. All ranks stop together: one that stopped alone would leave the others waiting.
+    A gradient that overflows ruins the weights one step before the loss shows it, so weights that are about to be
+    saved are checked too. All ranks stop together: if only one stopped, the others would wait for it forever.
+
+    Args:
+        checkpoint: folder that the run was resumed from, named in the error until a newer one is saved.
+
+    Raises:
+        FloatingPointError: the loss, or a weight, is not finite; the message names the last good checkpoint.
     """
 
     def __init__(self, trainer: Trainer, checkpoint: str | None = None):
@@ -35,7 +39,7 @@ class StopOnNonFiniteLoss(TrainerCallback):
         self.last_checkpoint = checkpoint or "none was saved"
 
     def on_save(self, args, state, control, model=None, **kwargs):
-        self.check(args, state, model)  # saved at the end of an epoch; it has no manifest yet
+        self.check(args, state, model)  # before its manifest is written: a broken checkpoint stays incomplete
         self.last_checkpoint = f"{args.output_dir}/checkpoint-{state.global_step}"
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
@@ -43,27 +47,34 @@ class StopOnNonFiniteLoss(TrainerCallback):
         self.check(args, state, model if saving else None)
 
     def check(self, args, state, model: PreTrainedModel | None) -> None:
-        """Look at the loss, and at the weights of `model`, on all ranks."""
+        """Check the loss, and the weights of `model` unless it is None, on all ranks."""
         loss, parameters = self.trainer._tr_loss, []
         if model is not None:
-            parameters = [getattr(p, "ds_tensor", p) for p in model.parameters()]  # ZeRO-3: this rank's part
+            parameters = [getattr(p, "ds_tensor", p) for p in model.parameters()]  # ZeRO-3: this rank's shard
         checks = [torch.isfinite(tensor).all().to(loss.device) for tensor in (loss, *parameters)]
-        finite = torch.stack([checks[0], torch.stack(checks).all()]).float()
+        finite = torch.stack([checks[0], torch.stack(checks).all()]).float()  # [loss, loss and weights]
         finite = self.trainer.accelerator.reduce(finite, "sum") == args.world_size
         if not finite.all():
-            what = "weights after" if finite[0] else "loss of"
+            subject = "weights after" if finite[0] else "loss of"
             raise FloatingPointError(
-                f"the {what} step {state.global_step} {'are' if finite[0] else 'is'} not finite; "
+                f"the {subject} step {state.global_step} {'are' if finite[0] else 'is'} not finite; "
                 f"last good checkpoint: {self.last_checkpoint}. "
                 "Lower `--learning_rate`, or look at the rows of that step"
             )
 
 
-def early_stopping(args: TrainingArguments, patience: int | None) -> list[TrainerCallback]:
-    """Callbacks for `--early_stopping_patience`, with the best weights kept and loaded at the end.
+def enable_early_stopping(args: TrainingArguments, patience: int | None) -> list[TrainerCallback]:
+    """Change `args` to keep the best weights and load them at the end, and return the callback that stops the run.
+
+    The Trainer can only load the best checkpoint if one is saved at every evaluation, so the save strategy becomes
+    the evaluation strategy.
+
+    Args:
+        args: changed in place, unless `patience` is None.
+        patience: evaluations without an improvement after which the run stops. None: no callback.
 
     Raises:
-        ValueError: nothing is evaluated while training.
+        ValueError: nothing is evaluated during training.
     """
     if patience is None:
         return []
@@ -76,55 +87,6 @@ def early_stopping(args: TrainingArguments, patience: int | None) -> list[Traine
     return [EarlyStoppingCallback(patience)]
 
 
-def train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
-    """`trainer.train()` and its metrics; of a checkpoint that leaves nothing to train, the state and what was written.
-
-    The Trainer would train one step more there: it looks for the end of a run after a step, not before.
-    """
-    reached = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME)) if checkpoint else None
-    if reached is None:
-        return trainer.train().metrics
-    if not is_finished(trainer, reached):
-        logger.info(f"Going on from step {reached.global_step:,}: {checkpoint}")
-        with no_warning_of_tied_weights(trainer.model):
-            return trainer.train(resume_from_checkpoint=checkpoint).metrics
-    logger.warning(f"{checkpoint} is the end of the run: no step is left to train")
-    args = trainer.args
-    planned = args.num_train_epochs, args.max_steps, trainer.train_dataset
-    # In an epoch of some rows, which a stream would not have.
-    args.num_train_epochs, args.max_steps, trainer.train_dataset = 0, -1, trainer.eval_dataset
-    trainer.train(resume_from_checkpoint=checkpoint)
-    args.num_train_epochs, args.max_steps, trainer.train_dataset = planned
-    state = trainer.state
-    state.num_train_epochs, state.max_steps = reached.num_train_epochs, reached.max_steps
-    state.log_history.pop()  # a training loss of 0, over no step
-    written = Path(args.output_dir) / "train_results.json"
-    return json.loads(written.read_text()) if written.exists() else {}
-
-
-@contextlib.contextmanager
-def no_warning_of_tied_weights(model: PreTrainedModel):
-    """The Trainer warns of weights that a checkpoint lacks, and of those that are tied to others too."""
-    warning = f"There were missing keys in the checkpoint model loaded: {list(model.all_tied_weights_keys)}."
-    log, expected = logging.getLogger("transformers.trainer"), lambda record: record.getMessage() != warning
-    log.addFilter(expected)
-    try:
-        yield
-    finally:
-        log.removeFilter(expected)
-
-
-def is_finished(trainer: Trainer, reached: TrainerState) -> bool:
-    """Whether a checkpoint's state is that of the run's last step, or the one in which it stopped early."""
-    max_steps = trainer.args.max_steps
-    if not isinstance(trainer.train_dataset, StreamedRows):
-        *_, max_steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
-    if max_steps != reached.max_steps:
-        logger.warning(f"The schedule was made for {reached.max_steps} steps, and goes on as one for {max_steps}")
-    stopped = reached.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]
-    return reached.global_step >= max_steps or (stopped and reached.global_step < reached.max_steps)
-
-
 def run_training(
     trainer: Trainer,
     checkpoint: str | None,
@@ -132,13 +94,13 @@ def run_training(
     reports: dict[str, list],
     callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, float]:
-    """Train, save the final folder, evaluate; results in the Trainer's own files.
+    """Train, save the final folder and evaluate; the results go into the Trainer's own files.
 
     Args:
-        trainer: stock Trainer over packed rows.
-        checkpoint: folder to resume from.
-        packing: prove at the start that packed documents are isolated.
-        reports: what encoding and packing did to `train` and `eval`, for the results files.
+        trainer: stock Trainer over packed rows or `StreamedRows`, with a `PackingCollator`.
+        checkpoint: folder to resume from; None starts from step 0.
+        packing: check at the start that packed documents are isolated.
+        reports: under `train` and `eval`, the reports of encoding and packing, whose counts go into the results.
         callbacks: added last, so that they find each checkpoint complete, e.g. those of `push_callbacks`.
 
     Returns:
@@ -148,31 +110,17 @@ def run_training(
         ValueError: the checkpoint is of another run, or the model lets packed documents see each other.
         FloatingPointError: a loss is not finite.
     """
-    args, run = trainer.args, run_facts(trainer)
+    args, rows = trainer.args, trainer.train_dataset
     logger.info(f"Precision: {'bfloat16' if args.bf16 else 'float16' if args.fp16 else 'float32'} on {args.device}")
     if checkpoint:
-        check_same_run(checkpoint, run)
-    rows, streamed = trainer.train_dataset, isinstance(trainer.train_dataset, StreamedRows)
-    if streamed and checkpoint:
-        rows.load(checkpoint)
-    predicting = predicting_share(rows, trainer.data_collator)
-    if predicting < 1:
-        logger.info(f"Logits are computed only where a label follows: for {predicting:.1%} of the tokens")
-    throughput = Throughput(trainer.model, mean_attended(trainer.eval_dataset if streamed else rows), predicting)
-    for callback in [
-        *([DeepSpeedInForce(trainer)] if args.deepspeed else []),
-        CheckAttention(trainer.data_collator, packing),
-        *([SetMaskingEpoch(trainer.data_collator)] if isinstance(trainer.data_collator, MaskingCollator) else []),
-        StopOnNonFiniteLoss(trainer, checkpoint),
-        CompleteCheckpoints(args, run),
-        *callbacks,
-    ]:
-        trainer.add_callback(callback)
-    # Before the trackers, so that they get its figures; and before the checkpoint's manifest is written.
-    trainer.callback_handler.callbacks[:0] = [throughput, *([FollowStream(rows)] if streamed else [])]
-    logger.info(plan_in_words(args, None if streamed else len(rows)))
+        check_same_run(checkpoint, run_facts(trainer))
+        if not has_length(rows):
+            rows.load(checkpoint)
+    throughput = new_throughput(trainer)
+    add_callbacks(trainer, checkpoint, packing, throughput, callbacks)
+    logger.info(describe_schedule(args, len(rows) if has_length(rows) else None))
     trained = train(trainer, checkpoint)
-    tell_the_end(trainer.state)
+    log_last_and_best_step(trainer.state)
     save_final_model(trainer)
     trained |= throughput.metrics(args.world_size)
     for report in reports["train"]:
@@ -186,23 +134,120 @@ def run_training(
     return trained | evaluated
 
 
-def plan_in_words(args: TrainingArguments, rows: int | None) -> str:
-    """How many steps the rows make: packed examples are far fewer rows than one expects. None: of a stream."""
+def new_throughput(trainer: Trainer) -> Throughput:
+    """The throughput callback of a run; the documents of a stream are assumed to be as long as those of evaluation."""
+    rows = trainer.train_dataset
+    share = logits_share(rows, trainer.data_collator)
+    if share < 1:
+        logger.info(f"Logits are computed only where a label follows: for {share:.1%} of the tokens")
+    attended = mean_attended_length(rows if has_length(rows) else trainer.eval_dataset)
+    return Throughput(trainer.model, attended, share)
+
+
+def add_callbacks(
+    trainer: Trainer,
+    checkpoint: str | None,
+    packing: bool,
+    throughput: Throughput,
+    callbacks: Sequence[TrainerCallback],
+) -> None:
+    """Add the callbacks of a run in the order in which they must be called."""
+    args, rows, collator = trainer.args, trainer.train_dataset, trainer.data_collator
+    for callback in [
+        *([DeepSpeedInForce(trainer)] if args.deepspeed else []),
+        CheckAttention(collator, packing),
+        *collator.callbacks(),
+        StopOnNonFiniteLoss(trainer, checkpoint),
+        CompleteCheckpoints(args, run_facts(trainer)),
+        *callbacks,
+    ]:
+        trainer.add_callback(callback)
+    # First of all: the trackers log the throughput, and the manifest lists the file with the stream's position.
+    first = [throughput, *([] if has_length(rows) else rows.callbacks())]
+    trainer.callback_handler.callbacks[:0] = first
+
+
+def train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
+    """Train from `checkpoint`, or from step 0 where it is None, and return the metrics of training."""
+    if checkpoint is None:
+        return trainer.train().metrics
+    saved = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+    max_steps = count_steps(trainer)
+    if max_steps != saved.max_steps:
+        logger.warning(f"The schedule was made for {saved.max_steps} steps, and continues as one for {max_steps}")
+    if is_finished(saved, max_steps):
+        logger.warning(f"{checkpoint} is the end of the run: no step is left to train")
+        return load_finished_run(trainer, checkpoint, saved)
+    logger.info(f"Resuming from step {saved.global_step:,}: {checkpoint}")
+    with hide_tied_weights_warning(trainer.model):
+        return trainer.train(resume_from_checkpoint=checkpoint).metrics
+
+
+def count_steps(trainer: Trainer) -> int:
+    """Steps of the whole run, from `--max_steps` or from the number of rows and epochs."""
+    if not has_length(trainer.train_dataset):
+        return trainer.args.max_steps
+    *_, max_steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
+    return max_steps
+
+
+def is_finished(saved: TrainerState, max_steps: int) -> bool:
+    """Whether a checkpoint was saved at the last of `max_steps`, or at the step at which the run stopped early."""
+    stopped = saved.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]
+    return saved.global_step >= max_steps or (stopped and saved.global_step < saved.max_steps)
+
+
+def load_finished_run(trainer: Trainer, checkpoint: str, saved: TrainerState) -> dict[str, float]:
+    """Load a checkpoint with nothing left to train, and return the training metrics that the run has saved, if any.
+
+    `Trainer.train` would train one step too many, because it compares the step with the last one only after a step.
+    So it is called with zero epochs, in which it loads weights and state and trains nothing. For that it needs rows
+    with a length, which a stream does not have: it gets those of the evaluation.
+    """
+    args = trainer.args
+    original = args.num_train_epochs, args.max_steps, trainer.train_dataset
+    args.num_train_epochs, args.max_steps, trainer.train_dataset = 0, -1, trainer.eval_dataset
+    trainer.train(resume_from_checkpoint=checkpoint)
+    args.num_train_epochs, args.max_steps, trainer.train_dataset = original
+    trainer.state.num_train_epochs, trainer.state.max_steps = saved.num_train_epochs, saved.max_steps
+    trainer.state.log_history.pop()  # the loss of 0 that the Trainer logs for zero steps
+    results = Path(args.output_dir) / "train_results.json"
+    return json.loads(results.read_text()) if results.exists() else {}
+
+
+@contextlib.contextmanager
+def hide_tied_weights_warning(model: PreTrainedModel):
+    """Hide the Trainer's warning of missing weights where all of them are tied to others, which are saved."""
+    warning = f"There were missing keys in the checkpoint model loaded: {list(model.all_tied_weights_keys)}."
+    log, is_other_message = logging.getLogger("transformers.trainer"), lambda record: record.getMessage() != warning
+    log.addFilter(is_other_message)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_other_message)
+
+
+def describe_schedule(args: TrainingArguments, rows: int | None) -> str:
+    """How many steps the rows make, for the log: packed examples are far fewer rows than one expects.
+
+    Args:
+        rows: number of packed rows; None: a stream.
+    """
     per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     if rows is None:
         return (
             f"A stream of rows, {per_step:,} a step: {args.max_steps:,} steps at learning rate {args.learning_rate:g}"
         )
-    an_epoch = max(1, rows // per_step) if args.dataloader_drop_last else -(-rows // per_step)
-    steps = args.max_steps if args.max_steps > 0 else math.ceil(an_epoch * args.num_train_epochs)
+    per_epoch = max(1, rows // per_step) if args.dataloader_drop_last else -(-rows // per_step)
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(per_epoch * args.num_train_epochs)
     return (
-        f"{rows:,} rows, {per_step:,} a step: {an_epoch:,} steps an epoch, {steps:,} in all at learning rate "
+        f"{rows:,} rows, {per_step:,} a step: {per_epoch:,} steps an epoch, {steps:,} in all at learning rate "
         f"{args.learning_rate:g}"
     )
 
 
-def tell_the_end(state: TrainerState) -> None:
-    """What the screen would not say: that the run stopped early, and whose weights are kept."""
+def log_last_and_best_step(state: TrainerState) -> None:
+    """Log that the run stopped early, and which step had the best metric."""
     if state.global_step < state.max_steps:
         logger.warning(f"Stopped early, at step {state.global_step:,} of {state.max_steps:,}")
     if state.best_model_checkpoint and state.best_global_step:

@@ -16,17 +16,21 @@ logger = logging.getLogger(__name__)
 
 
 class Throughput(TrainerCallback):
-    """Adds `tokens_per_second` and `mfu` to every log: training steps and data loading, without evaluation and saving.
+    """Add `tokens_per_second` and `mfu` to every log, over training steps and data loading; not evaluation and saving.
 
-    Model FLOPs utilisation after PaLM (Chowdhery et al., 2022, appendix B): 6 N + 12 L H Q A FLOPs a token, forward
-    and backward, recomputation not counted; N the parameters without the embedding lookup (frozen ones cost 4), A the
-    mean length of document that a token attends in, so that what isolation saves is not counted as done; nor are the
-    logits of prompts, where the model skips them. The peak is the data sheet's dense bfloat16 rate, or where the device
-    is not known (a CPU) the rate of a matrix product measured here.
+    Model FLOPs utilisation as in PaLM (Chowdhery et al., 2022, appendix B): 6 N + 12 L H Q A FLOPs a token, forward
+    and backward, without recomputation. N: parameters without the embedding lookup (frozen ones cost 4 each). L, H, Q:
+    layers, heads, head size. A: length of the document that a token attends in, averaged over the tokens, because
+    isolated documents cost less than the whole row. Logits that the model skips are not counted either. The peak is the
+    data sheet's dense bfloat16 rate; for an unknown device (a CPU), the rate of a matrix product measured here.
+
+    Args:
+        attended: see `mean_attended_length`.
+        logits_share: see `logits_share`.
     """
 
-    def __init__(self, model: PreTrainedModel, attended: float, predicting: float):
-        self.flops_per_token = flops_per_token(model, attended, predicting)
+    def __init__(self, model: PreTrainedModel, attended: float, logits_share: float):
+        self.flops_per_token = flops_per_token(model, attended, logits_share)
         self.seconds = self.total_seconds = 0.0
         self.tokens = self.total_tokens = 0
 
@@ -41,7 +45,7 @@ class Throughput(TrainerCallback):
         self.tokens, self.seen = self.tokens + state.num_input_tokens_seen - self.seen, state.num_input_tokens_seen
 
     def on_evaluate(self, args, state, control, **kwargs):
-        self.mark = None  # other callbacks have work of their own now
+        self.mark = None  # stop the clock until the next step: evaluation, and other callbacks, take time now
 
     on_save = on_evaluate
 
@@ -59,6 +63,7 @@ class Throughput(TrainerCallback):
         self.tokens, self.seconds = 0, 0.0
 
     def figures(self, tokens: int, seconds: float, world_size: int) -> dict[str, float]:
+        """The two figures for `tokens` of all ranks in `seconds`."""
         rate = tokens / seconds
         return {
             "tokens_per_second": round(rate, 1),
@@ -72,35 +77,38 @@ class Throughput(TrainerCallback):
         return {f"train_{key}": value for key, value in figures.items()}
 
 
-def flops_per_token(model: PreTrainedModel, attended: float, predicting: float = 1.0) -> float:
-    """FLOPs that one token costs in training.
+def flops_per_token(model: PreTrainedModel, attended: float, logits_share: float = 1.0) -> float:
+    """FLOPs that training on one token takes.
 
     Args:
-        attended: mean number of tokens in its document.
-        predicting: share of the tokens whose logits are computed.
+        attended: tokens of the document that a token is in, on average.
+        logits_share: share of the tokens whose logits are computed.
     """
     config = model.config.get_text_config()
     embedding = model.get_input_embeddings().weight
     head = model.get_output_embeddings().weight
-    size = getattr(embedding, "ds_numel", embedding.numel())  # of the head too
-    heads = getattr(config, "num_attention_heads", 0)  # none in a state-space model
+    size = getattr(embedding, "ds_numel", embedding.numel())  # the output matrix has as many elements
+    heads = getattr(config, "num_attention_heads", 0)  # a state-space model has none
     head_size = getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)
     trained = count_parameters(model, trained=True)
     frozen = count_parameters(model) - trained
-    skipped = size * (1 - predicting) * (6 if head.requires_grad else 4)  # without logits
+    skipped = size * (1 - logits_share) * (6 if head.requires_grad else 4)
     if not config.tie_word_embeddings:
         skipped += size * (6 if embedding.requires_grad else 4)  # a lookup costs nothing
     return 6 * trained + 4 * frozen - skipped + 12 * config.num_hidden_layers * heads * head_size * attended
 
 
-def mean_attended(rows: Dataset) -> float:
-    """Mean over tokens of the length of the document piece that the token is in."""
+def mean_attended_length(rows: Dataset) -> float:
+    """Length of the document piece that a token is in, averaged over all tokens.
+
+    Example: pieces of 3 and 1 tokens: (3 + 3 + 3 + 1) / 4 = 2.5.
+    """
     lengths = np.concatenate([chunk.flatten().to_numpy() for chunk in column(rows, "lengths").chunks]).astype(float)
     return float((lengths**2).sum() / lengths.sum())
 
 
-def predicting_share(rows: Dataset, collator: PackingCollator) -> float:
-    """Share of the tokens whose logits are computed."""
+def logits_share(rows: Dataset, collator: PackingCollator) -> float:
+    """Share of the tokens whose logits are computed: with `skip_prompts`, the share with a label; otherwise 1."""
     if not collator.skip_prompts:
         return 1.0
     labels = [chunk.flatten().to_numpy() for chunk in column(rows, "labels").chunks]

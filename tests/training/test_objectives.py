@@ -22,6 +22,7 @@ from hf_llm.training.objectives import (
     SPECIAL_TOKENS,
     check_objective,
     masked_loss,
+    set_trainer_arguments,
     tokenize_and_pack,
     trainer_options,
 )
@@ -42,6 +43,7 @@ def new_run(
     args = TrainingArguments(str(folder), **STOCK | {"learning_rate": 3e-3} | settings)
     tokenizer = train_tokenizer(TEXTS, 300, special_tokens=SPECIAL_TOKENS[objective])
     check_objective(data_args, run_args, args, tokenizer)
+    set_trainer_arguments(args, data_args, run_args)
     set_seed(1)
     if objective == "masked":
         model_args = ModelArguments(model_type=model_type, config_overrides=overrides)
@@ -151,7 +153,7 @@ def test_a_masked_model_trains_without_packing(tmp_path):
 def test_layers_that_see_a_window_are_not_packed(tmp_path):
     """ModernBERT's would see whole documents."""
     modernbert = {"model_type": "modernbert", "overrides": ROBERTA}
-    with pytest.raises(ValueError, match="ModernBertForMaskedLM has layers that see a window alone"):
+    with pytest.raises(ValueError, match="ModernBertForMaskedLM has layers with a sliding attention window"):
         new_run(tmp_path, "masked", **modernbert)
     trainer, reports = new_run(tmp_path, "masked", packing=False, **modernbert, max_steps=2)
     assert np.isfinite(run_training(trainer, None, False, reports)["eval_loss"])
@@ -221,6 +223,18 @@ def test_a_stream_needs_an_end_and_one_reader(tmp_path):
     for settings, message in (({}, "has no end"), ({"max_steps": 1, "dataloader_num_workers": 1}, "reads ahead")):
         with pytest.raises(ValueError, match=message):
             new_run(tmp_path, "causal", streaming=True, **settings)
+
+
+def test_the_check_of_an_objective_leaves_the_trainers_arguments_as_they_are(tmp_path):
+    """`set_trainer_arguments` alone changes them: for a stream, and for packed rows with hidden tokens."""
+    args = TrainingArguments(str(tmp_path), **STOCK | {"max_steps": 1})
+    run_args, data_args = PretrainArguments(objective="masked"), TextArguments(streaming=True)
+    before = args.to_dict() | {"accelerator_config": args.accelerator_config.to_dict()}
+    check_objective(data_args, run_args, args, train_tokenizer(TEXTS, 300, special_tokens=SPECIAL_TOKENS["masked"]))
+    assert args.to_dict() | {"accelerator_config": args.accelerator_config.to_dict()} == before
+    set_trainer_arguments(args, data_args, run_args)
+    assert args.ignore_data_skip and args.accelerator_config.dispatch_batches is False
+    assert args.include_num_input_tokens_seen == "all"
 
 
 def test_what_does_not_fit_the_objective_is_one_line(processes, corpus, tiny_base, tmp_path):

@@ -17,8 +17,8 @@ from hf_llm.data.packing import PackingCollator, pack
 from hf_llm.publishing import hub
 from hf_llm.training import throughput
 from hf_llm.training.checkpoints import check_weights, read_manifest, save_final_model
-from hf_llm.training.run import early_stopping, no_warning_of_tied_weights, plan_in_words, run_training
-from hf_llm.training.throughput import flops_per_token, mean_attended, predicting_share
+from hf_llm.training.run import describe_schedule, enable_early_stopping, hide_tied_weights_warning, run_training
+from hf_llm.training.throughput import flops_per_token, logits_share, mean_attended_length
 
 TOKENIZER = new_tokenizer()
 REPORTS = {"train": [packed(TEXTS, TOKENIZER)[2]], "eval": [packed(TEXTS[:7], TOKENIZER)[2]]}
@@ -99,16 +99,16 @@ def test_a_token_that_a_cut_leaves_over_does_not_stop_the_run(tmp_path):
 def test_early_stopping_needs_an_evaluation(tmp_path):
     """Without one it would never stop; without patience nothing changes."""
     args = new_trainer(tmp_path, TOKENIZER).args
-    assert early_stopping(args, None) == [] and not args.load_best_model_at_end
+    assert enable_early_stopping(args, None) == [] and not args.load_best_model_at_end
     with pytest.raises(ValueError, match=r"`--early_stopping_patience` needs .* add `--eval_strategy epoch`"):
-        early_stopping(args, 2)
+        enable_early_stopping(args, 2)
 
 
 def test_early_stopping_ends_the_run_and_keeps_the_best_weights(tmp_path):
     """Two evaluations after the best one it is over, and the weights of that one are what is left."""
     settings = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 20, "learning_rate": 3.0}
     args = new_trainer(tmp_path, TOKENIZER, **settings).args
-    callbacks = early_stopping(args, 2)
+    callbacks = enable_early_stopping(args, 2)
     trainer = new_trainer(tmp_path, TOKENIZER, args=args, callbacks=callbacks)
     metrics = run(trainer)
     losses = [log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log]
@@ -125,7 +125,7 @@ def test_a_resumed_run_ends_with_the_same_bits(finished, tmp_path, caplog):
     run(new_trainer(tmp_path, TOKENIZER, **EVERY_STEP), str(tmp_path / "checkpoint-2"))
     whole, resumed = load_file(folder / "model.safetensors"), load_file(tmp_path / "model.safetensors")
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
-    assert f"Going on from step 2: {tmp_path}/checkpoint-2" in caplog.messages
+    assert f"Resuming from step 2: {tmp_path}/checkpoint-2" in caplog.messages
 
 
 def test_no_weight_that_is_tied_is_called_missing(tmp_path, caplog, monkeypatch):
@@ -135,7 +135,7 @@ def test_no_weight_that_is_tied_is_called_missing(tmp_path, caplog, monkeypatch)
     checkpoint = str(run(whole) and tmp_path / "whole" / "checkpoint-2")
     for tied in (True, False):
         model, caplog.records[:] = new_model(tie_word_embeddings=tied), []
-        with no_warning_of_tied_weights(model):
+        with hide_tied_weights_warning(model):
             new_trainer(tmp_path / "again", TOKENIZER, model)._load_from_checkpoint(checkpoint)
         assert any("missing keys" in message for message in caplog.messages) != tied
 
@@ -174,7 +174,7 @@ def test_more_steps_than_the_checkpoint_had_are_trained(finished, tmp_path, capl
     shutil.copytree(finished[2] / "checkpoint-4", tmp_path / "checkpoint-4")
     trainer = new_trainer(tmp_path, TOKENIZER, max_steps=6)
     run(trainer, str(tmp_path / "checkpoint-4"))
-    assert trainer.state.global_step == 6 and "made for 4 steps, and goes on as one for 6" in caplog.text
+    assert trainer.state.global_step == 6 and "made for 4 steps, and continues as one for 6" in caplog.text
 
 
 def test_early_stopping_is_resumed_with_the_patience_that_was_left(tmp_path):
@@ -183,7 +183,7 @@ def test_early_stopping_is_resumed_with_the_patience_that_was_left(tmp_path):
 
     def start(folder, checkpoint=None):
         args = new_trainer(folder, TOKENIZER, **settings).args
-        trainer = new_trainer(folder, TOKENIZER, args=args, callbacks=early_stopping(args, 2))
+        trainer = new_trainer(folder, TOKENIZER, args=args, callbacks=enable_early_stopping(args, 2))
         return run(trainer, checkpoint)["eval_loss"], trainer.state.global_step
 
     loss, last = start(tmp_path / "whole")
@@ -289,29 +289,29 @@ def test_flops_of_a_token_equal_a_count_by_hand(tied):
     attention = 12 * layers * heads * head * 10
     assert flops_per_token(model, attended=10.0) == 6 * parameters + attention
     without_logits = parameters - 0.75 * vocab * hidden
-    assert flops_per_token(model, attended=10.0, predicting=0.25) == 6 * without_logits + attention
+    assert flops_per_token(model, attended=10.0, logits_share=0.25) == 6 * without_logits + attention
 
 
 def test_a_token_attends_in_its_own_document():
     """Pieces of 3 and 1 token: three tokens are in a piece of 3, one in a piece of 1."""
     rows = packed(["x"], TOKENIZER)[1].select([0]).map(lambda row: {"lengths": [3, 1]})
-    assert mean_attended(rows) == pytest.approx((3 * 3 + 1) / 4)
+    assert mean_attended_length(rows) == pytest.approx((3 * 3 + 1) / 4)
 
 
 def test_logits_that_are_skipped_do_not_count_as_done():
     """One label in four tokens, where the collator skips prompts."""
     rows = Dataset.from_list([{"labels": [-100, -100, 5]}, {"labels": [-100]}])
-    assert predicting_share(rows, PackingCollator(0, skip_prompts=True)) == 0.25
-    assert predicting_share(rows, PackingCollator(0)) == 1
+    assert logits_share(rows, PackingCollator(0, skip_prompts=True)) == 0.25
+    assert logits_share(rows, PackingCollator(0)) == 1
 
 
 def test_a_run_says_how_many_steps_its_rows_make():
     """By epochs, or by steps; packed rows are fewer than examples."""
     plan = {"train_batch_size": 4, "gradient_accumulation_steps": 2, "world_size": 2, "dataloader_drop_last": False}
     plan |= {"num_train_epochs": 3, "max_steps": -1, "learning_rate": 5e-5}
-    said = plan_in_words(SimpleNamespace(**plan), 33)
+    said = describe_schedule(SimpleNamespace(**plan), 33)
     assert said == "33 rows, 16 a step: 3 steps an epoch, 9 in all at learning rate 5e-05"
-    assert "20 in all" in plan_in_words(SimpleNamespace(**plan | {"max_steps": 20}), 33)
+    assert "20 in all" in describe_schedule(SimpleNamespace(**plan | {"max_steps": 20}), 33)
 
 
 def test_throughput_counts_training_and_leaves_out_evaluation_and_saving(tmp_path, monkeypatch):
@@ -343,7 +343,7 @@ def test_throughput_counts_training_and_leaves_out_evaluation_and_saving(tmp_pat
 
     logs = [log for log in trainer.state.log_history if "loss" in log]
     assert len(logs) == 4
-    flops = flops_per_token(trainer.model, mean_attended(trainer.train_dataset))
+    flops = flops_per_token(trainer.model, mean_attended_length(trainer.train_dataset))
     for log in logs:
         assert round(2 * log["tokens_per_second"]) in lengths
         assert log["mfu"] == pytest.approx(log["tokens_per_second"] * flops / 1e6, rel=1e-2)
