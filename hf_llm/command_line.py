@@ -336,7 +336,7 @@ def build_training_arguments(values: dict[str, Any]) -> "TrainingArguments":  # 
         share_cores()
     if values["disable_tqdm"]:
         hide_progress()
-    prepare_deepspeed(values)
+    prepare_deepspeed(values, script=sys.argv[0])
     if values["push_to_hub"]:
         check_push(values)
         # What is published by mistake cannot be taken back.

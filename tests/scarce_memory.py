@@ -10,7 +10,7 @@ import sys
 from hf_llm.distributed import zero
 
 if __name__ == "__main__":
-    zero.fits = lambda model: False
+    zero.fit_in_memory = lambda model: False
     sys.argv = sys.argv[1:]
     sys.path[0] = os.path.dirname(sys.argv[0])
     runpy.run_path(sys.argv[0], run_name="__main__")

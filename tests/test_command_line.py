@@ -260,7 +260,7 @@ def test_a_list_given_twice_is_refused(parse, capsys):
 def test_shipped_files_parse(path, monkeypatch):
     """Every key is known and every value has its type; a DeepSpeed JSON that is named is there."""
 
-    def without_launcher(values):
+    def without_launcher(values, script):
         assert values["deepspeed"] is None or (CONFIGS.parent.parent / values["deepspeed"]).is_file()
         values |= {"deepspeed": None, "use_cpu": True}
 

@@ -1,1 +1,1 @@
-"""DeepSpeed and ranks: the configuration, the processes, proof that ZeRO is in force."""
+"""DeepSpeed and ranks: the configuration, the processes, and the check that ZeRO is in force."""

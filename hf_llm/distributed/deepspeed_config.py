@@ -9,15 +9,15 @@ import torch
 from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 
-from hf_llm.distributed.ranks import set_up_ranks, use_cpu_ranks
+from hf_llm.distributed.ranks import check_launch, set_single_rank, set_up_cpu_ranks
 from hf_llm.mappings import read_json
 
 REFUSED_BLOCKS = {
     "optimizer": "it would silently win over `--learning_rate`, `--weight_decay` and `--optim`: remove it",
     "scheduler": "it would silently win over `--lr_scheduler_type` and `--warmup_steps`: remove it",
-    "bfloat16": "not read beside `bf16`: rename it",
+    "bfloat16": "DeepSpeed ignores it if there is a `bf16` block: rename it to that",
 }
-# Settings of `accelerate launch` that would do nothing beside a JSON.
+# Settings of `accelerate launch` that a JSON overrules.
 LAUNCHER_FLAGS = {
     "ACCELERATE_DEEPSPEED_ZERO_STAGE": "--zero_stage",
     "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "--offload_optimizer_device",
@@ -27,31 +27,33 @@ LAUNCHER_FLAGS = {
 }
 
 
-def prepare_deepspeed(values: dict[str, Any]) -> None:
-    """Make the DeepSpeed run that was asked for the one that will happen. Call before `TrainingArguments(**values)`.
+def prepare_deepspeed(values: dict[str, Any], script: str = "SCRIPT") -> None:
+    """Change `values` and the environment in place so that `TrainingArguments(**values)` really runs DeepSpeed.
 
-    Reads and checks the JSON, fills in what it leaves out, and sets up the ranks: one, if there is no launcher. Where
-    there is no GPU, the same JSON runs on CPU ranks over gloo. Nobody asked for DeepSpeed: nothing happens.
+    The JSON is read, checked and completed, and this process becomes the only rank if there is no launcher. Without a
+    GPU, the same JSON runs on CPU ranks over gloo. Without `--deepspeed`, nothing is changed.
 
     Args:
-        values: field values of `TrainingArguments`, modified in place; `deepspeed` becomes the complete JSON object.
+        values: field values of `TrainingArguments`; `deepspeed` becomes the complete JSON object.
+        script: named in the launch commands that error messages suggest.
 
     Raises:
         ValueError: an unreadable JSON; conflicts with `values`, all in one line; a launch that would run without
-            DeepSpeed, with a configuration that no file shows, or with fewer ranks than asked for.
+            DeepSpeed, with a configuration that is in no file, or with fewer ranks than asked for.
     """
     if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
-        adopt_launcher_config(values)
+        values["deepspeed"] = choose_config(values.get("deepspeed"))
     if not values.get("deepspeed"):
         return
     name, config = read_json(values["deepspeed"], "--deepspeed")
     on_cpu = not torch.accelerator.is_available()
-    set_up_ranks(on_cpu, asked_for_cpu=values.get("use_cpu") or parse_flag_from_env("ACCELERATE_USE_CPU"))
+    check_launch(on_cpu, values.get("use_cpu") or parse_flag_from_env("ACCELERATE_USE_CPU"), script)
+    set_single_rank()
     try:
         check_consistency(config, values, int(os.environ["WORLD_SIZE"]))
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    # A key left out is not "auto": DeepSpeed would clip nothing and accumulate nothing, whatever the flags say.
+    # DeepSpeed does not treat a missing key as "auto": it would not clip or accumulate, whatever the flags say.
     for key in expected_values(values, world_size=1):
         block, _, leaf = key.rpartition(".")
         (config.setdefault(block, {}) if block else config).setdefault(leaf, "auto")
@@ -59,34 +61,36 @@ def prepare_deepspeed(values: dict[str, Any]) -> None:
         # Without it `save_model` writes no weights.
         config["zero_optimization"].setdefault("stage3_gather_16bit_weights_on_model_save", True)
     if on_cpu:
-        use_cpu_ranks(config, values)
+        set_up_cpu_ranks(config, values)
     values["deepspeed"] = config
 
 
 def check_consistency(config: dict[str, Any], values: dict[str, Any], world_size: int) -> None:
-    """Compare a DeepSpeed JSON with field values of `TrainingArguments` and the launcher's; `"auto"` always agrees.
+    """Compare a DeepSpeed JSON with field values of `TrainingArguments` and the launcher's settings.
+
+    `"auto"` agrees with every value.
 
     Raises:
         ValueError: one line with every conflict, each with its remedy.
     """
     conflicts = [f"`{key}` block: {reason}" for key, reason in REFUSED_BLOCKS.items() if key in config]
     blocks = ("zero_optimization", "bf16", "fp16")
-    conflicts += [f"`{key}` is no JSON object" for key in blocks if not isinstance(config.get(key, {}), dict)]
+    conflicts += [f"`{key}` is not a JSON object" for key in blocks if not isinstance(config.get(key, {}), dict)]
     for key, (expected, flags) in expected_values(values, world_size).items():
-        found = get(config, key)
-        if found not in (None, "auto", expected):
-            conflicts.append(f'`{key}` is {json.dumps(found)}, but {flags}: write "auto"')
-    stage = get(config, "zero_optimization.stage")
+        value = get_dotted_key(config, key)
+        if value not in (None, "auto", expected):
+            conflicts.append(f'`{key}` is {json.dumps(value)}, but {flags}: write "auto"')
+    stage = get_dotted_key(config, "zero_optimization.stage")
     gather = "zero_optimization.stage3_gather_16bit_weights_on_model_save"
-    if stage == 3 and get(config, gather) is False:
+    if stage == 3 and get_dotted_key(config, gather) is False:
         conflicts.append(f"`{gather}` is false: no weights would be saved at the end, write true")
-    if type(stage) is not int or not 0 <= stage <= 3:  # nor "auto": accelerate would take 2 by itself
+    if type(stage) is not int or not 0 <= stage <= 3:  # nor is "auto" allowed: accelerate would choose 2
         conflicts.append(f"`zero_optimization.stage` is {json.dumps(stage)}: write 0, 1, 2 or 3")
         stage = 3
-    for part, lowest in (("offload_optimizer", 1), ("offload_param", 3)):
-        key = f"zero_optimization.{part}.device"
-        device = get(config, key)
-        if device not in (None, "none", "cpu", "nvme"):  # nor "auto": accelerate would take none by itself
+    for block, lowest in (("offload_optimizer", 1), ("offload_param", 3)):
+        key = f"zero_optimization.{block}.device"
+        device = get_dotted_key(config, key)
+        if device not in (None, "none", "cpu", "nvme"):  # nor is "auto" allowed: accelerate would choose none
             conflicts.append(f"`{key}` is {json.dumps(device)}: write none, cpu or nvme")
         elif device in ("cpu", "nvme") and stage < lowest:
             conflicts.append(f'`{key}` is "{device}" in stage {stage}: needs stage {lowest} or higher')
@@ -103,7 +107,11 @@ def check_consistency(config: dict[str, Any], values: dict[str, Any], world_size
 
 
 def expected_values(values: dict[str, Any], world_size: int) -> dict[str, tuple[Any, str]]:
-    """The keys that `TrainingArguments` decides too: its value, and the flags it comes from."""
+    """Return the values of the JSON's keys that follow from `TrainingArguments`.
+
+    Returns:
+        For each dotted key the expected value, and the flags that it comes from, in words.
+    """
     values = {field.name: field.default for field in fields(TrainingArguments)} | values
     flags = {name: f"`--{name}` is {value}" for name, value in values.items()}
     batch, accumulation = values["per_device_train_batch_size"], values["gradient_accumulation_steps"]
@@ -119,21 +127,25 @@ def expected_values(values: dict[str, Any], world_size: int) -> dict[str, tuple[
     }
 
 
-def get(config: Any, key: str) -> Any:
-    """The value at a dotted key, None where there is none."""
-    for part in key.split("."):
-        config = config.get(part) if isinstance(config, dict) else None
+def get_dotted_key(config: Any, key: str) -> Any:
+    """Return the value at a dotted key such as `zero_optimization.stage`; None if it is missing."""
+    for name in key.split("."):
+        config = config.get(name) if isinstance(config, dict) else None
     return config
 
 
-def adopt_launcher_config(values: dict[str, Any]) -> None:
-    """Take the JSON that `accelerate launch` was given; stop where accelerate would make up one of its own."""
+def choose_config(deepspeed: str | dict[str, Any] | None) -> str | dict[str, Any]:
+    """Return `--deepspeed`, or else the JSON file that `accelerate launch --use_deepspeed` was started with.
+
+    Raises:
+        ValueError: both are named and differ; or neither is, and accelerate would use a configuration of its own.
+    """
     path = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
-    if path and values.get("deepspeed") not in (None, path):
-        raise ValueError(f"`--deepspeed_config_file` `{path}` beside another `--deepspeed`: name one JSON")
-    values["deepspeed"] = values.get("deepspeed") or path
-    if not values["deepspeed"]:
+    if path and deepspeed not in (None, path):
+        raise ValueError(f"`--deepspeed_config_file` is `{path}` and `--deepspeed` another file: name one JSON")
+    if not (deepspeed or path):
         raise ValueError(
             "`accelerate launch --use_deepspeed` without a JSON: add `--deepspeed ds_configs/zero2.json`, or launch "
             "without `--use_deepspeed`"
         )
+    return deepspeed or path

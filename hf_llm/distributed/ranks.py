@@ -1,8 +1,7 @@
-"""The processes of a run: started where no launcher did, on GPUs or on the CPU, and ended."""
+"""The processes of a DeepSpeed run: checked, set up without a launcher, moved to the CPU, and ended."""
 
 import os
 import socket
-import sys
 import warnings
 from datetime import timedelta
 from typing import Any
@@ -13,12 +12,20 @@ from accelerate.utils import get_int_from_env
 
 from hf_llm.mappings import read_json
 
-LAUNCH = "accelerate launch --use_deepspeed --num_processes {} {} ..."
+LAUNCH = "accelerate launch --use_deepspeed --num_processes {} {} ..."  # ranks, script
 
 
-def set_up_ranks(on_cpu: bool, asked_for_cpu: bool) -> None:
-    """Stop where a launcher is missing or starts too few; on one device, make this process the only rank."""
-    script = sys.argv[0]
+def check_launch(on_cpu: bool, asked_for_cpu: bool, script: str) -> None:
+    """Refuse a launch that would start too few ranks, or that would use the GPUs against the user's wish.
+
+    Args:
+        on_cpu: whether there is no GPU.
+        asked_for_cpu: `--use_cpu`, or `--cpu` of the launcher.
+        script: named in the commands that the messages suggest.
+
+    Raises:
+        ValueError: the message has the command to use instead.
+    """
     if asked_for_cpu and not on_cpu:
         command = LAUNCH.format(2, script)
         raise ValueError(
@@ -38,36 +45,51 @@ def set_up_ranks(on_cpu: bool, asked_for_cpu: bool) -> None:
             f"`--deepspeed` on {ranks} devices needs a launcher: {LAUNCH.format(ranks, script)} (to use one of them: "
             f"CUDA_VISIBLE_DEVICES=0 python {script} ...)"
         )
+
+
+def set_single_rank() -> None:
+    """Set the environment variables by which this process is the only rank, unless a launcher has set its own."""
+    if "RANK" in os.environ:
+        return
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
 
 
-def use_cpu_ranks(config: dict[str, Any], values: dict[str, Any]) -> None:
-    """Start gloo, and change what is meant for GPUs."""
+def set_up_cpu_ranks(config: dict[str, Any], values: dict[str, Any]) -> None:
+    """Start the process group over gloo, and replace in place the settings that need a GPU.
+
+    Args:
+        config: the DeepSpeed JSON object.
+        values: field values of `TrainingArguments`; `ddp_timeout` is in seconds.
+
+    Raises:
+        ValueError: `--fp16`.
+    """
     if values.get("fp16"):
         raise ValueError("`--fp16` needs a GPU: on CPU ranks use `--bf16`, or float32")
     os.environ.update(DS_ACCELERATOR="cpu", ACCELERATE_USE_DEEPSPEED="true", ACCELERATE_USE_CPU="false")
     import deepspeed
 
-    # Shared-memory collectives serve tensor-parallel inference only, and want a compiler and a minute at first use.
+    # Shared-memory collectives are for tensor-parallel inference, and are compiled for a minute at first use.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     PartialState(backend="gloo", timeout=timedelta(seconds=values.get("ddp_timeout", 1800)))
     _, accelerator_config = read_json(values.get("accelerator_config") or {}, "--accelerator_config")
     values["accelerator_config"] = accelerator_config | {"use_configured_state": True}
-    # Beside a configured state use_cpu cannot switch DeepSpeed off; it lets bf16 through and pins no memory.
+    # With a configured state, use_cpu does not switch DeepSpeed off; it allows bf16 and pins no memory.
     values["use_cpu"] = True
-    # DeepSpeed calls gloo by names that torch calls outdated, with a line on stderr at every call.
+    # DeepSpeed calls gloo by names that torch has deprecated, with a line on stderr at every call.
     warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
     config["zero_optimization"]["overlap_comm"] = False  # needs streams
-    # The weights are on the CPU anyway: torch's AdamW needs no compiler, as DeepSpeedCPUAdam does.
+    # The weights are on the CPU anyway, and torch's AdamW needs no compiler, unlike DeepSpeedCPUAdam.
     config.setdefault("zero_force_ds_cpu_optimizer", False)
 
 
 def shut_down() -> None:
-    """Part from the other ranks, as the last act of a run that went well: a process group that outlives the
-    interpreter may abort a finished run. Not for `finally`: a rank that failed would leave the others waiting here.
+    """Wait for the other ranks and end the process group: one that outlives the interpreter may abort a finished run.
+
+    Call it last, and not in a `finally` block: a rank that failed would make the others wait here.
     """
     if torch.distributed.is_initialized():
         torch.distributed.barrier()

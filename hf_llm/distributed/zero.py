@@ -1,4 +1,4 @@
-"""Proof that DeepSpeed is in force, and the weights of ZeRO-3 gathered for evaluation."""
+"""Checks that DeepSpeed is in force, and gathers the weights of ZeRO-3 for evaluation."""
 
 import contextlib
 import logging
@@ -15,17 +15,21 @@ logger = logging.getLogger(__name__)
 
 
 class DeepSpeedInForce(TrainerCallback):
-    """Stops a run in which the DeepSpeed that was asked for is not the one at work. Without `--deepspeed`: nothing.
+    """Stops a run that does not use DeepSpeed as it was asked for. Without `--deepspeed` it does nothing.
 
-    Looks, once the Trainer has wrapped the model, at the engine, its ZeRO stage, where offloaded tensors are, and
-    whether each rank holds its own part of the optimizer (in stage 3 of the parameters too).
+    When the Trainer has wrapped the model, this callback checks the engine, its ZeRO stage, the devices of offloaded
+    tensors, and that each rank holds only its share of the optimizer state (in stage 3 of the parameters too). It logs
+    one line with the number of elements that each rank holds.
+
+    Args:
+        trainer: the Trainer that the callback is added to.
+
+    Raises:
+        RuntimeError: the message says what was asked for and what is in force.
 
     Example:
         >>> trainer = Trainer(model, args, train_dataset=rows)
         >>> trainer.add_callback(DeepSpeedInForce(trainer))
-
-    Raises:
-        RuntimeError: what was asked for, and what is in force.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -36,12 +40,11 @@ class DeepSpeedInForce(TrainerCallback):
             return
         from deepspeed import DeepSpeedEngine
 
+        setting = args.hf_deepspeed_config.get_value
         asked = {
-            "stage": args.hf_deepspeed_config.get_value("zero_optimization.stage"),
-            "offload_optimizer": args.hf_deepspeed_config.get_value(
-                "zero_optimization.offload_optimizer.device", "none"
-            ),
-            "offload_param": args.hf_deepspeed_config.get_value("zero_optimization.offload_param.device", "none"),
+            "stage": setting("zero_optimization.stage"),
+            "offload_optimizer": setting("zero_optimization.offload_optimizer.device", "none"),
+            "offload_param": setting("zero_optimization.offload_param.device", "none"),
         }
         engine = self.trainer.model_wrapped
         if not isinstance(engine, DeepSpeedEngine):
@@ -61,12 +64,16 @@ class DeepSpeedInForce(TrainerCallback):
             )
 
 
-def offload_device(engine: Any, part: str) -> str:
-    """Where `offload_optimizer` or `offload_param` has put its tensors: none, cpu or nvme."""
-    config = engine.zero_offload_optimizer() if part == "offload_optimizer" else engine.zero_offload_param()
+def offload_device(engine: Any, block: str) -> str:
+    """Return the device of offloaded tensors: none, cpu or nvme; with the real one if the tensors are elsewhere.
+
+    Args:
+        block: of the JSON, `offload_optimizer` or `offload_param`.
+    """
+    config = engine.zero_offload_optimizer() if block == "offload_optimizer" else engine.zero_offload_param()
     if config is None or config.device == "none":
         return "none"
-    if part == "offload_param":
+    if block == "offload_param":
         tensor = max(engine.module.parameters(), key=lambda parameter: parameter.ds_numel).ds_tensor
     elif engine.zero_optimization_stage() == 3:
         tensor = engine.optimizer.fp32_partitioned_groups_flat[0]
@@ -76,19 +83,22 @@ def offload_device(engine: Any, part: str) -> str:
 
 
 def partition_sizes(engine: Any, stage: int) -> dict[str, list[int]]:
-    """Elements of the optimizer (in stage 3 of the parameters too) on each rank.
+    """Count the elements of the optimizer state (in stage 3 of the parameters too) that each rank holds.
+
+    Returns:
+        For `optimizer` and `parameters` the number of elements on each rank.
 
     Raises:
         RuntimeError: a rank holds more than its share, or elements are missing.
     """
     sizes = {}
-    for name, (held, total, parts) in held_elements(engine, stage).items():
+    for name, (held, total, tensors) in count_elements(engine, stage).items():
         group = engine.optimizer.dp_process_group
         ranks = torch.distributed.get_world_size(group)
         sizes[name] = [0] * ranks
         torch.distributed.all_gather_object(sizes[name], held, group)
-        # Each part is padded: to a multiple of the ranks in stage 3, of twice the ranks in stages 1 and 2.
-        if sum(sizes[name]) < total or max(sizes[name]) > math.ceil(total / ranks) + 2 * parts:
+        # Each tensor is padded: to a multiple of the ranks in stage 3, of twice the ranks in stages 1 and 2.
+        if sum(sizes[name]) < total or max(sizes[name]) > math.ceil(total / ranks) + 2 * tensors:
             raise RuntimeError(
                 f"asked for ZeRO stage {stage} on {ranks} ranks, but of the {total} elements of the {name} they hold "
                 f"{sizes[name]}"
@@ -96,8 +106,13 @@ def partition_sizes(engine: Any, stage: int) -> dict[str, list[int]]:
     return sizes
 
 
-def held_elements(engine: Any, stage: int) -> dict[str, tuple[int, int, int]]:
-    """On this rank: elements held, elements in the whole model, and the parts they are divided in, one by one."""
+def count_elements(engine: Any, stage: int) -> dict[str, tuple[int, int, int]]:
+    """Count the elements of the optimizer state (in stage 3 of the parameters too) that this rank holds.
+
+    Returns:
+        For `optimizer` and `parameters`: elements on this rank, elements on all ranks, and the number of tensors that
+        are partitioned and padded each by itself. Empty in stage 0.
+    """
     parameters = list(engine.module.parameters())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if stage == 0:
@@ -119,12 +134,16 @@ def held_elements(engine: Any, stage: int) -> dict[str, tuple[int, int, int]]:
 
 @contextlib.contextmanager
 def gathered_weights(model: torch.nn.Module):
-    """Under ZeRO-3 all weights on every rank, if they fit, so that a forward pass is that of the plain model.
+    """Gather all weights of a ZeRO-3 model on every rank, if they fit, so that it can be called like a plain model.
 
-    Without ZeRO-3, nothing happens. The engine's hooks are off meanwhile: they would part the weights again.
+    The engine's hooks, which would partition the weights again, are removed meanwhile. Without ZeRO-3 nothing is done.
+
+    Args:
+        model: a model, or the DeepSpeedEngine around it.
 
     Yields:
-        The plain model; and whether its weights are still parted, so that all ranks must call it in step.
+        The model without the engine, and whether its weights are still partitioned: all ranks must then call it
+        together.
     """
     plain = getattr(model, "module", model)
     if not hasattr(model, "zero_optimization_stage") or model.zero_optimization_stage() != 3:
@@ -132,8 +151,8 @@ def gathered_weights(model: torch.nn.Module):
         return
     from deepspeed import zero
 
-    if not fits(plain):
-        logger.info("Weights are gathered layer by layer: all of them together do not fit in the memory that is free")
+    if not fit_in_memory(plain):
+        logger.info("Weights are gathered layer by layer: all of them together do not fit in the free memory")
         yield plain, True
         return
     offload = model.optimizer.parameter_offload
@@ -146,8 +165,8 @@ def gathered_weights(model: torch.nn.Module):
     offload.setup_zero_stage3_hooks()
 
 
-def fits(model: torch.nn.Module) -> bool:
-    """Whether all weights of a ZeRO-3 model fit into half of the memory that is free, on the rank with the least."""
+def fit_in_memory(model: torch.nn.Module) -> bool:
+    """Return whether all weights of a ZeRO-3 model fit in half of the free memory (bytes), on every rank."""
     needed = sum(parameter.ds_numel * parameter.element_size() for parameter in model.parameters())
     state = PartialState()
     if state.device.type == "cuda":

@@ -165,12 +165,12 @@ def test_the_tokenizer_comes_from_the_folder_or_is_trained(folder, tokenizer):
     """In this order: the checkpoint's tokenizer, `--tokenizer_name`, the model's own tokenizer, a new one."""
     rows = [{"text": text} for text in TEXTS]
     assert len(load_tokenizer(ModelArguments(vocab_size=280), rows)) == 280
-    for found in (
+    for loaded in (
         load_tokenizer(ModelArguments(model_name_or_path=str(folder))),
         load_tokenizer(ModelArguments(model_name_or_path="/no/such", tokenizer_name=str(folder))),
         load_tokenizer(ModelArguments(tokenizer_name="/no/such"), rows, checkpoint=str(folder)),
     ):
-        assert found.get_vocab() == tokenizer.get_vocab()
+        assert loaded.get_vocab() == tokenizer.get_vocab()
     with pytest.raises(ValueError, match="cannot load a tokenizer from `/no/such`"):
         load_tokenizer(ModelArguments(tokenizer_name="/no/such"))
 
@@ -235,18 +235,18 @@ def test_a_gguf_file_loads_and_saves_like_any_model(tmp_path, tokenizer):
     write_gguf(path, original, tokenizer)
 
     arguments = ModelArguments(model_name_or_path=str(path))
-    found = load_tokenizer(arguments)
+    own_tokenizer = load_tokenizer(arguments)
     ids = tokenizer(TEXTS[5]).input_ids
-    assert found(TEXTS[5]).input_ids == ids and len(found) == len(tokenizer)
-    assert (found.eos_token, found.pad_token) == (tokenizer.eos_token, tokenizer.pad_token)
+    assert own_tokenizer(TEXTS[5]).input_ids == ids and len(own_tokenizer) == len(tokenizer)
+    assert (own_tokenizer.eos_token, own_tokenizer.pad_token) == (tokenizer.eos_token, tokenizer.pad_token)
 
-    model = load_model(arguments, found, max_length=64).eval()
+    model = load_model(arguments, own_tokenizer, max_length=64).eval()
     model.save_pretrained(tmp_path / "saved")
-    found.save_pretrained(tmp_path / "saved")
+    own_tokenizer.save_pretrained(tmp_path / "saved")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", dtype=torch.float32).eval()
     with torch.no_grad():
-        wanted, loaded, reloaded = (m(torch.tensor([ids])).logits for m in (original, model, again))
-    assert relative_error(loaded, wanted) < 2e-6
+        expected, loaded, reloaded = (m(torch.tensor([ids])).logits for m in (original, model, again))
+    assert relative_error(loaded, expected) < 2e-6
     assert torch.equal(loaded, reloaded)
     assert load_tokenizer(ModelArguments(model_name_or_path=str(tmp_path / "saved")))(TEXTS[5]).input_ids == ids
 
@@ -274,7 +274,7 @@ def test_an_adapter_is_loaded_on_its_base(folder, tmp_path, tokenizer, with_toke
     model, loaded = load_for_generation(str(tmp_path / "adapter"), dtype="float32")
     ids = torch.arange(20)[None]
     with torch.no_grad():
-        assert relative_error(model(ids).logits, trained(ids).logits) < 1e-5
+        assert relative_error(model(ids).logits, trained(ids).logits) < 4e-6
         assert not torch.allclose(model(ids).logits, load_for_generation(str(folder), dtype="float32")[0](ids).logits)
     assert loaded.get_vocab() == tokenizer.get_vocab()
 
@@ -307,11 +307,8 @@ def test_rotary_frequencies_stay_exact_in_bfloat16(folder, tmp_path, tokenizer, 
 def test_weights_under_adapters_are_bfloat16_with_bf16():
     """They are frozen, so float32 would only cost memory; without adapters the weights are float32."""
     assert frozen_weight_options(AdapterArguments(lora_r=4), bf16=True) == {"dtype": torch.bfloat16}
-    assert (
-        frozen_weight_options(AdapterArguments(lora_r=4), bf16=False)
-        == frozen_weight_options(AdapterArguments(), True)
-        == {}
-    )
+    assert frozen_weight_options(AdapterArguments(lora_r=4), bf16=False) == {}
+    assert frozen_weight_options(AdapterArguments(), bf16=True) == {}
 
 
 @pytest.mark.parametrize("options", [{"use_dora": True}, {"load_in_4bit": True}, {"lora_alpha": 32}])

@@ -1,0 +1,71 @@
+"""A run without the DeepSpeed that was asked for stops; a run with it logs what each rank holds."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from hf_llm.distributed.zero import DeepSpeedInForce
+
+ROOT = Path(__file__).parent.parent.parent
+ZERO2 = str(ROOT / "ds_configs" / "zero2.json")
+
+
+def test_a_model_without_an_engine_stops_the_run():
+    """The message says what was asked for and the class of the model."""
+    trainer = SimpleNamespace(model_wrapped=torch.nn.Linear(1, 1))
+    asked = SimpleNamespace(get_value=lambda key, default=None: default or 2)
+    args = SimpleNamespace(deepspeed=ZERO2, hf_deepspeed_config=asked)
+    with pytest.raises(RuntimeError, match=r"asked for DeepSpeed .*'stage': 2.* the model is a Linear"):
+        DeepSpeedInForce(trainer).on_train_begin(args, SimpleNamespace(is_world_process_zero=True), None)
+
+
+DRIVER = """
+import logging, sys
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from hf_llm.distributed.deepspeed_config import prepare_deepspeed
+from hf_llm.distributed.ranks import shut_down
+from hf_llm.distributed.zero import DeepSpeedInForce
+
+logging.basicConfig()
+logging.getLogger("hf_llm").setLevel(logging.INFO)
+values = dict(output_dir=sys.argv[1], deepspeed=sys.argv[2], max_steps=2, report_to="none", save_strategy="no")
+if sys.argv[3] == "prepared":
+    prepare_deepspeed(values)
+args = TrainingArguments(**values)
+sizes = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=64)
+rows = [{"input_ids": [i, 1, 2, 3], "labels": [i, 1, 2, 3]} for i in range(64)]
+trainer = Trainer(LlamaForCausalLM(LlamaConfig(**sizes)), args, train_dataset=rows)
+trainer.add_callback(DeepSpeedInForce(trainer))
+trainer.train()
+shut_down()
+"""
+
+
+def run_driver(tmp_path, launcher, mode, **environment):
+    script = tmp_path / "driver.py"
+    script.write_text(DRIVER)
+    command = [sys.executable, *launcher, str(script), str(tmp_path), ZERO2, mode]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
+    return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+
+
+def test_zero2_is_in_force_on_two_cpu_ranks(tmp_path):
+    """Each of the two holds half of the optimizer state."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    run = run_driver(tmp_path, launcher, "prepared")
+    assert run.returncode == 0, run.stderr
+    # 2 * 64 * 32 embedding and head, 4 * 32 * 32 attention, 3 * 32 * 32 MLP, 3 * 32 norms: 11,360 elements in all.
+    assert "DeepSpeed in force: DeepSpeedEngine, ZeRO {'stage': 2" in run.stderr
+    assert "2 ranks on cpu, torch.float32; elements held by each rank: {'optimizer': [5680, 5680]}" in run.stderr
+
+
+def test_a_run_that_drops_deepspeed_stops(tmp_path):
+    """With the variable that `accelerate launch --cpu` sets, the Trainer would train without DeepSpeed."""
+    run = run_driver(tmp_path, [], "unprepared", ACCELERATE_USE_CPU="True")
+    assert run.returncode != 0
+    assert "RuntimeError: asked for DeepSpeed" in run.stderr and "the model is a LlamaForCausalLM" in run.stderr
