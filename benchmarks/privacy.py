@@ -41,7 +41,7 @@ def with_hf_llm(text: str) -> list[Span]:
     """The spans that the anonymizer would replace, under Presidio's names."""
     names, found = {ours: theirs for theirs, ours in TYPES.items()}, []
     for kind in KINDS:
-        for match in re.finditer(kind.pattern, text, re.ASCII) if re.search(kind.needs, text, re.ASCII) else ():
+        for match in re.finditer(kind.pattern, text, re.ASCII) if re.search(kind.prefilter, text, re.ASCII) else ():
             start, end = match.span("value" if match.groupdict().get("value") else 0)
             free = all(end <= other or start >= stop for _, other, stop in found)
             if free and kind.accepts(text[start:end], text[max(0, start - 40) : start], text[end : end + 12]):

@@ -24,8 +24,8 @@ from datatrove.pipeline.filters import (
     gopher_repetition_filter,
 )
 
-from hf_llm.preparation.cleaning import tidy
-from hf_llm.preparation.quality import RULES, Page, without_bad_lines
+from hf_llm.preparation.cleaning import trim_whitespace
+from hf_llm.preparation.quality import RULES, Page, drop_c4_lines
 
 FILTERS = {
     "gopher": GopherQualityFilter(),
@@ -57,7 +57,7 @@ def texts_of(path: Path) -> list[str]:
 
 
 def ours(rule: str, text: str) -> str | None:
-    return RULES[rule](Page(tidy(without_bad_lines(text)) if rule == "c4" else text))
+    return RULES[rule](Page(trim_whitespace(drop_c4_lines(text)) if rule == "c4" else text))
 
 
 def theirs(rule: str, text: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What a preparation did to the rows: counted while it runs, and told to a person at its end."""
+"""Count what the preparation does to the rows while it runs, and list the dropped rows at its end."""
 
 from collections import Counter
 from pathlib import Path
@@ -11,12 +11,12 @@ from pyarrow.csv import CSVWriter, WriteOptions
 from hf_llm.preparation.row_steps import EXCERPT
 from hf_llm.preparation.spool import Spool
 
-# Of single texts, then of all together.
+# First the steps for one text at a time, then those that compare all texts.
 STEPS = ("read", "cleaning", "length", "language", "quality", "decontamination", "anonymization")
 STEPS += ("exact duplicates", "near duplicates", "repeated passages")
 UNREADABLE = "cannot be read"
-DROPPED = "dropped.tsv.gz"  # nothing that is read as text: it lies beside the shards
-DROPPED_ROWS = pa.schema(
+DROPPED_FILE = "dropped.tsv.gz"  # an extension that no reader takes for text, since it is in the folder of the shards
+DROPPED_SCHEMA = pa.schema(
     [
         ("source", pa.string()),
         ("row", pa.int64()),
@@ -27,100 +27,115 @@ DROPPED_ROWS = pa.schema(
     ]
 )
 DROPPED_COLUMNS = ("begin", "end", "reason", "source", "row", "like_source", "like_row")
-Places = tuple[np.ndarray | list[int], np.ndarray | list[int]]
-SHOWN = 3  # dropped rows of each reason in the report
-SHOWN_UNREADABLE = 20
-BLOCK = 1_000_000  # dropped rows that are written together
+RowIds = tuple[
+    np.ndarray | list[int], np.ndarray | list[int]
+]  # for each row the number of its file, and its own in the file
+EXAMPLES = 3  # dropped rows of each reason in the report
+UNREADABLE_EXAMPLES = 20
+WRITE_ROWS = 1_000_000  # dropped rows that are written together
 
 
 class Funnel:
-    """How many rows and bytes of text come into each step, which it drops for what reason, how many it changes.
+    """Count the rows and bytes of text that enter each step, that it drops for each reason, and that it changes.
 
     Args:
-        dropped: empty; it gets a row for each one that is dropped.
+        names: names of the source files, by their numbers.
+        dropped: an empty spool; it gets one row for each dropped one.
     """
 
-    def __init__(self, dropped: Spool):
-        self.rows = {step: Counter() for step in STEPS}  # dropped ones by their reason
-        self.bytes: Counter[str] = Counter()  # by which a step makes the text smaller
+    def __init__(self, names: list[str], dropped: Spool):
+        self.dropped_rows = {step: Counter() for step in STEPS}  # by reason
+        self.removed_bytes: Counter[str] = Counter()  # by step: in dropped texts and in changed ones
         self.changed: Counter[str] = Counter()  # texts that a step changed
         self.read_rows = self.read_bytes = 0
-        self.unreadable: Counter[int] = Counter()  # rows, or whole files, by the number of their source
-        self.replaced: Counter[str] = Counter()  # values that were anonymised
+        self.unreadable: Counter[int] = Counter()  # rows, or 1 for a whole file, by the number of their source
+        self.replaced: Counter[str] = Counter()  # anonymized values by their kind
         self.examples: dict[str, list[dict]] = {}
-        self.passages: list[tuple[str, int]] = []  # the most frequent ones of those that were left out
-        self.dropped = dropped
-        self.reasons: dict[tuple[str, str], int] = {}  # and the numbers by which the dropped rows name them
+        self.passages: list[tuple[str, int]] = []  # the most frequent repeated passages and their counts
+        self.names, self.dropped = names, dropped
+        self.reasons: dict[tuple[str, str], int] = {}  # (step, reason) -> its code in `dropped`
 
-    def drop(
+    def count_dropped(
         self,
         step: str,
         reason: str,
-        rows: Places,
+        rows: RowIds,
         size: int,
-        like: Places | None = None,
+        duplicate_of: RowIds | None = None,
         details: list[str] | None = None,
     ) -> None:
-        """Count dropped rows.
+        """Count N dropped rows and store where they were.
 
         Args:
-            rows: the number of each one's source, and its own there.
-            size: bytes of them together.
-            like: the same of the earlier rows that they are like.
-            details: of each one, where they are noted in place of `reason`.
+            size: bytes of all their texts.
+            duplicate_of: the earlier rows of which they are duplicates, N too.
+            details: N messages that are stored instead of `reason`.
         """
         number = len(rows[0])
-        self.rows[step][reason] += number
-        self.bytes[step] += size
+        self.dropped_rows[step][reason] += number
+        self.removed_bytes[step] += size
         code = self.reasons.setdefault((step, reason), len(self.reasons))
         texts = pa.array(details) if details else pa.repeat(pa.scalar(""), number)
         columns = {"reason": np.full(number, code, np.int16)}
-        for kind, places in (("", rows), ("like_", like or ([-1] * number, [-1] * number))):
-            columns[f"{kind}source"] = np.array(places[0], np.int32)
-            columns[f"{kind}row"] = np.array(places[1], np.int64)
+        for prefix, ids in (("", rows), ("like_", duplicate_of or ([-1] * number, [-1] * number))):
+            columns[f"{prefix}source"] = np.array(ids[0], np.int32)
+            columns[f"{prefix}row"] = np.array(ids[1], np.int64)
         self.dropped.append(texts, columns)
 
-    def change(self, step: str, texts: int, size: int) -> None:
-        """Count texts that a step changed, and the bytes by which it made them smaller."""
+    def count_changed(self, step: str, texts: int, size: int) -> None:
+        """Count texts that a step changed, and the bytes that it removed from them."""
         self.changed[step] += texts
-        self.bytes[step] += size
+        self.removed_bytes[step] += size
 
-    def show(self, step: str, reason: str, place: str, text: str) -> None:
-        """Keep a dropped row for the report, if there are not enough of its kind."""
-        shown = self.examples.setdefault(f"{step}: {reason}", [])
-        if len(shown) < (SHOWN_UNREADABLE if reason == UNREADABLE else SHOWN):
-            shown.append({"place": place, "text": text[:EXCERPT]})
+    def add_example(self, step: str, reason: str, origin: str, text: str) -> None:
+        """Keep a dropped row as an example for the report, if there are not enough of its reason yet."""
+        examples = self.examples.setdefault(f"{step}: {reason}", [])
+        if len(examples) < (UNREADABLE_EXAMPLES if reason == UNREADABLE else EXAMPLES):
+            examples.append({"origin": origin, "text": text[:EXCERPT]})
+
+    def origin(self, source: int, row: int) -> str:
+        """Name a row in the report by its file and its number in the file."""
+        return f"{self.names[source]} row {row}"
+
+    def explain_empty(self) -> str:
+        """Explain in one line which step dropped the last row, and why."""
+        step = [name for name in STEPS if self.dropped_rows[name]][-1:] or ["read"]
+        reasons = [f"{reason} ({rows:,})" for reason, rows in self.dropped_rows[step[0]].most_common(3)]
+        reasons += [example["origin"] for example in self.examples.get(f"read: {UNREADABLE}", [])[:1]]
+        why = ", ".join(reasons) or "the files have no rows"
+        return f"no row of {self.read_rows:,} is left after the step `{step[0]}`: {why}"
 
     def steps(self) -> list[dict]:
-        """One entry for each step, in the order of the pipeline."""
+        """Return one entry of the manifest for each step, in the order of the pipeline."""
         rows, size, entries = self.read_rows, self.read_bytes, []
         for step in STEPS:
             entry = {"step": step, "rows_in": rows, "bytes_in": size}
-            rows, size = rows - self.rows[step].total(), size - self.bytes[step]
+            rows, size = rows - self.dropped_rows[step].total(), size - self.removed_bytes[step]
             entry |= {"rows_out": rows, "bytes_out": size, "changed": self.changed[step]}
-            entries.append(entry | {"dropped": dict(sorted(self.rows[step].items()))})
+            entries.append(entry | {"dropped": dict(sorted(self.dropped_rows[step].items()))})
         return entries
 
 
-def write_dropped(folder: Path, funnel: Funnel, names: list[str]) -> None:
-    """`dropped.tsv.gz`: of each row that was left out its place, the step and the reason, and the row it is like."""
-    steps, reasons = (pa.array([pair[place] for pair in funnel.reasons], pa.string()) for place in (0, 1))
-    sources = pa.array(names, pa.string())
+def write_dropped(folder: Path, funnel: Funnel) -> None:
+    """Write `dropped.tsv.gz`: for each dropped row its source, step and reason, and the row that it duplicates."""
+    steps, reasons = (pa.array([key[i] for key in funnel.reasons], pa.string()) for i in (0, 1))
+    sources = pa.array(funnel.names, pa.string())
     columns = {"row": np.empty(0)}
     if funnel.reasons:
         funnel.dropped.sort("source", "row")
         columns = {name: funnel.dropped.column(name) for name in DROPPED_COLUMNS}
     with (
-        pa.CompressedOutputStream(str(folder / DROPPED), "gzip") as file,
-        CSVWriter(file, DROPPED_ROWS, write_options=WriteOptions(delimiter="\t")) as writer,
+        pa.CompressedOutputStream(str(folder / DROPPED_FILE), "gzip") as file,
+        CSVWriter(file, DROPPED_SCHEMA, write_options=WriteOptions(delimiter="\t")) as writer,
     ):
-        for start in range(0, len(columns["row"]), BLOCK):
-            part = {name: column[start : start + BLOCK] for name, column in columns.items()}
-            code, none = pa.array(part["reason"]), part["like_row"] < 0
+        for start in range(0, len(columns["row"]), WRITE_ROWS):
+            block = {name: column[start : start + WRITE_ROWS] for name, column in columns.items()}
+            code, no_duplicate = pa.array(block["reason"]), block["like_row"] < 0
             reason = reasons.take(code)
             if funnel.unreadable:
-                details = funnel.dropped.texts(part["begin"], part["end"]).cast(pa.string())
+                details = funnel.dropped.texts(block["begin"], block["end"]).cast(pa.string())
                 reason = pc.if_else(pc.equal(details, ""), reason, details)
-            rows = [sources.take(pa.array(part["source"])), part["row"], steps.take(code), reason]
-            rows += [sources.take(pa.array(part["like_source"], mask=none)), pa.array(part["like_row"], mask=none)]
-            writer.write_table(pa.table(rows, DROPPED_ROWS))
+            rows = [sources.take(pa.array(block["source"])), block["row"], steps.take(code), reason]
+            rows.append(sources.take(pa.array(block["like_source"], mask=no_duplicate)))
+            rows.append(pa.array(block["like_row"], mask=no_duplicate))
+            writer.write_table(pa.table(rows, DROPPED_SCHEMA))

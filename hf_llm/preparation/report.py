@@ -1,4 +1,4 @@
-"""The report of a preparation: a page with a plot, and the data card."""
+"""Write the report of a preparation and its data card, from the manifest and what the funnel counted."""
 
 from pathlib import Path
 
@@ -6,18 +6,18 @@ from huggingface_hub import DatasetCardData
 from matplotlib.figure import Figure
 
 from hf_llm.files import write_text
-from hf_llm.preparation.funnel import DROPPED, Funnel
+from hf_llm.preparation.funnel import DROPPED_FILE, Funnel
 
-SIZES = {  # as the Hub names them
+SIZE_CATEGORIES = {  # rows below -> category of the Hub
     1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M",
     100_000_000: "10M<n<100M", 1_000_000_000: "100M<n<1B", float("inf"): "n>1B",
 }  # fmt: skip
 
 
 def write_report(folder: Path, manifest: dict, funnel: Funnel) -> None:
-    """`report.md`, for a person to read: the funnel as a plot and a table, and some rows of what was dropped."""
+    """Write `report.md`: the rows after each step as a plot and a table, and examples of the dropped rows."""
     plot_funnel(folder / "funnel.png", manifest["steps"])
-    lines = ["# What was prepared", "", f"{manifest['rows']:,} rows, {manifest['bytes']:,} bytes of text.", ""]
+    lines = ["# Preparation report", "", f"{manifest['rows']:,} rows, {manifest['bytes']:,} bytes of text.", ""]
     lines += [
         "![Rows after each step](funnel.png)",
         "",
@@ -27,22 +27,22 @@ def write_report(folder: Path, manifest: dict, funnel: Funnel) -> None:
     for step in manifest["steps"]:
         numbers = (step[name] for name in ("rows_in", "rows_out", "changed", "bytes_in", "bytes_out"))
         lines += [f"| {step['step']} | {' | '.join(f'{number:,}' for number in numbers)} |"]
-    dropped = [(step["step"], *found) for step in manifest["steps"] for found in step["dropped"].items()]
+    dropped = [(step["step"], *count) for step in manifest["steps"] for count in step["dropped"].items()]
     if funnel.passages:
-        lines += ["", "## Passages that were left out most often", "", "| times | passage |", "|---:|---|"]
-        lines += [f"| {times:,} | {' '.join(text.split()).replace('|', '/')} |" for text, times in funnel.passages]
-    lines += ["", "## Dropped rows", "", f"All of them: `{DROPPED}`.", ""]
+        lines += ["", "## Most frequent repeated passages", "", "| times | passage |", "|---:|---|"]
+        lines += [f"| {count:,} | {' '.join(text.split()).replace('|', '/')} |" for text, count in funnel.passages]
+    lines += ["", "## Dropped rows", "", f"All of them: `{DROPPED_FILE}`.", ""]
     for step, reason, rows in dropped:
         lines += [f"### {step}: {reason} ({rows:,})", ""]
-        for row in funnel.examples.get(f"{step}: {reason}", []):
-            lines += [f"- {row['place']}", ""]
-            if row["text"]:
-                lines += [*(f"      {line}" for line in row["text"].splitlines()), ""]
+        for example in funnel.examples.get(f"{step}: {reason}", []):
+            lines += [f"- {example['origin']}", ""]
+            if example["text"]:
+                lines += [*(f"      {line}" for line in example["text"].splitlines()), ""]
     write_text(folder / "report.md", "\n".join(lines) + "\n")
 
 
 def plot_funnel(path: Path, steps: list[dict]) -> None:
-    """Rows that are left after each step, as bars."""
+    """Plot the number of rows after each step as horizontal bars."""
     names, rows = ["in", *(step["step"] for step in steps)], [steps[0]["rows_in"], *(s["rows_out"] for s in steps)]
     height = 0.4 * len(names) + 0.8  # inches
     figure = Figure((7, height))
@@ -56,8 +56,8 @@ def plot_funnel(path: Path, steps: list[dict]) -> None:
 
 
 def write_card(folder: Path, manifest: dict) -> None:
-    """`README.md`, the data card that the Hub shows, with what it needs to load the shards."""
-    size = next(name for limit, name in SIZES.items() if manifest["rows"] < limit)
+    """Write `README.md`, the data card of the Hub, with the metadata by which `load_dataset` finds the shards."""
+    size = next(name for limit, name in SIZE_CATEGORIES.items() if manifest["rows"] < limit)
     language = manifest["settings"]["languages"]
     card = DatasetCardData(
         language=language,
@@ -67,7 +67,7 @@ def write_card(folder: Path, manifest: dict) -> None:
     )
     sources = [
         f"- `{source['name']}` ({source['bytes']:,} bytes"
-        + (f"; {source['unreadable']:,} rows, or all of it, could not be read)" if "unreadable" in source else ")")
+        + (f"; {source['unreadable']:,} rows, or the whole file, could not be read)" if "unreadable" in source else ")")
         for source in manifest["sources"][:20]
     ]
     if len(manifest["sources"]) > 20:
@@ -75,8 +75,8 @@ def write_card(folder: Path, manifest: dict) -> None:
     replaced = [f"- `{kind}`: {number:,}" for kind, number in manifest["replaced"].items()]
     lines = ["---", card.to_yaml(), "---", "", "# Prepared text", ""]
     lines += [f"{manifest['rows']:,} texts, {manifest['bytes']:,} bytes. Columns: `text`, `source`, `row`.", ""]
-    lines += ["What was done, and what was left out: `report.md`; settings, versions and hashes: `manifest.json`.", ""]
+    lines += ["Rows after each step and dropped rows: `report.md`; settings, versions and hashes: `manifest.json`.", ""]
     lines += ["## Sources", "", *sources, ""]
     if replaced:
-        lines += ["## Personal data that was replaced", "", *replaced, ""]
+        lines += ["## Replaced personal data", "", *replaced, ""]
     write_text(folder / "README.md", "\n".join(lines))

@@ -1,28 +1,28 @@
-"""What is done to each text by itself, one step after the other, until one of them leaves it out.
+"""The steps that treat one text at a time, in their order, until one of them drops the text.
 
-Runs in processes of their own, also on other machines: nothing here is imported that takes long.
+They run in worker processes, on other machines too: nothing that is slow to import may be imported here.
 """
 
 from dataclasses import dataclass, field
 
 from hf_llm.metrics.segmentation import WORD_PATTERN
 from hf_llm.preparation.anonymization import Anonymizer
-from hf_llm.preparation.cleaning import clean, tidy
+from hf_llm.preparation.cleaning import clean, trim_whitespace
 from hf_llm.preparation.decontamination import Decontaminator
-from hf_llm.preparation.languages import identify
-from hf_llm.preparation.quality import RULES, Page, without_bad_lines
+from hf_llm.preparation.languages import identify_language
+from hf_llm.preparation.quality import RULES, Page, drop_c4_lines
 
-EXCERPT = 300  # characters of a text that is left out
+EXCERPT = 300  # characters of a dropped text that are kept for the report
 
 
 @dataclass
-class Verdict:
-    """A text after the steps, or the step that left it out and why.
+class RowResult:
+    """A text after the steps. If a step dropped it: an excerpt, the step and the reason.
 
     Args:
-        replaced: kinds of what was anonymised.
+        replaced: kind of each value that was anonymized.
         changed: steps that changed the text.
-        taken: bytes by which each of them made it smaller.
+        removed_bytes: by how many bytes each of those made the text smaller (negative: larger).
     """
 
     text: str
@@ -31,12 +31,16 @@ class Verdict:
     language: str | None = None
     replaced: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
-    taken: list[int] = field(default_factory=list)
+    removed_bytes: list[int] = field(default_factory=list)
 
 
 @dataclass
 class RowSteps:
-    """The steps with their settings; those that are None or empty are left out."""
+    """The steps with their settings; a setting of None, False or an empty list turns its step off.
+
+    Each step is a method that changes `result.text`, or returns the reason to drop the text. The methods' names are
+    the names of the steps in the manifest and the report.
+    """
 
     clean: bool = True
     min_chars: int = 1
@@ -44,65 +48,65 @@ class RowSteps:
     language_threshold: float = 0.65
     quality_rules: list[str] = field(default_factory=list)
     decontaminator: Decontaminator | None = None
-    cut_contamination: bool = False
+    remove_contamination: bool = False
     anonymizer: Anonymizer | None = None
 
     @property
-    def idle(self) -> bool:
-        """Whether nothing is done but to leave empty texts out."""
-        given = (self.clean, self.languages, self.quality_rules, self.decontaminator, self.anonymizer)
-        return self.min_chars == 1 and not any(given)
+    def only_drop_empty(self) -> bool:
+        """Whether the steps change nothing and drop only empty texts."""
+        enabled = (self.clean, self.languages, self.quality_rules, self.decontaminator, self.anonymizer)
+        return self.min_chars == 1 and not any(enabled)
 
-    def __call__(self, text: str) -> Verdict:
-        verdict, steps = Verdict(text), (self.length, self.language, self.quality, self.decontamination)
+    def __call__(self, text: str) -> RowResult:
+        result, steps = RowResult(text), (self.length, self.language, self.quality, self.decontamination)
         for step in (self.cleaning, *steps, self.anonymization):
-            before = verdict.text
-            verdict.reason = step(verdict)
-            if verdict.reason:
-                verdict.step = step.__name__
-                verdict.text = verdict.text[:EXCERPT]  # for the report alone
-                self.anonymization(verdict)
-                verdict.replaced = []
+            before = result.text
+            result.reason = step(result)
+            if result.reason:
+                result.step = step.__name__
+                result.text = result.text[:EXCERPT]
+                self.anonymization(result)  # the report shows the excerpt
+                result.replaced = []
                 break
-            if verdict.text != before:
-                verdict.changed.append(step.__name__)
-                verdict.taken.append(len(before.encode()) - len(verdict.text.encode()))
-        return verdict
+            if result.text != before:
+                result.changed.append(step.__name__)
+                result.removed_bytes.append(len(before.encode()) - len(result.text.encode()))
+        return result
 
-    def cleaning(self, verdict: Verdict) -> None:
+    def cleaning(self, result: RowResult) -> None:
         if self.clean:
-            verdict.text = clean(verdict.text)
+            result.text = clean(result.text)
 
-    def length(self, verdict: Verdict) -> str | None:
-        return f"fewer than {self.min_chars} characters" if len(verdict.text) < self.min_chars else None
+    def length(self, result: RowResult) -> str | None:
+        return f"fewer than {self.min_chars} characters" if len(result.text) < self.min_chars else None
 
-    def language(self, verdict: Verdict) -> str | None:
+    def language(self, result: RowResult) -> str | None:
         if not (self.languages or self.quality_rules):
             return None
-        verdict.language, probability = identify(verdict.text)
-        if self.languages and verdict.language not in self.languages:
-            return f"in `{verdict.language}`"
-        sure = not self.languages or probability >= self.language_threshold
-        return None if sure else f"probability below {self.language_threshold}"
+        result.language, probability = identify_language(result.text)
+        if self.languages and result.language not in self.languages:
+            return f"in `{result.language}`"
+        certain = not self.languages or probability >= self.language_threshold
+        return None if certain else f"probability below {self.language_threshold}"
 
-    def quality(self, verdict: Verdict) -> str | None:
-        page = Page(verdict.text, verdict.language or "en")
+    def quality(self, result: RowResult) -> str | None:
+        page = Page(result.text, result.language or "en")
         for rule in self.quality_rules:
             if rule == "c4":
-                verdict.text = tidy(without_bad_lines(verdict.text))
-                page = Page(verdict.text, page.language)
+                result.text = trim_whitespace(drop_c4_lines(result.text))
+                page = Page(result.text, page.language)
             if reason := RULES[rule](page):
                 return f"{rule}: {reason}"
-        return self.length(verdict)  # of what C4 left
+        return self.length(result)  # C4 may have removed lines
 
-    def decontamination(self, verdict: Verdict) -> str | None:
-        if self.decontaminator is None or not len(self.decontaminator.matches(verdict.text)):
+    def decontamination(self, result: RowResult) -> str | None:
+        if self.decontaminator is None or not len(self.decontaminator.matches(result.text)):
             return None
-        if not self.cut_contamination:
-            return f"{self.decontaminator.ngram} words in a row of an evaluation"
-        verdict.text = tidy(self.decontaminator.cut(verdict.text))
-        return self.length(verdict) if WORD_PATTERN.search(verdict.text) else "all of it is in an evaluation"
+        if not self.remove_contamination:
+            return f"{self.decontaminator.ngram} consecutive words of an evaluation"
+        result.text = trim_whitespace(self.decontaminator.remove_matches(result.text))
+        return self.length(result) if WORD_PATTERN.search(result.text) else "all of it is in an evaluation"
 
-    def anonymization(self, verdict: Verdict) -> None:
+    def anonymization(self, result: RowResult) -> None:
         if self.anonymizer is not None:
-            verdict.text, verdict.replaced = self.anonymizer(verdict.text)
+            result.text, result.replaced = self.anonymizer(result.text)

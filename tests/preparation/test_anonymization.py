@@ -1,4 +1,4 @@
-"""Values with a form of their own are replaced, and numbers that only look like them stay."""
+"""Personal data of a recognizable form is replaced, and numbers that only look like it are kept."""
 
 import os
 import re
@@ -7,7 +7,7 @@ import pytest
 
 from hf_llm.preparation.anonymization import KINDS, Anonymizer
 
-FOUND = {
+VALUES = {
     "EMAIL": ["jo.doe+x@mail.example.co.uk"],
     "CREDENTIALS": ["https://jo:geheim@example.org/x"],
     "IBAN": ["GB82 WEST 1234 5698 7654 32", "de89370400440532013000"],
@@ -18,13 +18,13 @@ FOUND = {
     "PHONE": [
         "+49 (0)30 901820", "(212) 555-0147", "212-555-0147 x12", "call 555 0147", "13912345678", "手机：139 1234 5678",
     ],
-    # Made here, since a real form in a file would look like a leak.
+    # Composed at run time: a scanner for secrets would report them in this file.
     "API_KEY": [
         "gh" + "p_" + "a1" * 18, "hf" + "_" + "Ab" * 17, "AK" + "IA" + "ABCDEFGH12345678", 
         "token = '" + "x1" * 12 + "'",
     ],
 }  # fmt: skip
-LEFT = [
+NOT_PERSONAL = [
     "in 1999-2001, on 2024-05-17 and 17.05.2024, at 12:30:45",
     "10 000 000 people, 1,234,567 votes, $ 1200 450 900, 45.123.456",
     "pi is 3.14159265358979, 2**64 is 18446744073709551616",
@@ -43,12 +43,12 @@ LEFT = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "value"), [(kind, value) for kind, values in FOUND.items() for value in values])
+@pytest.mark.parametrize(("kind", "value"), [(kind, value) for kind, values in VALUES.items() for value in values])
 def test_a_value_is_replaced_by_its_kind(kind, value):
-    """In the middle of a sentence; nothing else of it changes."""
-    text, kinds = Anonymizer()(f"Before, {value}, behind.")
+    """In the middle of a sentence, whose other words do not change."""
+    text, kinds = Anonymizer()(f"Before, {value}, after.")
     assert kinds == [kind] and f"<{kind}>" in text
-    assert text.startswith("Before, ") and text.endswith(", behind.")
+    assert text.startswith("Before, ") and text.endswith(", after.")
 
 
 @pytest.mark.parametrize(
@@ -67,14 +67,14 @@ def test_a_value_is_replaced_by_its_kind(kind, value):
         *("Call us today: {}", "my phone number is {}", "Call John at {}", "please call extension {}", "Fax&nbsp;{}"),
     ],
 )
-def test_a_word_before_it_makes_a_telephone_number_of_any_form(text):
-    """Keys of programs and of other languages too."""
+def test_a_word_such_as_phone_makes_any_form_a_telephone_number(text):
+    """Also keys of JSON and of programs, and words of other languages."""
     assert Anonymizer()(text.format("5550147"))[0] == text.format("<PHONE>")
 
 
-@pytest.mark.parametrize("text", LEFT)
-def test_numbers_that_only_look_like_one_stay(text):
-    """Dates, amounts, versions, slices, wrong checksums."""
+@pytest.mark.parametrize("text", NOT_PERSONAL)
+def test_numbers_that_only_look_like_personal_data_are_kept(text):
+    """Dates, amounts, versions, slices, numbers with a wrong checksum."""
     assert Anonymizer()(text) == (text, [])
 
 
@@ -96,7 +96,7 @@ def test_numbers_that_only_look_like_one_stay(text):
     ],
 )
 def test_a_value_ends_where_another_script_or_mark_begins(text, expected):
-    """Nothing of the text beside it goes, and nothing of the value stays."""
+    """The text next to a value is kept, and no character of the value is."""
     assert Anonymizer()(text)[0] == expected
 
 
@@ -104,24 +104,24 @@ def test_a_value_ends_where_another_script_or_mark_begins(text, expected):
     "text", ["1 " * 50_000, "-----BEGIN PRIVATE KEY-----\n" * 10_000, "a@" * 50_000, "1-" * 50_000]
 )
 def test_no_text_takes_forever(text):
-    """Rows of numbers, beginnings without an end."""
+    """Long rows of numbers, and beginnings of values without an end."""
     Anonymizer()(text)
 
 
 def test_every_kind_has_an_example():
-    """Of this file; there is none that is not tried."""
-    assert FOUND.keys() == {kind.name for kind in KINDS}
+    """Each kind of the module is tested with the values above."""
+    assert VALUES.keys() == {kind.name for kind in KINDS}
 
 
 def test_several_values_are_replaced_in_their_order():
-    """Each once, the rest of a connection string kept."""
+    """Each once; the rest of a URL is kept."""
     text, kinds = Anonymizer()("ftp://a:b@host/ and c@d.org, c@e.org")
     assert text == "ftp://<CREDENTIALS>@host/ and <EMAIL>, <EMAIL>"
     assert kinds == ["CREDENTIALS", "EMAIL", "EMAIL"]
 
 
 def test_pseudonyms_are_the_same_for_a_value_and_a_key():
-    """Whatever its case; another key gives others."""
+    """Upper and lower case of an address have the same one; another key gives other pseudonyms."""
     key, other = os.urandom(32), os.urandom(32)
     text, _ = Anonymizer(key=key)("Jo@x.org wrote to jo@x.org and to al@x.org")
     first, second, third = re.findall(r"<EMAIL_[0-9a-f]{8}>", text)
@@ -129,8 +129,8 @@ def test_pseudonyms_are_the_same_for_a_value_and_a_key():
     assert Anonymizer(key=other)("jo@x.org")[0] != first == Anonymizer(key=key)("jo@x.org")[0]
 
 
-def test_a_value_has_one_pseudonym_however_it_is_written():
-    """But for secrets, where case is a part of them."""
+def test_spellings_of_a_value_have_the_same_pseudonym():
+    """Except for secrets, whose case matters."""
     anonymizer = Anonymizer(key=os.urandom(32))
     for values in (
         ["4111 1111 1111 1111", "4111111111111111"],
@@ -143,16 +143,16 @@ def test_a_value_has_one_pseudonym_however_it_is_written():
 
 
 def test_kinds_can_be_chosen():
-    """The others stay."""
+    """Values of other kinds are kept."""
     assert Anonymizer(["IP_ADDRESS"])("a@b.org from 82.165.8.211")[0] == "a@b.org from <IP_ADDRESS>"
 
 
-def test_a_private_key_goes_as_a_whole():
-    """From its first to its last line."""
+def test_a_private_key_is_replaced_as_a_whole():
+    """From its first to its last line, or to the last line of base64 if its end is missing."""
     dashes = "-" * 5
     block = f"{dashes}BEGIN RSA PRIVATE KEY{dashes}\nabc\ndef==\n{dashes}END RSA PRIVATE KEY{dashes}"
     assert Anonymizer()(f"a\n{block}\nb")[0] == "a\n<API_KEY>\nb"
     assert (
-        Anonymizer()(f"{dashes}BEGIN PRIVATE KEY{dashes}\n{'Ab' * 20}\nA text goes on.")[0]
-        == "<API_KEY>\nA text goes on."
+        Anonymizer()(f"{dashes}BEGIN PRIVATE KEY{dashes}\n{'Ab' * 20}\nThe text continues.")[0]
+        == "<API_KEY>\nThe text continues."
     )

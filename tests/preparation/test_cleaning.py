@@ -1,4 +1,4 @@
-"""Broken text is made whole, and what was meant stays as it is."""
+"""Broken text is repaired, and intended characters are kept."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from hf_llm.preparation.cleaning import clean
 
 
 @pytest.mark.parametrize(
-    ("broken", "whole"),
+    ("broken", "repaired"),
     [
         ("schÃ¶n, donâ€™t", "schön, don’t"),
         ("cafe\u0301", "café"),
@@ -17,12 +17,12 @@ from hf_llm.preparation.cleaning import clean
         ("page one\x0cpage two\x0bline", "page one\npage two\nline"),
         ("\x1b[31mred\x1b[0m and \x1b[1mréd\x1b[0m", "red and réd"),
     ],
-    ids=["wrong decoding", "NFC", "line ends", "invisible", "spaces", "blank lines", "form feeds", "colours"],
+    ids=["wrong decoding", "NFC", "line ends", "invisible", "spaces", "blank lines", "form feeds", "colors"],
 )
-def test_broken_text_is_repaired(broken, whole):
-    """And a second time changes nothing."""
-    assert clean(broken) == whole
-    assert clean(whole) == whole
+def test_broken_text_is_repaired(broken, repaired):
+    """Cleaning a second time changes nothing."""
+    assert clean(broken) == repaired
+    assert clean(repaired) == repaired
 
 
 @pytest.mark.parametrize(
@@ -37,13 +37,13 @@ def test_broken_text_is_repaired(broken, whole):
         "می\u200cخواهم 👩\u200d💻",
         "",
     ],
-    ids=["code", "entities", "wide punctuation", "indented Chinese", "typography", "HTML", "joiners", "nothing"],
+    ids=["code", "entities", "wide punctuation", "indented Chinese", "typography", "HTML", "joiners", "empty"],
 )
-def test_what_was_meant_stays(text):
-    """Indentation, wide and curly characters, ligatures, joiners, the source of a page."""
+def test_intended_characters_are_kept(text):
+    """Indentation, wide and curly characters, ligatures, joiners and HTML are not changed."""
     assert clean(text) == text
 
 
-def test_long_runs_of_spaces_take_no_time():
-    """A padded line is as any other."""
+def test_long_runs_of_spaces_are_cleaned_in_linear_time():
+    """Runs of 300,000 spaces within a line are kept; a quadratic pattern would take minutes."""
     assert clean("a" + " " * 300_000 + "b" + "\u3000" * 300_000) == "a" + " " * 300_000 + "b"

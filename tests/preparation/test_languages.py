@@ -1,8 +1,8 @@
-"""Languages are told apart offline, by codes that are checked."""
+"""Languages are identified offline, and the codes of `--languages` are checked."""
 
 import pytest
 
-from hf_llm.preparation.languages import check_languages, identify
+from hf_llm.preparation.languages import identify_language, parse_languages
 
 
 @pytest.mark.parametrize(
@@ -16,15 +16,15 @@ from hf_llm.preparation.languages import check_languages, identify
     ],
 )
 def test_sentences_are_identified(text, code):
-    """With a probability that means something, line ends or not."""
-    found, probability = identify(text)
-    assert found == code and 0.5 < probability <= 1
+    """With a probability above 0.5, also in a text of several lines."""
+    language, probability = identify_language(text)
+    assert language == code and 0.5 < probability <= 1
 
 
-def test_codes_are_brought_to_those_of_the_model():
-    """However they are written; an unknown one is named, with the nearest."""
-    assert check_languages(["en", "zho_Hans", "de-AT", "pt-BR"]) == ["en", "zh", "de", "pt"]
+def test_codes_are_converted_to_those_of_the_model():
+    """Tags with a script or region are accepted; the error for an unknown code names the nearest known one."""
+    assert parse_languages(["en", "zho_Hans", "de-AT", "pt-BR"]) == ["en", "zh", "de", "pt"]
     with pytest.raises(
-        ValueError, match=r"^`--languages` xq is no language that can be told; the nearest code is \w+$"
+        ValueError, match=r"^`--languages` xq is not a language that can be identified; the nearest code is \w+$"
     ):
-        check_languages(["en", "xq"])
+        parse_languages(["en", "xq"])

@@ -140,8 +140,8 @@ def test_the_report_shows_the_funnel_and_what_was_dropped(prepared):
     place = prepared[0].parent / "prepared"
     report = (place / "report.md").read_text()
     assert (place / "funnel.png").stat().st_size > 5000 and "(funnel.png)" in report
-    assert "| exact duplicates | 27 | 26 |" in report and "c.csv row 0, as a.jsonl row 3" in report
-    assert "13 words in a row of an evaluation (1)" in report
+    assert "| exact duplicates | 27 | 26 |" in report and "c.csv row 0, duplicate of a.jsonl row 3" in report
+    assert "13 consecutive words of an evaluation (1)" in report
 
 
 def test_the_same_input_gives_the_same_bytes(prepared, tmp_path):

@@ -1,8 +1,15 @@
-"""Each rule leaves out what its paper names, says why, and keeps good text in scripts with and without spaces."""
+"""Each quality rule drops what its paper names, reports why, and keeps good text in scripts with and without spaces."""
 
 import pytest
 
-from hf_llm.preparation.quality import RULES, Page, repeated_ngrams, repetitions, top_ngram, without_bad_lines
+from hf_llm.preparation.quality import (
+    RULES,
+    Page,
+    drop_c4_lines,
+    repeated_items,
+    repeated_ngram_characters,
+    top_ngram_characters,
+)
 
 PROSE = """The old harbour of the town was built by merchants who came from the north and stayed for the winter.
 They brought wool, tar and salt with them, and what they could not sell they kept in low houses of brick.
@@ -18,8 +25,8 @@ CHINESE = """北宋时期，这座城市的港口由来自北方的商人修建�
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(("text", "language"), [(PROSE, "en"), (CHINESE, "zh")], ids=["English", "Chinese"])
-def test_good_text_stays(rule, text, language):
-    """By every rule."""
+def test_good_text_is_kept(rule, text, language):
+    """Prose in English and in Chinese passes every rule."""
     assert RULES[rule](Page(text, language)) is None
 
 
@@ -27,7 +34,7 @@ def test_good_text_stays(rule, text, language):
     ("rule", "text", "reason"),
     [
         ("gopher", "Too short.", "50"),
-        ("gopher", "a b c d the of " * 20, "mean length"),
+        ("gopher", "a b c d the of " * 20, "mean word length"),
         ("gopher", "#tag and a #word of interest " * 20, "hash signs"),
         ("gopher", "\n".join(f"- {line}" for line in PROSE.split("\n")), "bullet"),
         ("gopher", PROSE.replace(".\n", "...\n"), "ellipsis"),
@@ -46,27 +53,27 @@ def test_good_text_stays(rule, text, language):
         ("fineweb", " \n ", "white space"),
     ],
 )
-def test_a_rule_leaves_out_what_its_paper_names(rule, text, reason):
-    """And says which of its parts."""
+def test_a_rule_drops_what_its_paper_names(rule, text, reason):
+    """The reason names the condition that the text fails."""
     assert reason in (RULES[rule](Page(text)) or "")
 
 
-def test_stop_words_are_asked_of_english_alone():
-    """Another language has other ones."""
+def test_stop_words_are_required_of_english_only():
+    """A German text without English stop words is dropped only if it is labelled English."""
     german = "Der alte Hafen wurde von Kaufleuten gebaut, die aus dem Norden kamen und den Winter blieben. " * 5
     assert "stop words" in RULES["gopher"](Page(german, "en")) and RULES["gopher"](Page(german, "de")) is None
 
 
-def test_repetitions_count_what_was_there_before():
-    """The first occurrence is none."""
-    assert repetitions(["a", "b", "a", "a"]) == ["a", "a"]
-    assert top_ngram(list("xyxyxz"), 2) == 6 and top_ngram(list("abc"), 2) == 0
-    assert repeated_ngrams(list("abcdabce"), 3) == 3 and repeated_ngrams(list("ab"), 3) == 0
+def test_repetitions_are_counted_without_the_first_occurrence():
+    """For items, for the most frequent n-gram, and for repeated n-grams."""
+    assert repeated_items(["a", "b", "a", "a"]) == ["a", "a"]
+    assert top_ngram_characters(list("xyxyxz"), 2) == 6 and top_ngram_characters(list("abc"), 2) == 0
+    assert repeated_ngram_characters(list("abcdabce"), 3) == 3 and repeated_ngram_characters(list("ab"), 3) == 0
 
 
-def test_c4_drops_lines_that_are_no_prose():
-    """Menus, scripts and notices go, paragraphs stay parted."""
+def test_c4_drops_lines_that_are_not_prose():
+    """Menus, scripts and notices are removed; blank lines between paragraphs are kept."""
     text = (
         "Home | About\nIt was a long day.\n\nPlease enable Javascript now.\nShe said: “Go!”\nWe use cookies here.\nNo."
     )
-    assert without_bad_lines(text) == "It was a long day.\n\nShe said: “Go!”"
+    assert drop_c4_lines(text) == "It was a long day.\n\nShe said: “Go!”"
