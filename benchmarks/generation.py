@@ -38,7 +38,7 @@ def parse():
 
 def load(args, limit):
     """The model in float32, so that both sides can be held to the same text, and the rows, as often as needed."""
-    task = load_task(args.task, f"max_new_tokens={args.max_new_tokens}")
+    task = load_task(args.task, max_new_tokens=args.max_new_tokens)
     files = [args.validation_file] if args.validation_file else None
     rows = load_rows(DataArguments(validation_file=files), TaskArguments(task=args.task), task, seed=42)["validation"]
     rows = rows.select([i % len(rows) for i in range(limit)])

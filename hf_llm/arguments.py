@@ -1,6 +1,7 @@
 """Command lines of the recipes: argument dataclasses beside `TrainingArguments`, and the one parser of them all."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -16,9 +17,12 @@ class ModelArguments:
     model_type: str = field(
         default="llama", metadata={"help": "Architecture of a new model: any AutoConfig type with a causal LM."}
     )
-    config_overrides: str | None = field(
+    config_overrides: dict[str, Any] | None = field(
         default=None,
-        metadata={"help": "Settings of a new model, e.g. hidden_size=256,num_hidden_layers=6 (AutoConfig names)."},
+        metadata={
+            "help": "Config settings of a new model, e.g. hidden_size=256,num_hidden_layers=6; values as in YAML.",
+            "mapping": "typed",
+        },
     )
     initializer_range: float | None = field(
         default=None,
@@ -214,11 +218,16 @@ class TaskArguments:
     _argument_group_name = "task"  # of `--help`
 
     task: str = field(metadata={"help": "A file of hf_llm/tasks/, e.g. summarization or translation."})
-    task_options: str | None = field(
-        default=None, metadata={"help": "Options of the task, e.g. source=en,target=zh,max_new_tokens=64."}
+    task_options: dict[str, Any] | None = field(
+        default=None,
+        metadata={"help": "Options of the task, e.g. source=en,target=zh,max_new_tokens=64.", "mapping": "text"},
     )
-    column_mapping: str | None = field(
-        default=None, metadata={"help": "Columns of the data under the task's names, e.g. body=document,tldr=summary."}
+    column_mapping: dict[str, str] | None = field(
+        default=None,
+        metadata={
+            "help": "Columns of the data and the task's names for them, e.g. body=document,tldr=summary.",
+            "mapping": "text",
+        },
     )
     prompt_style: str | None = field(default=None, metadata=PROMPT_STYLE)
     num_fewshot: int = field(

@@ -1,12 +1,14 @@
 """How a run is described: flags and YAML files, parsed into the dataclasses of the recipe and `TrainingArguments`."""
 
 import argparse
+import copy
 import dataclasses
 import difflib
 import importlib.util
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,7 +25,8 @@ from hf_llm.arguments import (
     TaskArguments,
 )
 from hf_llm.hardware import has_bfloat16
-from hf_llm.messages import hide_progress, show_messages, stop
+from hf_llm.mappings import MappingLoader, parse_mapping
+from hf_llm.messages import hide_progress, one_line, show_messages, stop
 
 # Settings of a file that would overrule what these flags ask for.
 REPLACED = {"num_train_epochs": ("max_steps",)}
@@ -82,6 +85,9 @@ ELSEWHERE = {
 }
 
 
+OWN_METADATA = ("mapping",)  # of a field, which argparse does not know
+
+
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Defaults behind the flags, and a recipe's commands as its docstring has them, to be copied."""
 
@@ -102,6 +108,21 @@ class RecipeParser(HfArgumentParser):
         self._action_groups.append(self._action_groups.pop(self._action_groups.index(self._optionals)))  # the last
         self.add_argument("--config", help="YAML file: a saved command line. Flags given beside it override it.")
         self.origin = ""  # where the flags being parsed come from, for the error message
+
+    def _parse_dataclass_field(self, parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:
+        """Add the flag of a field, without the metadata that argparse does not know."""
+        field = copy.copy(field)
+        if kind := field.metadata.get("mapping"):
+            field.type = partial(self.to_mapping, field.name, kind == "text")
+        field.metadata = {key: value for key, value in field.metadata.items() if key not in OWN_METADATA}
+        super()._parse_dataclass_field(parser, field)
+
+    def to_mapping(self, name: str, text_values: bool, text: str) -> dict[str, Any]:
+        """Convert the value of a flag that takes a mapping."""
+        try:
+            return parse_mapping(f"--{name}", text, text_values)
+        except ValueError as error:
+            self.error(str(error))
 
     def error(self, message: str) -> NoReturn:
         stop(f"{self.origin}{message}", status=2)
@@ -128,17 +149,19 @@ class RecipeParser(HfArgumentParser):
         try:
             text = Path(path).expanduser().read_text(encoding="utf-8")
             settings = yaml.safe_load(text) or {}
+            typed = yaml.load(text, MappingLoader) or {}
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ValueError(f"`--{flag}` {path} cannot be read: {' '.join(str(error).split())}") from None
+            raise ValueError(f"`--{flag}` {path} cannot be read: {one_line(error)}") from None
+        except ValueError as error:
+            raise ValueError(f"`{path}`: {error}") from None
         if not isinstance(settings, dict):
             raise ValueError(f"`--{flag}` {path}: write lines `key: value`")
-        keys = [key.value for key, _ in yaml.compose(text).value] if settings else []
-        if twice := [key for key in settings if keys.count(key) > 1]:
-            raise ValueError(f"`{path}`: `{twice[0]}` appears twice: keep one")
         known = {action.dest: action for action in self._actions if action.dest not in ("help", "config")}
         for key, value in settings.items():
             if key in known and value is False and "no" in (known[key].choices or ()):
                 settings[key] = "no"  # what YAML makes of it
+            if isinstance(value, dict):
+                settings[key] = typed[key]
             if key not in known:
                 raise ValueError(f"`{path}`: unknown key `{key}`{self.nearest(str(key))}")
         settings = {key: value for key, value in settings.items() if value is not None and key not in replaced}
@@ -159,7 +182,7 @@ def to_flags(key: str, value: Any) -> list[str]:
     if isinstance(value, list):
         return [f"--{key}", *map(str, value)]
     if isinstance(value, dict):
-        return [f"--{key}={json.dumps(value)}"]
+        return [f"--{key}={json.dumps(value, default=str)}"]
     return [f"--{key}={value}"]
 
 

@@ -33,7 +33,7 @@ def main():
     checkpoint = find_checkpoint(args.resume_from_checkpoint, args.output_dir)
     set_seed(args.seed)
     callbacks = enable_early_stopping(args, run_args.early_stopping_patience)
-    task = load_task(task_args.task, task_args.task_options)
+    task = load_task(task_args.task, **task_args.task_options or {})
     rows = load_rows(data_args, task_args, task, args.seed)
     tokenizer = load_tokenizer(model_args)
     prompter, rows = new_prompter(tokenizer, task, rows, task_args, data_args.max_length, args.seed)

@@ -14,7 +14,6 @@ from hf_llm.data.arrow import column as column_of
 from hf_llm.data.locations import find_files
 from hf_llm.data.readers import read_rows
 from hf_llm.data.sources import load_hub_splits, split_validation
-from hf_llm.mappings import parse_object
 from hf_llm.messages import ORIGIN, one_line
 from hf_llm.tasks import Task
 
@@ -40,7 +39,7 @@ def load_rows(data_args: DataArguments, task_args: TaskArguments, task: Task, se
         parts = load_hub_splits(data_args)
     else:
         parts = task.sample()
-    mapping = parse_mapping(task_args.column_mapping or "")
+    mapping = task_args.column_mapping or {}
     parts = {name: to_task_columns(with_origins(rows, name), name, task, mapping) for name, rows in parts.items()}
     if not task.trainable:
         parts.pop("train", None)
@@ -77,16 +76,6 @@ def read_files(argument: str, patterns: list[str]) -> Dataset:
                 f"can be kept: {one_line(error)}"
             ) from None
     return Dataset(pa.table(columns))
-
-
-def parse_mapping(mapping: str) -> dict[str, str]:
-    """`body=document,tldr=summary`, or the same as a JSON object -> `{"body": "document", "tldr": "summary"}`."""
-    if mapping.lstrip().startswith("{"):
-        return parse_object("--column_mapping", mapping)
-    pairs = [part.partition("=") for part in mapping.split(",") if part.strip()]
-    if wrong := [name for name, equals, ours in pairs if not (equals and ours.strip())]:
-        raise ValueError(f"`--column_mapping` has `{wrong[0]}`: write column=name pairs, parted by commas")
-    return {name.strip(): ours.strip() for name, _, ours in pairs}
 
 
 def with_origins(rows: Dataset, part: str) -> Dataset:

@@ -17,6 +17,7 @@ from hf_llm.data.rows import load_rows
 from hf_llm.evaluation.generation import BATCH_SIZE, complete, log_likelihoods
 from hf_llm.evaluation.harness import load_harness
 from hf_llm.evaluation.perplexity import TokenMetrics, perplexity
+from hf_llm.mappings import format_mapping
 from hf_llm.metrics.base import TaskMetric, paired_bootstrap, paired_differences, with_interval
 from hf_llm.models.inspection import num_positions
 from hf_llm.models.loading import load_for_generation, load_tokenizer, model_arguments
@@ -170,10 +171,11 @@ class Evaluation:
 
     def settings(self) -> dict[str, Any]:
         """What the scores depend on beside the model, for the results file; of paths the last part."""
-        of_task = {
-            name: getattr(self.task_args, name) for name in ("task", "task_options", "prompt_style", "num_fewshot")
-        }
-        return of_task | {"max_length": self.max_length, "seed": self.args.seed, "dtype": self.args.dtype}
+        names = ("task", "task_options", "prompt_style", "num_fewshot")
+        task_args = {name: getattr(self.task_args, name) for name in names}
+        if task_args["task_options"] is not None:
+            task_args["task_options"] = format_mapping(task_args["task_options"])
+        return task_args | {"max_length": self.max_length, "seed": self.args.seed, "dtype": self.args.dtype}
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, positions: float) -> tuple:
         """Prompter, rows, prompts and report: the prompts as the model's tokenizer has them."""
@@ -207,7 +209,7 @@ def load_evaluations(
             load_tokenizer(model_arguments(name, args.trust_remote_code))
     evaluations = []
     for name, (task_args, data_args, settings) in tasks.items():
-        task = load_task(task_args.task, task_args.task_options)
+        task = load_task(task_args.task, **task_args.task_options or {})
         rows = load_rows(data_args, task_args, task, settings.seed)
         evaluations.append(Evaluation(name, task, rows, task_args, data_args.max_length, settings))
     return evaluations

@@ -11,7 +11,6 @@ from typing import Any
 
 import peft
 import torch
-import yaml
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset, IterableDataset
@@ -149,7 +148,9 @@ def new_config(
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    settings |= parse_overrides(model_args.config_overrides or "", default)
+    overrides = model_args.config_overrides or {}
+    check_overrides(overrides, default)
+    settings |= overrides
     if model_args.initializer_range is not None:
         settings["initializer_range"] = model_args.initializer_range
     for key in ("initializer_range", "max_position_embeddings"):
@@ -160,23 +161,18 @@ def new_config(
     return AutoConfig.for_model(model_args.model_type, **settings)
 
 
-def parse_overrides(overrides: str, default: PreTrainedConfig) -> dict[str, Any]:
-    """`hidden_size=256,rope_theta=1e4` -> `{"hidden_size": 256, "rope_theta": 10000.0}`, typed by their values."""
-    settings = {}
-    rotary = getattr(default, "rope_parameters", None) or {}  # rope_theta is taken as a setting and kept in here
-    for pair in filter(None, (part.strip() for part in overrides.split(","))):
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise ValueError(f"`--config_overrides` has `{pair}`: write key=value pairs, parted by commas")
+def check_overrides(overrides: dict[str, Any], default: PreTrainedConfig) -> None:
+    """Check that each override is a setting of the architecture.
+
+    Raises:
+        ValueError: one is not; the nearest is named.
+    """
+    rotary = getattr(default, "rope_parameters", None) or {}  # `rope_theta` is accepted as a setting and kept in here
+    for key in overrides:
         if not hasattr(default, key) and key not in rotary:
             near = difflib.get_close_matches(key, [*default.to_dict(), *default.attribute_map, *rotary], 1)
             hint = f"; the nearest is {near[0]}" if near else ""
             raise ValueError(f"`--config_overrides` {key}: {default.model_type} has no such setting{hint}")
-        try:
-            settings[key] = float(value) if "e" in value.lower() else yaml.safe_load(value)
-        except ValueError:
-            settings[key] = yaml.safe_load(value)
-    return settings
 
 
 def load_model(
@@ -228,7 +224,7 @@ def build_model(
     try:
         config = new_config(model_args, tokenizer, max_length, auto_class)
         planned = build_on_meta_device(config, auto_class)
-        if first_position(planned) and "max_position_embeddings" not in (model_args.config_overrides or ""):
+        if first_position(planned) and "max_position_embeddings" not in (model_args.config_overrides or {}):
             config.max_position_embeddings += first_position(planned)
             planned = build_on_meta_device(config, auto_class)
         check_fit(config, tokenizer, max_length, first_position(planned))

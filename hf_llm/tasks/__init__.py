@@ -11,10 +11,9 @@ import pkgutil
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import yaml
 from datasets import Dataset, DatasetDict
 
-from hf_llm.mappings import parse_object
+from hf_llm.mappings import parse_value
 from hf_llm.metrics.base import TaskMetric
 
 
@@ -88,17 +87,18 @@ def task_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def load_task(name: str, options: str | None = None) -> Task:
-    """The task of a file in this folder, with its options set.
+def load_task(name: str, /, **options: Any) -> Task:
+    """Make the task of a file in this folder.
 
     Args:
-        options: `target=de,max_new_tokens=128`, or the same as a JSON object.
+        name: name of the file, e.g. `translation`.
+        options: values for fields of its dataclass; a number or a switch may be text, as on a command line.
 
     Raises:
         ValueError: no such task or option (the nearest is named), or a value of another type.
 
     Example:
-        >>> load_task("translation", "source=en,target=zh").target
+        >>> load_task("translation", source="en", target="zh").target
         'zh'
     """
     if name not in task_names():
@@ -110,35 +110,30 @@ def load_task(name: str, options: str | None = None) -> Task:
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Task) and value.__module__ == module.__name__
     )
-    return task_class(**parse_options(name, task_class, options or ""))
+    return task_class(**typed_options(name, task_class, options))
 
 
-def parse_options(name: str, task_class: type[Task], options: str) -> dict[str, Any]:
-    """The options as keyword arguments, each checked against its field."""
+def typed_options(name: str, task_class: type[Task], options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a task with the types of their fields.
+
+    Raises:
+        ValueError: no such option, or a value of another type.
+    """
     types = {field.name: field.type for field in dataclasses.fields(task_class)}
-    if options.lstrip().startswith("{"):  # a mapping in a YAML file arrives as JSON
-        given = parse_object("--task_options", options)
-    else:
-        pairs = [part.partition("=") for part in options.split(",") if part.strip()]
-        given = {key.strip(): value.strip() for key, _, value in pairs}
-        # A command line has no types: `no` is a language here, there a refusal.
-        given = {key: value if types.get(key) is str else typed(value) for key, value in given.items()}
-    for key, value in given.items():
+    checked = {}
+    for key, value in options.items():
         if key not in types:
             near = difflib.get_close_matches(key, types, 1, cutoff=0) or list(types)
             raise ValueError(f"`--task_options` {key}: {name} has no such option; the nearest is {near[0]}")
-        if not isinstance(value, types[key]) or (types[key] is int and (isinstance(value, bool) or value < 1)):
-            kind = "int, at least 1" if types[key] is int else getattr(types[key], "__name__", types[key])
-            raise ValueError(f"`--task_options` {key}={value}: give a value of type {kind}")
-    return given
-
-
-def typed(value: str) -> Any:
-    """A value of the command line as YAML reads it; what is no YAML stays the text that it is."""
-    try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError:
-        return value
+        kind = types[key]
+        if isinstance(value, str) and kind is not str:  # pairs on a command line are text: `no` is a language or False
+            value = parse_value(value)
+        if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or value < 1)):
+            expected = getattr(kind, "__name__", kind)
+            expected += {int: ", at least 1", str: ", in a YAML file with quotation marks"}.get(kind, "")
+            raise ValueError(f"`--task_options` {key}={value}: give a value of type {expected}")
+        checked[key] = value
+    return checked
 
 
 def reference_list(value: str | list[str] | None) -> list[str]:

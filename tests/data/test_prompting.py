@@ -104,7 +104,7 @@ def test_a_completion_is_encoded_as_it_stands_behind_its_prompt():
 
 def test_choices_are_ranked_with_their_end_as_they_are_trained():
     """Or a label that another one begins with would always be likelier."""
-    task = load_task("understanding", "labels=card|card lost")
+    task = load_task("understanding", labels="card|card lost")
     rows = DatasetDict(validation=Dataset.from_list([{"text": "Hm.", "label": "card"}]))
     task.prepare(rows)
     prompts, _ = encode_prompts(rows["validation"], Prompter(TOKENIZER, task, 512))
@@ -124,7 +124,7 @@ def test_rows_with_one_prompt_for_all_can_be_solved_examples(name):
 
 def test_there_is_room_for_the_gold_completion_where_its_likelihood_is_asked():
     """It may be longer than the longest answer."""
-    task = load_task("generation", "max_new_tokens=2")
+    task = load_task("generation", max_new_tokens=2)
     rows = Dataset.from_list([{"instruction": "Go on.", "input": "then it ends. " * 30, "output": "Document " * 9}])
     prompts, _ = encode_prompts(rows, Prompter(TOKENIZER, task, 100))
     assert len(prompts[0]["prompt"]) + len(prompts[0]["completion"]) <= 100
@@ -132,7 +132,7 @@ def test_there_is_room_for_the_gold_completion_where_its_likelihood_is_asked():
 
 def test_a_label_is_encoded_once_for_all_rows(monkeypatch):
     """77 labels of 10,000 rows would otherwise be tokenized 770,000 times."""
-    task = load_task("understanding", "labels=card|card lost")
+    task = load_task("understanding", labels="card|card lost")
     rows = DatasetDict(validation=Dataset.from_list([{"text": f"Hm {i}.", "label": "card"} for i in range(20)]))
     task.prepare(rows)
     prompter, texts = Prompter(TOKENIZER, task, 512), []

@@ -8,7 +8,7 @@ from tiny import new_tokenizer
 
 from hf_llm.arguments import DataArguments, TaskArguments
 from hf_llm.data.prompting import Prompter, draw_shots, encode_prompts
-from hf_llm.data.rows import load_rows, parse_mapping, to_task_columns
+from hf_llm.data.rows import load_rows, to_task_columns
 from hf_llm.messages import ORIGIN
 from hf_llm.tasks import load_task
 
@@ -58,11 +58,10 @@ def test_the_hubs_usual_layouts_work_as_they_are(layout, tmp_path):
         assert text in example["prompt"] + example["completion"]
 
 
-def test_columns_are_renamed_by_a_mapping_in_both_forms():
-    """A command line's and a YAML file's; the mapping is stronger than a column that has the name already."""
+def test_columns_are_renamed_by_a_mapping():
+    """The mapping takes precedence over a column that has the task's name already."""
     rows = Dataset.from_list([{"body": "Long.", "document": "3", "tldr": "Short."}])
-    mapping = parse_mapping("body=document, tldr=summary")
-    assert mapping == parse_mapping('{"body": "document", "tldr": "summary"}')
+    mapping = {"body": "document", "tldr": "summary"}
     assert to_task_columns(rows, "train", load_task("summarization"), mapping)[0] == {
         "document": "Long.",
         "summary": "Short.",
@@ -83,10 +82,15 @@ def test_numbered_labels_become_their_names(caplog):
 @pytest.mark.parametrize(
     "mapping, message",
     [
-        ("body", "`--column_mapping` has `body`: write column=name pairs"),
-        ("text=document", "`--column_mapping` text=document: `validation` has no such column, only body, tldr"),
-        ("body=article", "`--column_mapping` body=article: the task has no column article, only document, summary"),
-        ("body=document", "`validation` has no column `summary`, only body, tldr: choose with `--column_mapping NAME"),
+        ({"text": "document"}, "`--column_mapping` text=document: `validation` has no such column, only body, tldr"),
+        (
+            {"body": "article"},
+            "`--column_mapping` body=article: the task has no column article, only document, summary",
+        ),
+        (
+            {"body": "document"},
+            "`validation` has no column `summary`, only body, tldr: choose with `--column_mapping NAME",
+        ),
     ],
 )
 def test_a_mapping_that_does_not_fit_is_named_with_what_is_there(mapping, message, tmp_path):
@@ -172,7 +176,7 @@ def test_hidden_labels_of_a_json_file_are_no_class(tmp_path, caplog):
     assert task.label_names == ["2", "10"] and [task.references(row) for row in loaded] == [["2"], ["10"], []]
     assert "the labels are numbers: name them by `labels=a|b|...`" in caplog.text
     assert "the label -1 counts as a hidden one" in caplog.text
-    named = load_task("understanding", "labels=-1|2|10")
+    named = load_task("understanding", labels="-1|2|10")
     assert named.references(loaded[2]) == ["-1"]
     with pytest.raises(ValueError, match="the labels of all rows are hidden or empty"):
         load("understanding", validation_file=write(tmp_path / "b.jsonl", rows[2:]))
@@ -190,10 +194,10 @@ def test_columns_of_a_translation_are_mapped_to_languages(tmp_path):
     """Whatever a CSV file calls them."""
     (tmp_path / "a.csv").write_text("english,german\none,eins\n")
     files = [str(tmp_path / "a.csv")]
-    rows = load("translation", "english=en,german=de", validation_file=files)["validation"]
+    rows = load("translation", {"english": "en", "german": "de"}, validation_file=files)["validation"]
     assert rows["translation"][:] == [{"en": "one", "de": "eins"}]
     files = write(tmp_path / "a.jsonl", [{"translation": {"en": "a", "de": "b"}, "x": "one", "y": "eins"}])
-    rows = load("translation", "x=en,y=de", validation_file=files)["validation"]
+    rows = load("translation", {"x": "en", "y": "de"}, validation_file=files)["validation"]
     assert rows["translation"][:] == [{"en": "one", "de": "eins"}]
 
 

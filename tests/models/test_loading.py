@@ -14,7 +14,9 @@ from tiny import TEXTS, new_model, new_tokenizer, relative_error
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from hf_llm.arguments import AdapterArguments, ModelArguments, TokenizerArguments
+from hf_llm.command_line import parse_args
 from hf_llm.data.vocabulary import train_tokenizer
+from hf_llm.mappings import parse_mapping
 from hf_llm.models.loading import (
     add_adapter,
     extend_embeddings,
@@ -26,13 +28,19 @@ from hf_llm.models.loading import (
     new_config,
 )
 
-GROUPED = "hidden_size=64,intermediate_size=128,num_hidden_layers=2,num_attention_heads=4,num_key_value_heads=2"
+GROUPED = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 CONFIGS = sorted((Path(__file__).parent.parent.parent / "recipes" / "configs").glob("pretrain*.yaml"))
 OVERRIDES = {
-    "llama": GROUPED + ",rope_theta=1e4",
-    "qwen3": GROUPED + ",head_dim=16,tie_word_embeddings=true",
-    "mistral": GROUPED + ",hidden_act=gelu",
-    "gpt2": "n_embd=64, n_layer=2, n_head=4",
+    "llama": GROUPED | {"rope_theta": 1e4},
+    "qwen3": GROUPED | {"head_dim": 16, "tie_word_embeddings": True},
+    "mistral": GROUPED | {"hidden_act": "gelu"},
+    "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4},
 }
 
 
@@ -82,19 +90,33 @@ def test_a_new_model_has_the_sizes_asked_for_and_normal_weights(model_type, spre
         assert abs(p.mean().item()) < 5 * expected / p.numel() ** 0.5, name
 
 
-def test_settings_are_typed_by_their_values(tokenizer):
-    """Numbers with an exponent, booleans, names."""
-    settings = GROUPED + ",rms_norm_eps=1e-4,tie_word_embeddings=true,hidden_act=gelu,rope_theta=5e5,"
-    config = build(tokenizer, config_overrides=settings).config
+def test_overrides_reach_the_config(tokenizer):
+    """Numbers, booleans, names; `rope_theta` is one of the rotary parameters."""
+    overrides = GROUPED | {"rms_norm_eps": 1e-4, "tie_word_embeddings": True, "hidden_act": "gelu", "rope_theta": 5e5}
+    config = build(tokenizer, config_overrides=overrides).config
     assert (config.rms_norm_eps, config.tie_word_embeddings, config.hidden_act) == (1e-4, True, "gelu")
     assert config.rope_parameters["rope_theta"] == 500_000.0
+
+
+@pytest.mark.parametrize("as_file", [True, False], ids=["file", "flag"])
+def test_a_nested_setting_reaches_the_config(as_file, tokenizer, tmp_path):
+    """From a mapping in a YAML file, and from pairs on the command line."""
+    pairs = "hidden_size=64,rope_parameters={rope_type: linear, factor: 2.0}"
+    (tmp_path / "run.yaml").write_text(
+        "config_overrides:\n  hidden_size: 64\n  rope_parameters: {rope_type: linear, factor: 2.0}\n"
+    )
+    argv = ["--config", str(tmp_path / "run.yaml")] if as_file else ["--config_overrides", pairs]
+    config = new_config(parse_args([ModelArguments], argv)[0], tokenizer, 32)
+    assert config.hidden_size == 64
+    assert (config.rope_parameters["rope_type"], config.rope_parameters["factor"]) == ("linear", 2.0)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_models_of_the_shipped_files_can_be_built(path, tokenizer):
     """Every setting in them exists and goes with the others."""
     settings = yaml.safe_load(path.read_text())
-    arguments = ModelArguments(model_type=settings["model_type"], config_overrides=settings["config_overrides"])
+    overrides = parse_mapping("--config_overrides", settings["config_overrides"])
+    arguments = ModelArguments(model_type=settings["model_type"], config_overrides=overrides)
     config = new_config(arguments, tokenizer, settings["max_length"])
     assert config.model_type == settings["model_type"]
 
@@ -104,12 +126,11 @@ def test_the_models_of_the_shipped_files_can_be_built(path, tokenizer):
     [
         ({"model_type": "lama"}, "`--model_type` lama has no causal language model here; the nearest is llama"),
         ({"model_type": "t5"}, "`--model_type` t5 has no causal language model here"),
-        ({"config_overrides": "hiden_size=8"}, "`--config_overrides` hiden_size: llama has no such setting; "
+        ({"config_overrides": {"hiden_size": 8}}, "`--config_overrides` hiden_size: llama has no such setting; "
          "the nearest is hidden_size"),
-        ({"model_type": "gpt2", "config_overrides": "hidden_sise=8"}, "the nearest is hidden_size"),
-        ({"config_overrides": "hidden_size"}, "`--config_overrides` has `hidden_size`: write key=value pairs"),
-        ({"config_overrides": "hidden_size=abc"}, "hidden_size"),
-        ({"config_overrides": "hidden_act=["}, "cannot build this llama model"),
+        ({"model_type": "gpt2", "config_overrides": {"hidden_sise": 8}}, "the nearest is hidden_size"),
+        ({"config_overrides": {"hidden_size": "abc"}}, "hidden_size"),
+        ({"config_overrides": {"hidden_act": "["}}, "cannot build this llama model"),
         ({"model_type": "xglm", "initializer_range": 0.1}, "`--initializer_range`: xglm has no such setting"),
         ({"model_name_or_path": "/no/such/folder"}, "cannot load `/no/such/folder`: "),
     ],
@@ -143,12 +164,13 @@ def test_rows_longer_than_the_positions_are_refused(folder, tokenizer):
     build(tokenizer, max_length=64, model_name_or_path=str(folder))
     message = error_of(tokenizer, max_length=65, model_name_or_path=str(folder))
     assert "`--max_length` 65 is beyond the model's 64 positions" in message
-    assert "positions" in error_of(tokenizer, config_overrides=GROUPED + ",max_position_embeddings=16", max_length=17)
+    assert "positions" in error_of(tokenizer, config_overrides=GROUPED | {"max_position_embeddings": 16}, max_length=17)
 
 
 def test_positions_that_no_token_can_have_do_not_count(tokenizer):
     """With padding id 2, RoBERTa numbers tokens from 3: of 40 positions 37 are left, and the message says 37."""
-    sizes = "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=16,max_position_embeddings=40"
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    sizes |= {"max_position_embeddings": 40}
     arguments = ModelArguments(model_type="roberta", config_overrides=sizes)
     load_model(arguments, tokenizer, 37, AutoModelForMaskedLM)
     with pytest.raises(ValueError, match="`--max_length` 38 is beyond the model's 37 positions"):

@@ -82,27 +82,28 @@ def test_choices_hold_the_gold_answer(task, sample):
             assert len(set(answers)) == len(choices) and task.references(row)[0] in answers
 
 
-def test_options_are_set_by_name_and_from_json():
-    """A command line and a YAML file say the same."""
-    by_flag = load_task("translation", "source=de,target=zh,max_new_tokens=7")
-    assert by_flag == load_task("translation", '{"source": "de", "target": "zh", "max_new_tokens": 7}')
-    assert (by_flag.source, by_flag.target, by_flag.max_new_tokens) == ("de", "zh", 7)
-    assert load_task("translation", "target=no").target == "no", "Norwegian, which YAML takes for a refusal"
+def test_options_are_set_by_name_as_values_or_as_text():
+    """A YAML file gives an integer, a command line the text of one; both make the same task."""
+    task = load_task("translation", source="de", target="zh", max_new_tokens=7)
+    assert task == load_task("translation", source="de", target="zh", max_new_tokens="7")
+    assert (task.source, task.target, task.max_new_tokens) == ("de", "zh", 7)
+    assert load_task("translation", target="no").target == "no", "Norwegian, which YAML reads as False"
 
 
 @pytest.mark.parametrize(
     "name, options, message",
     [
-        ("summarisation", "", "`--task` summarisation is not known: there are bias, generation"),
-        ("translation", "tarket=de", "translation has no such option; the nearest is target"),
-        ("translation", "max_new_tokens=many", "`--task_options` max_new_tokens=many: give a value of type int"),
-        ("understanding", "scoring=guess", "scoring=guess: choose likelihood, normalized or generated"),
+        ("summarisation", {}, "`--task` summarisation is not known: there are bias, generation"),
+        ("translation", {"tarket": "de"}, "translation has no such option; the nearest is target"),
+        ("translation", {"max_new_tokens": "many"}, "`--task_options` max_new_tokens=many: give a value of type int"),
+        ("translation", {"target": False}, "target=False: give a value of type str, in a YAML file with quotation"),
+        ("understanding", {"scoring": "guess"}, "scoring=guess: choose likelihood, normalized or generated"),
     ],
 )
 def test_what_is_not_known_is_said_with_the_nearest(name, options, message):
     """One line each."""
     with pytest.raises(ValueError, match=message):
-        load_task(name, options)
+        load_task(name, **options)
 
 
 def test_a_question_may_have_no_answer():
@@ -120,19 +121,19 @@ def test_a_question_without_a_context_is_answered_from_memory():
     assert "Context" not in load_task("question_answering").to_example(row)["prompt"]
     row["context"] = "Maria sang."
     assert "Maria" in load_task("question_answering").to_example(row)["prompt"]
-    assert "Maria" not in load_task("question_answering", "with_context=false").to_example(row)["prompt"]
+    assert "Maria" not in load_task("question_answering", with_context=False).to_example(row)["prompt"]
 
 
 def test_a_language_that_the_row_lacks_is_named():
     """With those that it has."""
-    task = load_task("translation", "source=en,target=fr")
+    task = load_task("translation", source="en", target="fr")
     with pytest.raises(ValueError, match="no `fr` in `translation`, only en, de"):
         task.to_example({"translation": {"en": "one", "de": "eins"}})
 
 
 def test_numbered_labels_have_the_names_that_are_given():
     """In the order of their numbers; a number beyond them is refused."""
-    task = load_task("understanding", "labels=negative|positive")
+    task = load_task("understanding", labels="negative|positive")
     task.prepare(DatasetDict())
     assert task.references({"text": "Fine.", "label": 1}) == ["positive"]
     with pytest.raises(ValueError, match="label `2` is not among the choices negative, positive"):
@@ -141,7 +142,7 @@ def test_numbered_labels_have_the_names_that_are_given():
 
 def test_a_generated_label_is_the_longest_that_the_answer_begins_with():
     """Whatever follows it."""
-    task = load_task("understanding", "labels=card|card lost,scoring=generated")
+    task = load_task("understanding", labels="card|card lost", scoring="generated")
     task.prepare(DatasetDict())
     assert task.choices({"text": "Hm."}) is None
     assert [task.answer(text, {}) for text in (" Card lost, it seems", "card?", "a card")] == [

@@ -14,6 +14,7 @@ from transformers import AutoModelForMaskedLM, Trainer, TrainingArguments, pipel
 
 from hf_llm.arguments import ModelArguments, PretrainArguments, TextArguments
 from hf_llm.data.vocabulary import train_tokenizer
+from hf_llm.mappings import format_mapping
 from hf_llm.models.inspection import count_parameters
 from hf_llm.models.loading import load_model
 from hf_llm.publishing.reporting import report_pretraining
@@ -31,7 +32,7 @@ from hf_llm.training.run import run_training
 SPLITS = DatasetDict(
     {"train": Dataset.from_dict({"text": TEXTS}), "validation": Dataset.from_dict({"text": TEXTS[:7]})}
 )
-ROBERTA = "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,intermediate_size=64"
+ROBERTA = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
 
 def new_run(
@@ -118,7 +119,7 @@ def test_another_share_of_hidden_tokens_is_another_run(masked, tmp_path):
 
 def test_a_step_of_small_batches_is_one_of_a_large_batch(tmp_path):
     """The loss is the mean over the step's hidden tokens; the model's own would be added up."""
-    dropout = ROBERTA + ",hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0"
+    dropout = ROBERTA | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     runs = [{"per_device_train_batch_size": 4}, {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}]
     losses = []
     for number, settings in enumerate(runs):
@@ -145,7 +146,7 @@ def test_tokens_of_a_masked_run_are_counted_once(masked):
 
 def test_a_masked_model_trains_without_packing(tmp_path):
     """As DistilBERT and the like need it."""
-    distilbert = {"model_type": "distilbert", "overrides": "dim=32,n_layers=2,n_heads=2,hidden_dim=64"}
+    distilbert = {"model_type": "distilbert", "overrides": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}}
     trainer, reports = new_run(tmp_path, "masked", packing=False, **distilbert, max_steps=3)
     assert np.isfinite(run_training(trainer, None, False, reports)["eval_loss"])
 
@@ -240,7 +241,7 @@ def test_the_check_of_an_objective_leaves_the_trainers_arguments_as_they_are(tmp
 def test_what_does_not_fit_the_objective_is_one_line(processes, corpus, tiny_base, tmp_path):
     """With the remedy, and exit status 2."""
     run = {"train_file": corpus / "train.jsonl", "max_steps": 1, "max_length": 64, "output_dir": tmp_path / "out"}
-    with_base = {"tokenizer_name": tiny_base, "config_overrides": ROBERTA}
+    with_base = {"tokenizer_name": tiny_base, "config_overrides": format_mapping(ROBERTA)}
     bad = {
         "`--model_type` llama has no masked language model here": {"objective": "masked"},
         "`--fim_rate` is 2.0: give a share, from 0 to 1": {"objective": "fim", "fim_rate": 2},

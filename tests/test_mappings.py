@@ -1,0 +1,118 @@
+"""Flags that take a mapping read pairs, YAML mappings and JSON objects the same way."""
+
+import json
+
+import pytest
+import yaml
+
+from hf_llm.arguments import ModelArguments, TaskArguments
+from hf_llm.command_line import parse_args
+from hf_llm.mappings import format_mapping, parse_mapping
+from hf_llm.messages import report_errors
+
+NESTED = {"rope_parameters": {"rope_type": "linear", "factor": 2.0}, "layer_types": ["a", "b"], "hidden_size": 64}
+TASK = ["--task", "translation"]
+
+
+def from_file(folder, flag, value):
+    """What a flag is where a YAML file sets it."""
+    (folder / "run.yaml").write_text(yaml.dump({flag: value}))
+    model_args, task_args = parse_args([ModelArguments, TaskArguments], ["--config", str(folder / "run.yaml"), *TASK])
+    return getattr(model_args if flag == "config_overrides" else task_args, flag)
+
+
+def test_overrides_are_a_mapping_in_a_yaml_file_too(tmp_path):
+    """Nested mappings, lists and types included."""
+    assert from_file(tmp_path, "config_overrides", NESTED) == NESTED
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rope_parameters={rope_type: linear, factor: 2.0},layer_types=[a, b],hidden_size=64",
+        " hidden_size = 64 , layer_types=[a,b], rope_parameters={rope_type: linear, factor: 2.0},",
+        json.dumps(NESTED),
+    ],
+)
+def test_pairs_and_json_say_what_a_yaml_mapping_says(text):
+    """Commas inside braces and brackets belong to the value."""
+    assert parse_args([ModelArguments], ["--config_overrides", text])[0].config_overrides == NESTED
+
+
+@pytest.mark.parametrize("flag", ["config_overrides", "task_options", "column_mapping"])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("source", "`--FLAG` has `source`: write key=value pairs, separated by commas"),
+        ("a=1,=2", "`--FLAG` has `=2`: write key=value pairs"),
+        ("a=1,b=2,a=3", "`--FLAG` has `a` twice: keep one"),
+        ("a={b: 1", "`--FLAG` has `a={b: 1`: close its bracket or brace"),
+        ('{"a": 1, "a": 2}', "`--FLAG`: `a` appears twice in one object: keep one"),
+        ('{"a": 1', "`--FLAG`, line 1, column 8, is not JSON"),
+    ],
+)
+def test_what_is_no_mapping_is_refused_by_every_flag(flag, text, message, capsys):
+    """In one line, with the flag, the pair and the remedy."""
+    with pytest.raises(SystemExit) as stopped, report_errors():
+        parse_args([ModelArguments, TaskArguments], [f"--{flag}", text, *TASK])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message.replace("FLAG", flag) in line
+
+
+def test_a_wrong_pair_in_a_file_is_reported_with_the_file(tmp_path, capsys):
+    """A nested key that appears twice, too."""
+    for text, message in {
+        "task_options: source": "has `source`: write key=value pairs",
+        "config_overrides: {rope_parameters: {factor: 2, factor: 3}}": "`factor` appears twice: keep one",
+    }.items():
+        (tmp_path / "run.yaml").write_text(text)
+        with pytest.raises(SystemExit), report_errors():
+            parse_args([ModelArguments, TaskArguments], ["--config", str(tmp_path / "run.yaml"), *TASK])
+        error = capsys.readouterr().err
+        assert "run.yaml`: " in error and message in error
+
+
+def test_numbers_with_an_exponent_are_numbers(tmp_path):
+    """PyYAML reads 1e-4 as text; a value in quotation marks is text."""
+    expected = {"a": 1e-4, "b": 2e-5, "c": 5e5, "d": -2.5e3, "e": "1e4", "f": {"g": 1e-6}, "h": True, "i": None}
+    pairs = 'a=1e-4,b=2e-5,c=5e5,d=-2.5E3,e="1e4",f={g: 1e-6},h=true,i='
+    assert parse_mapping("--x", pairs) == expected
+    (tmp_path / "run.yaml").write_text(
+        'config_overrides: {a: 1e-4, b: 2e-5, c: 5e5, d: -2.5E3, e: "1e4", f: {g: 1e-6}, h: true, i: null}'
+    )
+    assert parse_args([ModelArguments], ["--config", str(tmp_path / "run.yaml")])[0].config_overrides == expected
+
+
+def test_options_of_a_task_stay_the_text_that_they_are(tmp_path):
+    """`no` is Norwegian on a command line; in a YAML file values have types."""
+    _, task_args = parse_args([ModelArguments, TaskArguments], [*TASK, "--task_options", "target=no,max_new_tokens=7"])
+    assert task_args.task_options == {"target": "no", "max_new_tokens": "7"}
+    assert from_file(tmp_path, "task_options", {"target": "no", "max_new_tokens": 7}) == {
+        "target": "no",
+        "max_new_tokens": 7,
+    }
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("labels=don't|do,n=5", {"labels": "don't|do", "n": "5"}),
+        ('labels="card, lost|card",n=5', {"labels": "card, lost|card", "n": "5"}),
+        ("labels='it''s, here'", {"labels": "it's, here"}),
+        ("labels=a[1|b,n=5", {"labels": "a[1|b", "n": "5"}),
+        ("labels=a=b", {"labels": "a=b"}),
+        ("", {}),
+    ],
+)
+def test_punctuation_within_a_text_is_part_of_it(text, expected):
+    """Brackets and quotation marks count only where a value begins with them; mappings are written as they are read."""
+    assert parse_mapping("--task_options", text, text_values=True) == expected
+    assert parse_mapping("--task_options", format_mapping(expected), text_values=True) == expected
+
+
+def test_mappings_are_written_as_the_pairs_that_they_came_from():
+    """The results file of an evaluation has the options as the command line had them."""
+    text = "source=en,target=de,max_new_tokens=64"
+    assert format_mapping(parse_mapping("--task_options", text, text_values=True)) == text
+    assert parse_mapping("--x", format_mapping(NESTED)) == NESTED
