@@ -17,11 +17,11 @@ def main():
     # Seconds of imports that `--help` and a wrong flag need not wait for.
     from hf_llm.data.sources import load_splits
     from hf_llm.data.vocabulary import learn_vocabulary
-    from hf_llm.files import new_folder
+    from hf_llm.files import check_new_folder
     from hf_llm.models.loading import extend_embeddings, load_to_extend
     from hf_llm.publishing.reporting import report_vocabulary
 
-    folder = new_folder(args.output_dir)
+    folder = check_new_folder(args.output_dir)
     splits = load_splits(args, args.seed)
     before, model = load_to_extend(args)
     tokenizer, pieces = learn_vocabulary(args, before, splits["train"]["text"])

@@ -96,7 +96,7 @@ def test_a_new_unigram_is_trained(said, work):
     {
         "nothing": "nothing is to be added to",
         "nowhere": "`--new_tokens` extends a vocabulary: name it by `--model_name_or_path`",
-        "there": "`--output_dir` . is there already and not an empty folder",
+        "there": "`--output_dir` . exists already and is not an empty folder",
     }.items(),
 )
 def test_bad_input_is_one_line(said, name, part):

@@ -36,7 +36,7 @@ from hf_llm.arguments import PreparationArguments
 from hf_llm.data.locations import PREPARED_MANIFEST, find_files, find_sources
 from hf_llm.data.readers import file_format, open_bytes, read_documents, read_rows
 from hf_llm.data.tokenization import PROOF_DOCUMENTS, select_engine
-from hf_llm.files import atomic_folder, new_folder, write_text
+from hf_llm.files import atomic_folder, check_new_folder, write_text
 from hf_llm.messages import ORIGIN, without_secrets
 from hf_llm.preparation.anonymization import Anonymizer, read_key
 from hf_llm.preparation.decontamination import Decontaminator
@@ -232,7 +232,7 @@ def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | Non
         ValueError: a row cannot be read (with `--on_error stop`), no row is left after a step, or the folder is not
             empty.
     """
-    target = new_folder(args.output_dir)
+    target = check_new_folder(args.output_dir)
     for name in ("jaccard_threshold", "language_threshold"):
         if not 0 < getattr(args, name) <= 1:
             raise ValueError(f"`--{name}` is {getattr(args, name)}: give a number above 0 and at most 1")

@@ -4,7 +4,6 @@ import json
 import logging
 import math
 import mmap
-import os
 import re
 import shlex
 import textwrap
@@ -27,6 +26,7 @@ from huggingface_hub.utils import filter_repo_objects, validate_repo_id
 from transformers import AutoModelForMaskedLM, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
+from hf_llm.files import atomic_path
 from hf_llm.models.inspection import detect_auto_class
 
 logger = logging.getLogger(__name__)
@@ -219,8 +219,8 @@ tokenizer = AutoTokenizer.from_pretrained(name)
 """)
     if (token := get_token()) and token in str(card):
         raise ValueError("`README.md` would contain the Hub token: take it out of the arguments of the model card")
-    card.save(folder / ".README.md.tmp")
-    os.replace(folder / ".README.md.tmp", folder / "README.md")
+    with atomic_path(folder / "README.md") as temporary:
+        card.save(temporary)
 
 
 def push_folder(
