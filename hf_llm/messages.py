@@ -43,6 +43,7 @@ def stop(message: object, status: int) -> NoReturn:
     for bar in list(getattr(tqdm, "_instances", [])):
         bar.close()  # or the message would stand at the end of its line
     first = "0" in (os.environ.get("RANK", "0"), os.environ.get("LOCAL_RANK"))
+    # `of_one_rank`: set by a stream on an error that other ranks may not have.
     if first or getattr(message, "of_one_rank", False):
         print(f"error: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
     sys.exit(status)

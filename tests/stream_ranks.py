@@ -2,7 +2,7 @@
 
     torchrun --nproc_per_node 2 tests/stream_ranks.py FOLDER OUTPUT EPOCHS
 
-Writes `OUTPUT-RANK.json`: [epoch, text] of each document in the order in which it came, for all whole epochs.
+Writes `OUTPUT-RANK.json`: [epoch, text] of each document of the first EPOCHS epochs, in the order of training.
 """
 
 import json
@@ -34,6 +34,6 @@ if __name__ == "__main__":
                 ends = row["lengths"].cumsum()
                 pieces = [row["input_ids"][start:end] for start, end in zip([0, *ends], ends, strict=False)]
                 seen += [(row["epoch"], tokenizer.decode(piece, skip_special_tokens=True)) for piece in pieces]
-        if batch["rows"][-1]["epoch"] >= epochs and rows.begun[-1][0].epoch > epochs:
+        if batch["rows"][-1]["epoch"] >= epochs and rows.open_blocks[-1][0].epoch > epochs:
             break
     Path(f"{output}-{rows.rank}.json").write_text(json.dumps(seen))

@@ -1,8 +1,9 @@
-"""Rows packed while the text is read: data larger than the disk, without end, each rank with a share of its own.
+"""Packed rows for training that are made while the text is read: for data larger than the disk, without an end.
 
-A rank reads its documents in blocks of some megabytes, tokenizes and packs one while the one before is trained on, and
-mixes its rows. The order of files and of the rows of a block is drawn from seed and epoch, so that where a rank stands
-is an epoch, a place in the text and a row of a block: a checkpoint has these, and a resumed run goes on at that row.
+Each rank reads its own documents in blocks of some megabytes, tokenizes and packs one block while the one before is
+trained on, and mixes the rows of a block. The order of files and of the rows of a block is drawn from seed and epoch.
+So the position of a rank is an epoch, a block, the state of the reader and a number of rows: these are saved with a
+checkpoint, and a resumed run continues at exactly that row.
 """
 
 import copy
@@ -33,20 +34,20 @@ from hf_llm.files import write_text
 
 logger = logging.getLogger(__name__)
 
-BLOCK_CHARACTERS = 16_000_000  # of text: enough for full rows, and a second's work
-# Stands in the slots of other ranks, where no row is used.
+BLOCK_CHARACTERS = 16_000_000  # of text: enough to fill rows well, and about a second's work
+# Takes the slots of other ranks, where accelerate uses no row.
 FILLER = {"input_ids": np.zeros(1, np.int32), "lengths": np.ones(1, np.int32)}
 Convert = Callable[[list[str], np.random.Generator], pa.Table]
 
 
 @dataclass
-class Position:
-    """Where a rank stands: at the beginning of a block of texts.
+class StreamPosition:
+    """The position of a rank in its stream, at the start of a block. The names of the fields are those in checkpoints.
 
     Args:
-        epoch: passes over the data that are behind it.
-        block: blocks of this epoch that are behind it.
-        reader: what `datasets` needs to go on reading there.
+        epoch: passes over the data before it.
+        block: blocks of this epoch before it.
+        reader: state of the `datasets` reader; None: the beginning of the data.
         rows: packed rows of this rank before it, in all epochs.
         counts: documents, tokens and so on before it.
     """
@@ -59,18 +60,20 @@ class Position:
 
 
 class StreamedRows(torch.utils.data.IterableDataset):
-    """Packed rows of this rank, without end, for a stock Trainer with `dispatch_batches=False`.
+    """Endless packed rows of this rank, for a stock Trainer with `dispatch_batches=False`.
 
-    accelerate lets every rank run through the rows of all ranks and take its batches; here the others' places are
-    filled with nothing, and each rank reads and tokenizes its own text alone.
+    accelerate makes every rank iterate over the rows of all ranks and keep its own batches. Each rank therefore yields
+    a filler in the slots of the others, and reads and tokenizes its own text only. Rank 1 of 2 with `batch_size` 2
+    yields: filler, filler, row 0, row 1, filler, filler, row 2, row 3 and so on.
 
     Args:
         documents: rows `{"text": str}`.
-        convert: texts and a random generator -> a table with `input_ids`, one row a document.
-        max_length, packing: as for `pack`.
-        seed: of the order.
-        batch_size: rows that a rank takes in a row.
-        facts: what must be equal for a resumed run to be the same.
+        convert: makes of texts and a random generator a table with the column `input_ids`, one row per document.
+        max_length: tokens of a row.
+        packing: as for `pack`.
+        seed: determines the order of files and rows.
+        batch_size: rows of a micro-batch, which a rank takes one after the other.
+        facts: what must be equal for a resumed run to be the same run.
     """
 
     def __init__(
@@ -91,9 +94,9 @@ class StreamedRows(torch.utils.data.IterableDataset):
             logger.warning(
                 f"{documents.num_shards} files for {self.ranks} ranks: each reads all of them, and uses its share"
             )
-        self.start, self.trained = Position(), 0  # rows that were trained on
-        # Blocks that are being trained on or taken by the data loader, and the counts with those of the block.
-        self.begun: list[tuple[Position, Counter]] = []
+        self.start, self.consumed_rows = StreamPosition(), 0  # consumed: trained on, by this rank, in all epochs
+        # Blocks that are trained on or fetched ahead by the data loader: start, and counts up to the end of the block.
+        self.open_blocks: list[tuple[StreamPosition, Counter]] = []
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         own = self.own_rows()
@@ -104,47 +107,53 @@ class StreamedRows(torch.utils.data.IterableDataset):
                 yield from islice(own, self.batch_size) if rank == self.rank else repeat(FILLER, self.batch_size)
 
     def own_rows(self) -> Iterator[dict[str, Any]]:
-        """The rows of this rank, from the first that was not trained on.
+        """Yield the rows of this rank, from the first one that is not consumed.
 
         Raises:
-            ValueError: this rank, maybe alone, finds a file that cannot be read, or no text.
+            ValueError: a file that this rank reads is broken, or this rank has no text.
         """
-        trained, blocks = self.trained, self.blocks(self.start)
+        consumed, blocks = self.consumed_rows, self.blocks(self.start)
         with ThreadPoolExecutor(1) as pool:
-            following = pool.submit(next, blocks)
+            next_block = pool.submit(next, blocks)
             while True:
                 try:
-                    position, rows, counts = following.result()
+                    position, rows, counts = next_block.result()
                 except ValueError as error:
-                    error.of_one_rank = True  # or only rank 0 would say its errors
+                    error.of_one_rank = True  # makes `messages.stop` print it on this rank, which may not be rank 0
                     raise
-                following = pool.submit(next, blocks)
-                self.begun.append((position, counts))
-                yield from islice(rows, max(0, trained - position.rows), None)
+                next_block = pool.submit(next, blocks)
+                self.open_blocks.append((position, counts))
+                yield from islice(rows, max(0, consumed - position.rows), None)
 
-    def blocks(self, position: Position) -> Iterator[tuple[Position, list[dict[str, Any]], Counter]]:
-        """Each block's position, its rows and the counts up to its end, from `position` on."""
+    def blocks(self, position: StreamPosition) -> Iterator[tuple[StreamPosition, list[dict[str, Any]], Counter]]:
+        """Yield each block from `position` on: its start, its rows, and the counts up to its end."""
         while True:
-            begun = position
-            for texts, reader in self.read(position):
-                rows, counts = self.rows_of(texts, position)
+            epoch_start = position
+            for texts, reader in self.read_texts(position):
+                rows, counts = self.pack_block(texts, position)
                 yield position, rows, counts
-                position = Position(position.epoch, position.block + 1, reader, position.rows + len(rows), dict(counts))
-            if position is begun and not position.block:
+                position = StreamPosition(
+                    position.epoch, position.block + 1, reader, position.rows + len(rows), dict(counts)
+                )
+            if position is epoch_start and not position.block:
                 raise ValueError(
                     f"rank {self.rank} of {self.ranks} finds no text of its own: give more documents or fewer ranks"
                 )
-            position = Position(position.epoch + 1, 0, None, position.rows, position.counts)
+            position = StreamPosition(position.epoch + 1, 0, None, position.rows, position.counts)
 
-    def read(self, position: Position) -> Iterator[tuple[list[str], dict]]:
-        """This rank's texts of the rest of an epoch, a block at a time, and what is needed to read on behind each."""
-        # A buffer of one row mixes no rows, which nobody could resume, but the files.
+    def read_texts(self, position: StreamPosition) -> Iterator[tuple[list[str], dict]]:
+        """Yield this rank's texts from `position` to the end of the epoch, a block at a time.
+
+        Each with the state of the reader after the block.
+        """
+        # Mixes the files only: with a buffer of one row no rows are mixed, because a full buffer cannot be resumed.
         files = self.documents.shuffle(seed=self.seed + position.epoch, buffer_size=1, max_buffer_input_shards=1)
-        # Whole files, whatever their number, so that no rank reads another's; ranks need not end an epoch together.
+        # "shards" gives whole files to ranks, also unevenly, so that no rank reads the files of another.
         strategy = "shards" if files.num_shards >= self.ranks else "examples"
         reader = split_dataset_by_node(files, self.rank, self.ranks, strategy)
         if position.reader:
-            logging.getLogger("datasets.iterable_dataset").setLevel(logging.ERROR)  # warns of the buffer's contents
+            # Hides the warning that the contents of the shuffle buffer are lost, which is a buffer of one row.
+            logging.getLogger("datasets.iterable_dataset").setLevel(logging.ERROR)
             reader.load_state_dict(position.reader)
         texts, size = [], 0
         for row in reader:
@@ -156,72 +165,72 @@ class StreamedRows(torch.utils.data.IterableDataset):
         if texts:
             yield texts, copy.deepcopy(reader.state_dict())
 
-    def rows_of(self, texts: list[str], position: Position) -> tuple[list[dict[str, Any]], Counter]:
-        """A block's rows in the order in which they are trained on, and the counts up to its end."""
-        draw = np.random.default_rng([self.seed, position.epoch, self.rank, position.block])
-        whole = [text for text in texts if text and not text.isspace()]
-        counts = Counter(position.counts) + Counter(empty_documents=len(texts) - len(whole))
-        if not whole:
+    def pack_block(self, texts: list[str], position: StreamPosition) -> tuple[list[dict[str, Any]], Counter]:
+        """Make the rows of a block, in the order in which they are trained on, and the counts up to its end."""
+        generator = np.random.default_rng([self.seed, position.epoch, self.rank, position.block])
+        documents = [text for text in texts if text and not text.isspace()]
+        counts = Counter(position.counts) + Counter(empty_documents=len(texts) - len(documents))
+        if not documents:
             return [], counts
-        table = self.convert(whole, draw)
+        table = self.convert(documents, generator)
         packed = pack_batch(table.select(["input_ids"]), self.max_length, self.packing)
         lengths = table["input_ids"].combine_chunks().value_lengths().to_numpy()
-        documents = {"documents": len(table), "documents_cut": int((lengths > self.max_length).sum())}
+        document_counts = {"documents": len(table), "documents_cut": int((lengths > self.max_length).sum())}
         if "layout" in table.column_names:
-            documents = count_layouts(table["layout"].to_numpy(), table["piece"].to_numpy())
+            document_counts = count_layouts(table["layout"].to_numpy(), table["piece"].to_numpy())
         counts += Counter(
-            **documents,
+            **document_counts,
             rows=len(packed),
             tokens_in=int(lengths.sum()),
             tokens_packed=len(packed["input_ids"].combine_chunks().flatten()),
         )
-        order = draw.permutation(len(packed))
+        order = generator.permutation(len(packed))
         columns = [split_lists(packed[name].combine_chunks()) for name in ("input_ids", "lengths")]
         rows = [{"input_ids": columns[0][i], "lengths": columns[1][i], "epoch": position.epoch} for i in order]
         return rows, counts
 
-    def advance(self, trained: int) -> None:
-        """Take note of how many rows were trained on; blocks that are behind them are forgotten."""
-        self.trained = trained
-        place = bisect_right(self.begun, trained, key=lambda block: block[0].rows) - 1
-        del self.begun[: max(0, place)]
+    def advance(self, consumed_rows: int) -> None:
+        """Set how many rows of this rank were consumed since step 0, and forget the blocks before the current one."""
+        self.consumed_rows = consumed_rows
+        current = bisect_right(self.open_blocks, consumed_rows, key=lambda block: block[0].rows) - 1
+        del self.open_blocks[: max(0, current)]
 
-    def now(self) -> tuple[Position, Counter]:
-        """The block that is being trained on, and the counts up to its end."""
-        return self.begun[0] if self.begun else (self.start, Counter(self.start.counts))
+    def current_block(self) -> tuple[StreamPosition, Counter]:
+        """The start of the block that is trained on, and the counts up to its end."""
+        return self.open_blocks[0] if self.open_blocks else (self.start, Counter(self.start.counts))
 
     def save(self, folder: Path) -> None:
-        """Write where this rank stands."""
-        state = {"trained": self.trained, "position": asdict(self.now()[0])}
+        """Write the position of this rank and the number of consumed rows to `stream-RANK.json`."""
+        state = {"trained": self.consumed_rows, "position": asdict(self.current_block()[0])}
         write_text(folder / f"stream-{self.rank}.json", json.dumps(state) + "\n")
 
     def load(self, checkpoint: str) -> None:
-        """Go on from where this rank stood."""
+        """Continue at the position of this rank that `save` wrote into a checkpoint."""
         state = json.loads((Path(checkpoint) / f"stream-{self.rank}.json").read_text(encoding="utf-8"))
-        self.trained, self.start = state["trained"], Position(**state["position"])
+        self.consumed_rows, self.start = state["trained"], StreamPosition(**state["position"])
 
     def callbacks(self) -> list[TrainerCallback]:
         """The callback that counts consumed rows and saves the position with each checkpoint."""
-        return [FollowStream(self)]
+        return [TrackStream(self)]
 
     def metrics(self, prefix: str) -> dict[str, float]:
-        """Counts of all blocks that were begun, on all ranks together, under the names of the results files."""
-        position, counts = self.now()
-        if not self.begun:  # resumed where no step was left
+        """Counts up to the current block, summed over the ranks, under the names in the results files."""
+        position, counts = self.current_block()
+        if not self.open_blocks:  # resumed with no step left to train
             _, _, counts = next(self.blocks(self.start))
         ranks = gather_object([{"epoch": position.epoch, **counts}])
         total = Counter()
-        for of_rank in ranks:
-            total.update({name: count for name, count in of_rank.items() if name != "epoch"})
+        for rank_counts in ranks:
+            total.update({name: count for name, count in rank_counts.items() if name != "epoch"})
         total["tokens_dropped"] = total["tokens_in"] - total["tokens_packed"]
         figures = {name: total[name] for name in ("documents", "documents_cut", "rows", "tokens_in", "tokens_packed")}
         figures |= dict(total) | {"packing_efficiency": total["tokens_packed"] / (total["rows"] * self.max_length)}
-        figures |= {"epochs_completed": min(of_rank["epoch"] for of_rank in ranks)}
+        figures |= {"epochs_completed": min(rank_counts["epoch"] for rank_counts in ranks)}
         return {f"{prefix}_{name}": value for name, value in figures.items()}
 
 
-class FollowStream(TrainerCallback):
-    """Tells the stream how many of its rows were trained on, and lets it write where it stands into checkpoints."""
+class TrackStream(TrainerCallback):
+    """Tell the stream after each step how many rows are consumed, and save its position with each checkpoint."""
 
     def __init__(self, rows: StreamedRows):
         self.rows = rows
@@ -233,15 +242,15 @@ class FollowStream(TrainerCallback):
         self.rows.save(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     def on_log(self, args: TrainingArguments, state, control, logs=None, **kwargs):
-        # The Trainer's epoch of a stream is a share of `max_steps`.
-        logs["epoch"] = state.log_history[-1]["epoch"] = self.rows.now()[0].epoch
+        # For rows without a length the Trainer logs the share of `max_steps` as the epoch.
+        logs["epoch"] = state.log_history[-1]["epoch"] = self.rows.current_block()[0].epoch
 
 
-def head(documents: IterableDataset, number: int) -> Dataset:
-    """The first documents with text, as a data set in memory.
+def first_documents(documents: IterableDataset, number: int) -> Dataset:
+    """The first `number` documents that are not empty, as a dataset in memory.
 
     Raises:
-        ValueError: there are none.
+        ValueError: all documents are empty.
     """
     texts = (row["text"] for row in documents)
     first = list(islice((text for text in texts if text and not text.isspace()), number))

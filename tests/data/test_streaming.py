@@ -1,4 +1,4 @@
-"""A stream gives every document once an epoch, each to one rank, and goes on at the very row where it stopped."""
+"""A stream yields every document once per epoch, each on one rank, and resumes at exactly the row where it stopped."""
 
 import json
 import random
@@ -18,7 +18,7 @@ from hf_llm.arguments import TextArguments
 from hf_llm.data import streaming
 from hf_llm.data.arrow import token_table
 from hf_llm.data.sources import load_splits
-from hf_llm.data.streaming import Position, StreamedRows, head
+from hf_llm.data.streaming import StreamedRows, StreamPosition, first_documents
 from hf_llm.data.tokenization import document_engine
 from hf_llm.data.vocabulary import train_tokenizer
 
@@ -41,7 +41,7 @@ def read(paths):
 
 
 def new_stream(paths, tokenizer, rank=None, ranks=2, batch_size=2, max_length=64):
-    """Of files; one of several ranks, where they are given."""
+    """A stream of .jsonl files; `rank` and `ranks` override those of the process."""
     features = Features({"text": Value("string")})
     documents = IterableDataset.from_generator(read, features, {"paths": [str(path) for path in paths]})
     _, encode = document_engine(tokenizer, TEXTS)
@@ -54,23 +54,23 @@ def new_stream(paths, tokenizer, rank=None, ranks=2, batch_size=2, max_length=64
 
 
 def write_files(folder, number, texts=TEXTS):
-    """The texts in files of unequal sizes; one file holds a text that is empty."""
+    """Write the texts into files of unequal sizes, the first of which also holds an empty text."""
     borders = np.linspace(0, 1, number + 1) ** 2 * len(texts)
-    for place, (start, stop) in enumerate(zip(borders[:-1].astype(int), borders[1:].astype(int), strict=True)):
-        lines = [*texts[start:stop], *([" "] if place == 0 else [])]
-        (folder / f"{place}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in lines))
+    for index, (start, stop) in enumerate(zip(borders[:-1].astype(int), borders[1:].astype(int), strict=True)):
+        lines = [*texts[start:stop], *([" "] if index == 0 else [])]
+        (folder / f"{index}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in lines))
     return sorted(folder.glob("*.jsonl"))
 
 
 def documents_of(rows, tokenizer, epochs):
-    """(epoch, text) of every document of the first epochs, in the order of the rows."""
-    found = []
+    """(epoch, text) of every document of the first `epochs`, in the order of the rows."""
+    documents = []
     for row in rows:
         if row["epoch"] >= epochs:
-            return found
+            return documents
         pieces = np.split(row["input_ids"], np.cumsum(row["lengths"])[:-1])
-        found += [(row["epoch"], tokenizer.decode(piece, skip_special_tokens=True)) for piece in pieces]
-    return found
+        documents += [(row["epoch"], tokenizer.decode(piece, skip_special_tokens=True)) for piece in pieces]
+    return documents
 
 
 @pytest.fixture(scope="module")
@@ -80,29 +80,29 @@ def tokenizer():
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    """Several of them in an epoch."""
+    """So small that an epoch has several blocks."""
     monkeypatch.setattr(streaming, "BLOCK_CHARACTERS", 700)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 @pytest.mark.parametrize("files", [1, 2, 4, 6])
-def test_every_document_comes_once_an_epoch_on_one_rank(files, ranks, tokenizer, tmp_path):
-    """Whether files can be shared out or not; in another order in the second epoch."""
+def test_every_document_comes_once_per_epoch_on_one_rank(files, ranks, tokenizer, tmp_path):
+    """With fewer and more files than ranks; the second epoch has another order."""
     paths = write_files(tmp_path, files)
     streams = [new_stream(paths, tokenizer, rank, ranks) for rank in range(ranks)]
-    found = [documents_of(stream.own_rows(), tokenizer, 2) for stream in streams]
-    assert Counter(document for of_rank in found for document in of_rank) == {
+    documents = [documents_of(stream.own_rows(), tokenizer, 2) for stream in streams]
+    assert Counter(document for rank_documents in documents for document in rank_documents) == {
         (epoch, text): 1 for epoch in (0, 1) for text in TEXTS
     }
-    first, second = ([text for at, text in found[0] if at == epoch] for epoch in (0, 1))
+    first, second = ([text for at, text in documents[0] if at == epoch] for epoch in (0, 1))
     assert first != second
-    # Those that it has begun are all known, as nothing was trained on: the empty text was read, once an epoch.
-    empty = sum(counts["empty_documents"] for stream in streams for position, counts in stream.begun[-1:])
+    # Nothing was consumed, so no block is forgotten: their counts have the empty text once per epoch.
+    empty = sum(counts["empty_documents"] for stream in streams for position, counts in stream.open_blocks[-1:])
     assert empty >= 2
 
 
 def test_rows_are_mixed_within_a_block(tokenizer, tmp_path):
-    """And not in the order of the file."""
+    """The rows of an epoch are not in the order of the file."""
     stream = new_stream(write_files(tmp_path, 1), tokenizer, 0, 1)
     texts = [text for _, text in documents_of(stream.own_rows(), tokenizer, 1)]
     assert texts != TEXTS and sorted(texts) == sorted(TEXTS)
@@ -110,28 +110,28 @@ def test_rows_are_mixed_within_a_block(tokenizer, tmp_path):
 
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("files", [1, 4])
-def test_a_stream_goes_on_at_the_row_where_it_stopped(files, ranks, tokenizer, tmp_path):
-    """At any row of three epochs; what was trained on is passed over without being read again."""
+def test_a_resumed_stream_starts_at_the_first_row_that_was_not_trained_on(files, ranks, tokenizer, tmp_path):
+    """At any row of three epochs, without reading earlier blocks again."""
     paths = write_files(tmp_path, files)
     whole = list(islice(new_stream(paths, tokenizer, 0, ranks).own_rows(), 60 if ranks == 1 else 30))
     draw = random.Random(0)
-    for trained in (0, 1, *(draw.randrange(len(whole) - 5) for _ in range(12))):
+    for consumed in (0, 1, *(draw.randrange(len(whole) - 5) for _ in range(12))):
         stopped = new_stream(paths, tokenizer, 0, ranks)
-        for _ in islice(stopped.own_rows(), trained + 3):  # the data loader has taken some more already
+        for _ in islice(stopped.own_rows(), consumed + 3):  # the data loader fetches some rows ahead
             pass
-        stopped.advance(trained)
+        stopped.advance(consumed)
         stopped.save(tmp_path)
         resumed = new_stream(paths, tokenizer, 0, ranks)
         resumed.load(str(tmp_path))
-        assert resumed.start.rows <= trained
-        rows = list(islice(resumed.own_rows(), len(whole) - trained))
-        assert resumed.begun[0][0] == stopped.now()[0]
-        for row, expected in zip(rows, whole[trained:], strict=True):
+        assert resumed.start.rows <= consumed
+        rows = list(islice(resumed.own_rows(), len(whole) - consumed))
+        assert resumed.open_blocks[0][0] == stopped.current_block()[0]
+        for row, expected in zip(rows, whole[consumed:], strict=True):
             assert np.array_equal(row["input_ids"], expected["input_ids"]) and row["epoch"] == expected["epoch"]
 
 
 def test_accelerate_hands_each_rank_its_own_rows_and_no_filler(tokenizer, tmp_path):
-    """Its own sharding takes the slots of a rank from the stream of all."""
+    """accelerate's own sharding keeps the slots of one rank out of the stream of all."""
     paths = write_files(tmp_path, 3)
     for rank in (0, 1):
         own = list(islice(new_stream(paths, tokenizer, rank).own_rows(), 20))
@@ -152,14 +152,14 @@ def test_two_real_ranks_see_the_data_once_an_epoch(processes, tokenizer, tmp_pat
     )
     assert run.status == 0, run.stderr
     ranks = [json.loads((tmp_path / f"seen-{rank}.json").read_text()) for rank in (0, 1)]
-    assert all(len(of_rank) > 40 for of_rank in ranks) and len(paths) == 3
-    assert Counter(tuple(document) for of_rank in ranks for document in of_rank) == {
+    assert all(len(documents) > 40 for documents in ranks) and len(paths) == 3
+    assert Counter(tuple(document) for documents in ranks for document in documents) == {
         (epoch, text): 1 for epoch in (0, 1) for text in TEXTS
     }
 
 
 def test_every_token_is_counted(tokenizer, tmp_path):
-    """Of the blocks that were begun: documents, cut ones, empty ones, rows and tokens; none dropped."""
+    """Up to the end of the current block: documents, cut and empty ones, rows and tokens; no token is dropped."""
     stream = new_stream(write_files(tmp_path, 1), tokenizer, 0, 1, max_length=16)
     rows = list(islice(stream.own_rows(), 200))
     second = next(i for i, row in enumerate(rows) if row["epoch"] == 1)
@@ -176,7 +176,7 @@ def test_every_token_is_counted(tokenizer, tmp_path):
 
 
 def test_a_rank_without_text_says_so(processes, tiny_base, tmp_path):
-    """Instead of looking for it for ever; though it is not the first rank, its line is seen."""
+    """It would search forever; its error is printed although it is not rank 0."""
     for name in ("train", "validation"):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": TEXTS[8]}) + "\n")
     settings = {"train_file": "train.jsonl", "validation_file": "validation.jsonl", "model_name_or_path": tiny_base}
@@ -188,7 +188,7 @@ def test_a_rank_without_text_says_so(processes, tiny_base, tmp_path):
 
 
 def test_files_at_an_address_are_streamed_like_local_ones(tmp_path):
-    """And a folder of a Hub data set's form; the validation part is read at once."""
+    """Also a local folder in the form of a Hub dataset; the validation split is read into memory."""
     texts = [{"text": text} for text in TEXTS[:20]]
     for name in ("train", "validation"):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
@@ -212,7 +212,7 @@ def test_files_at_an_address_are_streamed_like_local_ones(tmp_path):
     ],
 )
 def test_what_cannot_be_streamed_is_named(settings, message, tmp_path, monkeypatch):
-    """The file and its line, when it is read."""
+    """The error names the flag, or the file and line when it is read."""
     monkeypatch.chdir(tmp_path)
     Path("a.jsonl").write_text('{"text": "fine"}\n')
     Path("b.jsonl").write_text('{"text": "fine"}\n{"text": "cut\n')
@@ -221,19 +221,19 @@ def test_what_cannot_be_streamed_is_named(settings, message, tmp_path, monkeypat
 
 
 def test_blocks_that_were_trained_on_are_forgotten(tokenizer, tmp_path):
-    """The memory of a long run does not grow."""
+    """So the memory of a long run does not grow."""
     stream = new_stream(write_files(tmp_path, 1), tokenizer, 0, 1)
     for number, _ in enumerate(islice(stream.own_rows(), 300)):
         stream.advance(number)
-        assert len(stream.begun) <= 2
+        assert len(stream.open_blocks) <= 2
 
 
 def test_no_rank_reads_another_ones_files(tokenizer, tmp_path, caplog, monkeypatch):
-    """Where there are as many files as ranks, also if they cannot be shared out evenly; fewer are told."""
+    """With as many files as ranks or more, also where the numbers do not divide; fewer files give a warning."""
     paths, by_rank = write_files(tmp_path, 5), []
     for rank in range(3):
         READ.clear()
-        for _ in new_stream(paths, tokenizer, rank, 3).read(Position()):
+        for _ in new_stream(paths, tokenizer, rank, 3).read_texts(StreamPosition()):
             pass
         by_rank.append(set(READ))
     assert all(by_rank) and sum(map(len, by_rank)) == len(set.union(*by_rank)) == 5
@@ -244,15 +244,15 @@ def test_no_rank_reads_another_ones_files(tokenizer, tmp_path, caplog, monkeypat
 
 
 def test_the_first_texts_are_those_with_text():
-    """An engine is proved on them; a data set without any says so."""
+    """Empty texts are skipped; a dataset with no other texts is an error."""
     texts = [" ", None, "a", "b"]
     documents = IterableDataset.from_generator(lambda texts: ({"text": text} for text in texts), None, {"texts": texts})
-    assert head(documents, 1)["text"][:] == ["a"]
+    assert first_documents(documents, 1)["text"][:] == ["a"]
     with pytest.raises(ValueError, match="`train` has no text"):
-        head(documents.take(2), 5)
+        first_documents(documents.take(2), 5)
 
 
-def test_a_position_is_plain_json():
-    """As a checkpoint has it."""
-    position = Position(1, 2, {"shard_idx": 3}, 4, {"rows": 5})
-    assert Position(**json.loads(json.dumps(vars(position)))) == position
+def test_a_position_survives_json():
+    """A checkpoint stores it as JSON."""
+    position = StreamPosition(1, 2, {"shard_idx": 3}, 4, {"rows": 5})
+    assert StreamPosition(**json.loads(json.dumps(vars(position)))) == position
