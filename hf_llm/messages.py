@@ -98,3 +98,23 @@ def add_origin(row: dict[str, Any], default: str = "a row"):
         yield
     except ValueError as error:
         raise ValueError(f"{row.get(ORIGIN, default)}: {error}") from None
+
+
+def format_value(value: float | int | str) -> str:
+    """Format a figure for a person: thousands separated by commas, floats with four significant digits."""
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def format_table(rows: dict[str, float | int | str]) -> str:
+    """Format names and values as two aligned columns.
+
+    Example:
+        >>> print(format_table({"perplexity": 12.5, "tokens": 1000}))
+        perplexity   12.5
+        tokens      1,000
+    """
+    values = {name: format_value(value) for name, value in rows.items()}
+    names, width = max(map(len, values)), max(map(len, values.values()))
+    return "\n".join(f"{name:<{names}}  {value:>{width}}" for name, value in values.items())

@@ -12,14 +12,17 @@ from hf_llm.messages import report_errors
 
 def main():
     (args,) = parse_args([PreparationArguments], description=__doc__)
-    # Seconds of imports that `--help` and a wrong flag need not wait for.
-    from hf_llm.models.loading import load_tokenizer, model_arguments
+    # Imports of seconds, which `--help` and a wrong flag need not wait for, nor a run without a tokenizer for torch.
     from hf_llm.preparation.pipeline import prepare
-    from hf_llm.publishing.reporting import report_preparation
+    from hf_llm.preparation.report import print_summary
 
-    tokenizer = load_tokenizer(model_arguments(args.tokenizer_name, False)) if args.tokenizer_name else None
+    tokenizer = None
+    if args.tokenizer_name:
+        from hf_llm.models.loading import load_tokenizer, model_arguments
+
+        tokenizer = load_tokenizer(model_arguments(args.tokenizer_name, False))
     manifest = prepare(args, tokenizer)
-    report_preparation(args.output_dir, manifest)
+    print_summary(args.output_dir, manifest)
 
 
 if __name__ == "__main__":

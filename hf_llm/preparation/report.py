@@ -6,6 +6,7 @@ from huggingface_hub import DatasetCardData
 from matplotlib.figure import Figure
 
 from hf_llm.files import write_text
+from hf_llm.messages import format_table
 from hf_llm.preparation.funnel import DROPPED_FILE, Funnel
 
 SIZE_CATEGORIES = {  # rows below -> category of the Hub
@@ -80,3 +81,17 @@ def write_card(folder: Path, manifest: dict) -> None:
     if replaced:
         lines += ["## Replaced personal data", "", *replaced, ""]
     write_text(folder / "README.md", "\n".join(lines))
+
+
+def print_summary(output_dir: str, manifest: dict) -> None:
+    """Print the end of a preparation: changed and dropped rows of each step, totals, and the folder."""
+    rows = {"rows read": manifest["steps"][0]["rows_in"]}
+    for step in manifest["steps"]:
+        if step["changed"]:
+            rows[f"  {step['step']}: texts changed"] = step["changed"]
+        rows |= {f"  {step['step']}: {reason}": f"-{number:,}" for reason, number in step["dropped"].items() if number}
+    rows |= {f"  {kind} replaced": number for kind, number in manifest["replaced"].items()}
+    rows |= {"rows": manifest["rows"], "bytes of text": manifest["bytes"]}
+    rows |= {"tokens": manifest["tokens"]} if manifest["tokens"] is not None else {}
+    rows |= {"shards": len(manifest["shards"])}
+    print(f"\n{format_table(rows)}\n\nShards, manifest and report: {output_dir}", flush=True)

@@ -14,31 +14,12 @@ from hf_llm.data.vocabulary import fertility
 from hf_llm.evaluation.generation import complete, tokenize_prompts
 from hf_llm.evaluation.scoring import Evaluation, TaskResult, compare
 from hf_llm.files import atomic_folder, write_json, write_json_lines
+from hf_llm.messages import format_table, format_value
 from hf_llm.models.inspection import count_parameters, num_positions
 
 SAMPLE_TOKENS = 128
 SAMPLE_CHARACTERS = 400
 GUESSES = 10
-
-
-def format_value(value: float | int | str) -> str:
-    """Thousands parted, floats with as many digits as mean something."""
-    if isinstance(value, float):
-        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def table(rows: dict[str, float | int | str]) -> str:
-    """Names and values in two aligned columns.
-
-    Example:
-        >>> print(table({"perplexity": 12.5, "tokens": 1000}))
-        perplexity   12.5
-        tokens      1,000
-    """
-    values = {name: format_value(value) for name, value in rows.items()}
-    names, width = max(map(len, values)), max(map(len, values.values()))
-    return "\n".join(f"{name:<{names}}  {value:>{width}}" for name, value in values.items())
 
 
 def report_pretraining(trainer: Trainer, figures: dict[str, float], prompt: str) -> None:
@@ -61,12 +42,12 @@ def report_pretraining(trainer: Trainer, figures: dict[str, float], prompt: str)
         "perplexity": figures["eval_perplexity"],
     }
     if masked:
-        print(f"\n{table(rows)}\n\nHidden tokens, and what the model takes them for:\n\n{sample}")
+        print(f"\n{format_table(rows)}\n\nHidden tokens, and what the model takes them for:\n\n{sample}")
     else:
         rows |= {"bits per byte": figures["eval_bits_per_byte"]}
         rows |= {"  zlib -9, same text": figures["eval_zlib_bits_per_byte"]}
         begun = f", begun with {prompt!r}" if prompt else ""
-        print(f"\n{table(rows)}\n\nA sample of its text{begun}:\n")
+        print(f"\n{format_table(rows)}\n\nA sample of its text{begun}:\n")
         print(indented(prompt + sample))
     if middle:
         print(f"\nWhat it writes between two pieces of a validation text:\n\n{indented(middle)}")
@@ -85,20 +66,6 @@ def guesses(trainer: Trainer) -> str:
     return "\n".join(f"  {decode([token])!r}  {decode([guess])!r}" for token, guess in pairs)
 
 
-def report_preparation(output_dir: str, manifest: dict) -> None:
-    """The end of a preparation: rows after each step, what was dropped and why, the folder."""
-    rows = {"rows read": manifest["steps"][0]["rows_in"]}
-    for step in manifest["steps"]:
-        if step["changed"]:
-            rows[f"  {step['step']}: texts changed"] = step["changed"]
-        rows |= {f"  {step['step']}: {reason}": f"-{number:,}" for reason, number in step["dropped"].items() if number}
-    rows |= {f"  {kind} replaced": number for kind, number in manifest["replaced"].items()}
-    rows |= {"rows": manifest["rows"], "bytes of text": manifest["bytes"]}
-    rows |= {"tokens": manifest["tokens"]} if manifest["tokens"] is not None else {}
-    rows |= {"shards": len(manifest["shards"])}
-    print(f"\n{table(rows)}\n\nShards, manifest and report: {output_dir}", flush=True)
-
-
 def report_vocabulary(
     folder: Path,
     texts: Sequence[str],
@@ -115,7 +82,7 @@ def report_vocabulary(
             if part is not None:
                 part.save_pretrained(beside)
         write_json(beside / "eval_results.json", {f"eval_{name}": value for name, value in figures.items()})
-    print(f"\n{table({'entries': len(tokenizer)} | figures)}", flush=True)
+    print(f"\n{format_table({'entries': len(tokenizer)} | figures)}", flush=True)
     shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     print(f"\nTokenizer{', model' if model is not None else ''} and results: {shown}", flush=True)
 
@@ -135,7 +102,7 @@ def report_finetuning(trainer: Trainer, figures: dict[str, float], result: TaskR
         "tokens per second": figures.get("train_tokens_per_second", "no step left"),
         "validation loss": figures["eval_loss"],
     }
-    print(f"\n{table(rows)}\n\n{scores_table(result.scores)}\n")
+    print(f"\n{format_table(rows)}\n\n{scores_table(result.scores)}\n")
     print_predictions(result.predictions[:3])
     print(f"Model and results: {trainer.args.output_dir}", flush=True)
 
@@ -191,7 +158,7 @@ def report_harness(args: EvalArguments, results: list[dict[str, float]]) -> None
     for prefix, measured in zip(("", "baseline_"), results, strict=False):
         figures |= {f"{prefix}{name}": value for name, value in measured.items()}
     write_json(Path(args.output_dir) / "harness_results.json", figures)
-    print(f"\nlm-evaluation-harness\n{table(figures)}\n\nResults: {args.output_dir}", flush=True)
+    print(f"\nlm-evaluation-harness\n{format_table(figures)}\n\nResults: {args.output_dir}", flush=True)
 
 
 def scores_table(scores: dict[str, float | str]) -> str:
@@ -203,7 +170,7 @@ def scores_table(scores: dict[str, float | str]) -> str:
             rows[name] = f"{format_value(value)}  [{format_value(low)}, {format_value(high)}]"
         elif "_ci95_" not in name:
             rows[name] = value
-    return table(rows)
+    return format_table(rows)
 
 
 def print_predictions(predictions: list[dict]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from tiny import new_tokenizer, new_trainer
 
 from hf_llm.files import write_json_lines
-from hf_llm.publishing.reporting import format_value, print_completions, report_pretraining, table
+from hf_llm.publishing.reporting import print_completions, report_pretraining
 
 FIGURES = {
     "train_tokens_in": 1234567,
@@ -21,20 +21,6 @@ FIGURES = {
     "eval_bits_per_byte": 1.2345,
     "eval_zlib_bits_per_byte": 2.5,
 }
-
-
-@pytest.mark.parametrize(
-    "value, shown",
-    [(1234567, "1,234,567"), (12345.6, "12,346"), (3.14159, "3.142"), (0.000123456, "0.0001235"), ("text", "text")],
-)
-def test_numbers_have_as_many_digits_as_mean_something(value, shown):
-    """And thousands parted by commas."""
-    assert format_value(value) == shown
-
-
-def test_a_table_is_aligned():
-    """Names to the left, values to the right."""
-    assert table({"perplexity": 12.5, "tokens": 1000}) == "perplexity   12.5\ntokens      1,000"
 
 
 def test_a_run_ends_with_its_figures_a_sample_and_the_folder(tmp_path, capsys):
