@@ -1,4 +1,4 @@
-"""Tokenized documents -> rows of max_length, and the batches in which packed documents do not see each other."""
+"""Packing of tokenized documents into rows of `max_length`, and batches in which packed documents are isolated."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from hf_llm.data.arrow import column, count_tokens
 
-# Tokens packed together: bounds the memory, and leaves at most one part-filled row in thousands.
+# Tokens that are packed at once: limits the memory, and is so large that partly filled rows hardly count.
 TOKENS_PER_BATCH = 16_000_000
 
 
@@ -34,32 +34,37 @@ class PackingReport:
 
 
 def cut_documents(lengths: np.ndarray, max_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut documents of `lengths` tokens, laid one after the other, into pieces of at most `max_length`.
+    """Cut concatenated documents into pieces of at most `max_length` tokens.
 
-    A single token at the end takes one from the piece before it: alone it would predict nothing, and the loss of a
-    batch with nothing else in it would be 0 / 0.
+    A last piece of one token takes another one from the piece before it. A piece of one token has nothing to predict,
+    and the loss of a batch of such pieces would be 0 / 0.
+
+    Args:
+        lengths: (documents,) tokens of each.
 
     Returns:
         Start (in the concatenated tokens) and length of every piece, (pieces,) int64 both, in document order.
 
     Example:
-        >>> cut_documents(np.array([3, 10]), 4)
-        (array([ 0,  3,  7, 11]), array([3, 4, 4, 2]))
+        A document of 3 tokens stays whole, one of 9 gives 4 + 3 + 2 instead of 4 + 4 + 1:
+
+        >>> cut_documents(np.array([3, 9]), 4)
+        (array([ 0,  3,  7, 10]), array([3, 4, 3, 2]))
     """
     pieces = -(-lengths // max_length)
     document = np.repeat(np.arange(len(lengths)), pieces)
-    rank = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    starts = (np.cumsum(lengths) - lengths)[document] + rank * max_length
-    sizes = np.minimum(lengths[document] - rank * max_length, max_length)
-    (lone,) = np.nonzero((sizes == 1) & (rank > 0) & (max_length > 2))
-    starts[lone] -= 1
-    sizes[lone] += 1
-    sizes[lone - 1] -= 1
+    number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)  # of a piece in its document
+    starts = (np.cumsum(lengths) - lengths)[document] + number * max_length
+    sizes = np.minimum(lengths[document] - number * max_length, max_length)
+    (single,) = np.nonzero((sizes == 1) & (number > 0) & (max_length > 2))
+    starts[single] -= 1
+    sizes[single] += 1
+    sizes[single - 1] -= 1
     return starts, sizes
 
 
-def best_fit(lengths: np.ndarray, max_length: int) -> list[list[int]]:
-    """Assign pieces to rows by best-fit decreasing: the longest first, each into the fullest row that has room.
+def best_fit_decreasing(lengths: np.ndarray, max_length: int) -> list[list[int]]:
+    """Assign pieces to rows: the longest piece first, each into the fullest row that has room for it.
 
     Args:
         lengths: (pieces,) tokens of each, 1 to `max_length`.
@@ -68,42 +73,48 @@ def best_fit(lengths: np.ndarray, max_length: int) -> list[list[int]]:
         For each row the indices of its pieces. At most 11/9 of the best possible number of rows (Johnson, 1973).
 
     Example:
-        >>> best_fit(np.array([2, 3, 2, 1]), 4)
+        >>> best_fit_decreasing(np.array([2, 3, 2, 1]), 4)
         [[1, 3], [0, 2]]
     """
     rows: list[list[int]] = []
-    with_room: list[list[int]] = [[] for _ in range(max_length + 1)]  # free tokens -> rows
-    free_sizes = 0  # bit f is set while some row has f tokens free: the best fit is the lowest bit from `length` up
+    rows_by_room: list[list[int]] = [[] for _ in range(max_length + 1)]  # index: free tokens of the rows
+    free_sizes = 0  # bit f is set while a row has f tokens free; the best fit is the lowest set bit from `length` on
     for piece in np.argsort(-lengths, kind="stable").tolist():
         length = int(lengths[piece])
         fitting = free_sizes >> length
         if fitting:
             free = length + (fitting & -fitting).bit_length() - 1
-            row = with_room[free].pop()
+            row = rows_by_room[free].pop()
             rows[row].append(piece)
-            if not with_room[free]:
+            if not rows_by_room[free]:
                 free_sizes ^= 1 << free
         else:
             free, row = max_length, len(rows)
             rows.append([piece])
         if free > length:
-            with_room[free - length].append(row)
+            rows_by_room[free - length].append(row)
             free_sizes |= 1 << (free - length)
     return rows
 
 
 def pack_batch(documents: pa.Table, max_length: int, packing: bool) -> pa.Table:
-    """Lay documents out in rows: `{"input_ids": list[int32], "lengths": list[int32]}`, lengths of the row's pieces.
+    """Pack the documents of one table into rows.
 
-    `labels`, where the documents have some, are laid out as the tokens are.
+    Args:
+        documents: column `input_ids`, and maybe `labels` of the same lengths, which are arranged like the tokens.
+
+    Returns:
+        Columns `input_ids` (and `labels`), list[int32], the tokens of a row; `lengths`, list[int32], of its pieces.
+        Documents [1, 2], [3, 4, 5], [6] in rows of 4 become [3, 4, 5, 6] with lengths [3, 1] and [1, 2] with [2].
     """
     columns = {name: documents[name].combine_chunks() for name in documents.column_names}
     starts, lengths = cut_documents(columns["input_ids"].value_lengths().to_numpy(), max_length)
-    rows = best_fit(lengths, max_length) if packing else [[piece] for piece in range(len(lengths))]
+    rows = best_fit_decreasing(lengths, max_length) if packing else [[piece] for piece in range(len(lengths))]
     order = np.fromiter((piece for row in rows for piece in row), np.int64, count=len(lengths))
     row_ends = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
     lengths = lengths[order]
     piece_ends = np.concatenate([[0], np.cumsum(lengths)])
+    # Where each packed token comes from: pieces that start at 5 and 0 with lengths 3 and 2 give 5, 6, 7, 0, 1.
     index = np.arange(piece_ends[-1]) + np.repeat(starts[order] - piece_ends[:-1], lengths)
     offsets = pa.array(piece_ends[row_ends], pa.int32())
     rows = {
@@ -116,12 +127,13 @@ def pack_batch(documents: pa.Table, max_length: int, packing: bool) -> pa.Table:
 
 
 def pack(dataset: Dataset, max_length: int, packing: bool = True) -> tuple[Dataset, PackingReport]:
-    """Fill rows of `max_length` with documents by best fit; long documents are cut into pieces, no token is lost.
+    """Pack tokenized documents into rows by best fit; long documents are cut into pieces, no token is lost.
 
     Args:
-        dataset: rows `{"input_ids": list[int]}`, one a document; with `labels`, of the same length, where not all
-            tokens are trained on. Such examples must fit in a row.
-        packing: False gives each piece a row of its own.
+        dataset: documents `{"input_ids": list[int]}`. With `labels` of the same length where not all tokens are
+            trained on; such examples must fit in a row.
+        max_length: tokens of a row.
+        packing: False puts each piece into a row of its own.
 
     Returns:
         Rows `{"input_ids": list[int32], "lengths": list[int32]}` (and `labels`) for `PackingCollator`, and the counts.
@@ -151,17 +163,26 @@ def pack(dataset: Dataset, max_length: int, packing: bool = True) -> tuple[Datas
 
 @dataclass
 class PackingCollator:
-    """Batch packed rows so that documents in one row do not see each other.
+    """Make batches of packed rows in which the documents of a row do not see each other.
 
-    Isolation rests on three things together: position ids that restart at every document, no attention mask, and no
-    cache. transformers then reads the document borders from the positions (`masking_utils`). The first token of
-    every document has label -100: it is never predicted from the document before.
+    Isolation needs three things together: position ids that restart at every document, no attention mask, and no
+    cache. transformers then finds the borders of the documents in the positions (`masking_utils`). The first token of
+    every document has the label -100, so it is never predicted from the document before.
 
     Args:
         pad_token_id: fills the short rows; padding is a document of its own whose labels are all -100.
         position_ids: False for rows of one document each, for models that take no positions.
-        skip_prompts: let the model compute logits, which may cost as much as all the layers before them, only where
-            a label follows. For models that `can_skip_prompts` finds able to.
+        skip_prompts: let the model compute logits only where a label follows; they may cost as much as all layers.
+            Only for models for which `can_skip_prompts` is true.
+
+    Example:
+        A row of documents of 3 and 2 tokens:
+
+        >>> batch = PackingCollator(pad_token_id=0)([{"input_ids": [10, 11, 12, 20, 21], "lengths": [3, 2]}])
+        >>> batch["position_ids"].tolist()
+        [[0, 1, 2, 0, 1]]
+        >>> batch["labels"].tolist()
+        [[-100, 11, 12, -100, 21]]
     """
 
     causal = True  # whether tokens are predicted from those before them, and must not see those after
@@ -171,10 +192,16 @@ class PackingCollator:
     skip_prompts: bool = False
 
     def __call__(self, rows: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
-        """Rows `{"input_ids": (t,), "lengths": (pieces,)}` -> `input_ids`, `labels`, `position_ids`, all (B, T).
+        """Make a batch.
 
-        Rows with `labels`, (t,), keep those. With `skip_prompts` also `logits_to_keep`, (B, T) bool, true before the L
-        labels of the batch, and `shift_labels`, (L,), those labels; the model's logits are then (L, vocabulary).
+        Args:
+            rows: each `{"input_ids": (t,), "lengths": (pieces,)}`, and `labels`, (t,), if these are not the tokens.
+
+        Returns:
+            `input_ids`, `labels` and `position_ids`, all (B, T) int64. With `skip_prompts` also `logits_to_keep`,
+            (B, T) bool, true at each token that is followed by one of the L labels, and `shift_labels`, (L,), these
+            labels; the model's logits are then (L, vocabulary). Labels [-100, 11, 12, -100, 21] give `logits_to_keep`
+            [1, 1, 0, 1, 0] and `shift_labels` [11, 12, 21].
         """
         width = max(len(row["input_ids"]) for row in rows)
         input_ids = np.full((len(rows), width), self.pad_token_id, np.int64)
@@ -186,17 +213,18 @@ class PackingCollator:
             input_ids[i, : len(tokens)] = tokens
             labels[i, : len(tokens)] = self.labels(row, starts)
             borders = np.append(starts, len(tokens))
+            # 0 1 2 3 4 minus the start of each token's document, 0 0 0 3 3, is 0 1 2 0 1.
             position_ids[i] -= np.repeat(borders, np.append(lengths, width - len(tokens)))
         batch = {"input_ids": input_ids, "labels": labels} | (
             {"position_ids": position_ids} if self.position_ids else {}
         )
         if self.skip_prompts:
-            following = np.pad(labels[:, 1:], ((0, 0), (0, 1)), constant_values=-100)
-            batch |= {"logits_to_keep": following != -100, "shift_labels": following[following != -100]}
+            next_labels = np.pad(labels[:, 1:], ((0, 0), (0, 1)), constant_values=-100)
+            batch |= {"logits_to_keep": next_labels != -100, "shift_labels": next_labels[next_labels != -100]}
         return {key: torch.from_numpy(value) for key, value in batch.items()}
 
     def labels(self, row: dict[str, np.ndarray], starts: np.ndarray) -> np.ndarray:
-        """Labels of a row's tokens, (t,); nothing before the first one of a piece predicts it."""
+        """Labels of a row's tokens, (t,): -100 at `starts`, where no token of the same document comes before."""
         labels = np.array(row.get("labels", row["input_ids"]))
         labels[starts] = -100
         return labels

@@ -211,11 +211,11 @@ def masking_collator(
         tokenizer.pad_token_id,
         position_ids=data_args.packing,
         mask_token_id=tokenizer.mask_token_id,
-        ordinary=np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids),
+        ordinary_ids=np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids),
         probability=run_args.mlm_probability,
         seed=seed,
         first_position=first_position(model),
-        additive=model.config._attn_implementation == "eager",
+        additive_mask=model.config._attn_implementation == "eager",
     )
 
 

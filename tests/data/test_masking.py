@@ -15,11 +15,11 @@ TOKENS = np.random.default_rng(0).integers(SPECIAL, VOCABULARY, (200, 120))
 
 def collator(**settings):
     ordinary = np.arange(SPECIAL, VOCABULARY)
-    return MaskingCollator(2, **{"mask_token_id": 3, "ordinary": ordinary} | settings)
+    return MaskingCollator(2, **{"mask_token_id": 3, "ordinary_ids": ordinary} | settings)
 
 
 def rows(tokens=TOKENS):
-    """Each with a special token at both ends."""
+    """Rows with a special token at both ends."""
     return [{"input_ids": np.r_[0, row, 1], "lengths": [len(row) + 2]} for row in tokens]
 
 
@@ -40,7 +40,7 @@ def figures(input_ids, labels, original):
 
 
 def test_tokens_are_hidden_as_published_and_as_transformers_does():
-    """15 % predicted, of those 80 % masked, 10 % replaced, 10 % kept; the library's own collator beside it."""
+    """15 % are predicted, of those 80 % masked, 10 % replaced, 10 % kept; transformers' own collator gives the same."""
     batch = collator()(rows())
     original = np.stack([row["input_ids"] for row in rows()])
     ours = figures(batch["input_ids"].numpy(), batch["labels"].numpy(), original)
@@ -65,7 +65,7 @@ def test_tokens_are_hidden_as_published_and_as_transformers_does():
 
 
 def test_special_tokens_are_neither_hidden_nor_put_in():
-    """Beginning, end and padding stay; what replaces a token is an ordinary one."""
+    """Start and end tokens and padding stay; tokens are only replaced by the mask or by ordinary tokens."""
     batch = collator()(rows(TOKENS[:50]))
     assert (batch["input_ids"][:, 0] == 0).all() and (batch["input_ids"][:, -1] == 1).all()
     assert ((batch["input_ids"][:, 1:-1] >= SPECIAL) | (batch["input_ids"][:, 1:-1] == 3)).all()
@@ -73,12 +73,12 @@ def test_special_tokens_are_neither_hidden_nor_put_in():
 
 
 def test_a_short_row_has_something_to_predict():
-    """A loss over nothing would be 0 / 0."""
+    """At least one token is hidden, because a mean loss over none would be 0 / 0."""
     assert (collator()(rows(TOKENS[:, :2]))["labels"] != -100).sum(1).tolist() == [1] * len(TOKENS)
 
 
 def test_each_epoch_hides_others_and_the_same_epoch_the_same():
-    """Whatever came before, and whatever else is in the batch: so a resumed run goes on exactly."""
+    """Whatever the earlier batches and the other rows of the batch were, so that resuming is exact."""
     first = collator(epoch=0)(rows(TOKENS[:4]))
     again = collator(epoch=0)(rows(TOKENS[2:6]))
     other = collator(epoch=1)(rows(TOKENS[:4]))
@@ -88,7 +88,7 @@ def test_each_epoch_hides_others_and_the_same_epoch_the_same():
 
 
 def test_rows_for_evaluation_are_masked_once():
-    """Every evaluation asks for the same tokens, whatever the epoch."""
+    """Every evaluation predicts the same tokens, whatever the epoch."""
     dataset = Dataset.from_list(
         [{"input_ids": row["input_ids"].tolist(), "lengths": row["lengths"]} for row in rows(TOKENS[:5])]
     )
@@ -99,7 +99,7 @@ def test_rows_for_evaluation_are_masked_once():
 
 
 def test_a_new_tokenizer_knows_its_mask():
-    """Under the name by which pipelines ask for it."""
+    """As `mask_token`, which pipelines read."""
     tokenizer = train_tokenizer(["a few words"], 300, special_tokens=[MASK])
     assert tokenizer.mask_token == MASK and tokenizer.mask_token_id < 300
     assert train_tokenizer(["a few words"], 300).mask_token is None

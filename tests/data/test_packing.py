@@ -6,7 +6,7 @@ import torch
 from datasets import Dataset
 from tiny import pieces_of, random_documents
 
-from hf_llm.data.packing import PackingCollator, best_fit, cut_documents, pack
+from hf_llm.data.packing import PackingCollator, best_fit_decreasing, cut_documents, pack
 
 
 def as_dataset(documents):
@@ -35,15 +35,15 @@ def first_fit(lengths, max_length):
     ],
 )
 def test_only_documents_longer_than_a_row_are_cut(lengths, pieces):
-    """(start, length) of the pieces, in document order, where a row holds 4 tokens; no token is cut off alone."""
+    """Rows of 4 tokens: (start, length) of the pieces in document order; no last piece has a single token."""
     starts, piece_lengths = cut_documents(np.array(lengths), 4)
     assert list(zip(starts.tolist(), piece_lengths.tolist(), strict=True)) == pieces
 
 
 def test_a_piece_goes_into_the_fullest_row_that_has_room():
-    """Two rows of 10 are enough here; the emptiest row with room would take three."""
+    """Two rows of 10 are enough here; filling the emptiest row that has room would need three."""
     lengths = np.array([2, 7, 3, 6, 2])
-    assert sorted(sorted(lengths[row].tolist()) for row in best_fit(lengths, 10)) == [[2, 2, 6], [3, 7]]
+    assert sorted(sorted(lengths[row].tolist()) for row in best_fit_decreasing(lengths, 10)) == [[2, 2, 6], [3, 7]]
 
 
 LENGTHS = {
@@ -57,20 +57,20 @@ LENGTHS = {
 @pytest.mark.parametrize("kind", LENGTHS)
 @pytest.mark.parametrize("seed", range(3))
 def test_best_fit_places_each_piece_once_and_wastes_little(kind, seed):
-    """No row is over-full, no more rows than first fit takes, and at most 11/9 of the least possible, plus one."""
+    """No row is too long; there are no more rows than first fit needs, and at most 11/9 of the lower bound plus one."""
     lengths = LENGTHS[kind](np.random.default_rng(seed))
-    rows = best_fit(lengths, 100)
+    rows = best_fit_decreasing(lengths, 100)
     assert sorted(piece for row in rows for piece in row) == list(range(len(lengths)))
     assert max(lengths[row].sum() for row in rows) <= 100
     assert len(rows) <= first_fit(lengths, 100)
-    per_row = 100 // lengths.min()  # and no row takes more pieces than this
+    per_row = 100 // lengths.min()  # the most pieces that a row can take
     least = max(-(-lengths.sum() // 100), (lengths > 50).sum(), -(-len(lengths) // per_row))
     assert len(rows) <= 11 / 9 * least + 1
 
 
 @pytest.mark.parametrize("packing", [True, False], ids=["packing", "no packing"])
 def test_no_token_is_lost_and_each_document_keeps_its_order(packing):
-    """The pieces are exactly the documents; those over 32 tokens are cut at every 32nd, or one before."""
+    """Documents over 32 tokens are cut after every 32nd, or one earlier where a single token would be left."""
     documents = [*random_documents(200, 80), list(range(3, 36))]
     rows, report = pack(as_dataset(documents), 32, packing)
     pieces = []
@@ -99,7 +99,7 @@ def test_packed_rows_are_nearly_full():
 
 
 def test_the_batch_restarts_positions_and_predicts_no_first_token():
-    """Row of pieces 3 + 2 beside a row of 2: positions restart, first tokens and padding carry the label -100."""
+    """A row of pieces of 3 and 2 tokens, and a row of 2: first tokens and padding have the label -100."""
     batch = PackingCollator(pad_token_id=2)(
         [
             {"input_ids": np.array([10, 11, 12, 20, 21]), "lengths": np.array([3, 2])},
@@ -107,7 +107,7 @@ def test_the_batch_restarts_positions_and_predicts_no_first_token():
         ]
     )
     assert batch["input_ids"].tolist() == [[10, 11, 12, 20, 21], [30, 2, 2, 2, 2]]
-    # The pad token inside the document is learned; only the layout decides what padding is.
+    # A pad token within a document is trained on: padding is what comes after the row, not a token id.
     assert batch["labels"].tolist() == [[-100, 11, 12, -100, 21], [-100, 2, -100, -100, -100]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1], [0, 1, 0, 1, 2]]
     assert set(batch) == {"input_ids", "labels", "position_ids"}  # an attention mask would switch isolation off
@@ -120,7 +120,7 @@ def test_models_without_positions_get_none():
 
 
 def test_the_logits_that_are_kept_are_those_before_a_label():
-    """Two completions in one row: a mask over the batch, and the labels that follow, row after row."""
+    """Two completions in one row: a mask over the batch, and the next labels, row after row."""
     rows = [
         {"input_ids": [10, 11, 12, 20, 21], "labels": [-100, 11, 12, -100, 21], "lengths": [3, 2]},
         {"input_ids": [30, 31, 32], "labels": [-100, -100, 32], "lengths": [3]},

@@ -137,7 +137,7 @@ SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 
 
 def masking_collator(**settings):
-    return MaskingCollator(2, mask_token_id=3, ordinary=np.arange(SPECIAL, VOCABULARY), **settings)
+    return MaskingCollator(2, mask_token_id=3, ordinary_ids=np.arange(SPECIAL, VOCABULARY), **settings)
 
 
 def new_masked_model(model_type, **settings):
@@ -154,7 +154,7 @@ def test_packed_documents_of_masked_models_do_not_see_each_other(model_type, att
     """The logits of each equal those of a forward pass of its own, for which the model numbers the positions."""
     model = new_masked_model(model_type)
     model.set_attn_implementation(attention)
-    collator = masking_collator(first_position=first_position(model), additive=attention == "eager")
+    collator = masking_collator(first_position=first_position(model), additive_mask=attention == "eager")
     check_isolation(model, collator)
     document = TOKENS[0, :20]
     packed = {"input_ids": np.r_[TOKENS[1, :13], document], "lengths": [13, 20]}
