@@ -30,7 +30,7 @@ def main():
     if args.output_file:
         write_json_lines(args.output_file, rows)
     else:
-        print_completions(rows, between="\n" if chat else "")
+        print_completions(rows, separator="\n" if chat else "")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from hf_llm.arguments import ModelArguments, PretrainArguments, TextArguments
 from hf_llm.command_line import parse_args
 from hf_llm.data.sources import load_splits
 from hf_llm.distributed.ranks import shut_down
+from hf_llm.evaluation.samples import draw_samples
 from hf_llm.messages import report_errors
 from hf_llm.models.loading import load_model, load_tokenizer
 from hf_llm.publishing.hub import publish, push_callbacks
@@ -48,7 +49,7 @@ def main():
         model=model, args=args, train_dataset=train, processing_class=tokenizer, callbacks=callbacks, **options
     )
     figures = run_training(trainer, checkpoint, data_args.packing, reports, push_callbacks(trainer))
-    report_pretraining(trainer, figures, run_args.sample_prompt)
+    report_pretraining(trainer, figures, draw_samples(trainer, run_args))
     publish(trainer, figures, base_model=model_args.model_name_or_path, dataset=data_args.dataset_name)
     shut_down()
 

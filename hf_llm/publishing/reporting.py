@@ -1,32 +1,27 @@
-"""What a run says at its end, for a person to read."""
+"""What a run prints at its end, for a person to read."""
 
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from hf_llm.arguments import EvalArguments
-from hf_llm.data.infilling import infilling_prompts
 from hf_llm.data.vocabulary import fertility
-from hf_llm.evaluation.generation import complete, tokenize_prompts
 from hf_llm.evaluation.scoring import Evaluation, TaskResult, compare
 from hf_llm.files import atomic_folder, write_json, write_json_lines
 from hf_llm.messages import format_table, format_value
-from hf_llm.models.inspection import count_parameters, num_positions
-
-SAMPLE_TOKENS = 128
-SAMPLE_CHARACTERS = 400
-GUESSES = 10
+from hf_llm.models.inspection import count_parameters
 
 
-def report_pretraining(trainer: Trainer, figures: dict[str, float], prompt: str) -> None:
-    """The end of a run: a table, a sample of what the model writes, the folder. Every rank calls, rank 0 prints."""
-    masked = not trainer.data_collator.causal
-    sample = guesses(trainer) if masked else sample_text(trainer, [prompt])
-    middle = sample_middle(trainer) if "train_fim_psm" in figures else None
+def report_pretraining(trainer: Trainer, figures: dict[str, float], samples: dict[str, str]) -> None:
+    """Print the end of a pretraining run on rank 0: a table, samples of what the model writes, the folder.
+
+    Args:
+        figures: what `run_training` returns.
+        samples: what `draw_samples` returns.
+    """
     if not trainer.args.should_save:
         return
     streamed = "train_epochs_completed" in figures
@@ -41,29 +36,13 @@ def report_pretraining(trainer: Trainer, figures: dict[str, float], prompt: str)
         "validation loss": figures["eval_loss"],
         "perplexity": figures["eval_perplexity"],
     }
-    if masked:
-        print(f"\n{format_table(rows)}\n\nHidden tokens, and what the model takes them for:\n\n{sample}")
-    else:
+    if "eval_bits_per_byte" in figures:
         rows |= {"bits per byte": figures["eval_bits_per_byte"]}
         rows |= {"  zlib -9, same text": figures["eval_zlib_bits_per_byte"]}
-        begun = f", begun with {prompt!r}" if prompt else ""
-        print(f"\n{format_table(rows)}\n\nA sample of its text{begun}:\n")
-        print(indented(prompt + sample))
-    if middle:
-        print(f"\nWhat it writes between two pieces of a validation text:\n\n{indented(middle)}")
+    print(f"\n{format_table(rows)}")
+    for heading, text in samples.items():
+        print(f"\n{heading}:\n\n{wrap_and_indent(text)}")
     print(f"\nModel and results: {trainer.args.output_dir}", flush=True)
-
-
-@torch.no_grad()
-def guesses(trainer: Trainer) -> str:
-    """Hidden tokens of the first validation row and the likeliest ones in their places. Every rank calls."""
-    batch = trainer.data_collator([trainer.eval_dataset[0]])
-    labels = batch.pop("labels")[0]
-    logits = trainer.model_wrapped(**{name: tensor.to(trainer.args.device) for name, tensor in batch.items()}).logits
-    hidden = torch.nonzero(labels != -100)[:GUESSES, 0]
-    decode = trainer.processing_class.decode
-    pairs = zip(labels[hidden].tolist(), logits[0].argmax(-1).cpu()[hidden].tolist(), strict=True)
-    return "\n".join(f"  {decode([token])!r}  {decode([guess])!r}" for token, guess in pairs)
 
 
 def report_vocabulary(
@@ -162,7 +141,7 @@ def report_harness(args: EvalArguments, results: list[dict[str, float]]) -> None
 
 
 def scores_table(scores: dict[str, float | str]) -> str:
-    """Each score with its 95 % interval."""
+    """Format scores, each with its 95 % confidence interval."""
     rows = {}
     for name, value in scores.items():
         if f"{name}_ci95_low" in scores:
@@ -174,7 +153,7 @@ def scores_table(scores: dict[str, float | str]) -> str:
 
 
 def print_predictions(predictions: list[dict]) -> None:
-    """Prompts, answers and gold answers, to be read."""
+    """Print prompts, predictions and references, shortened."""
     for row in predictions:
         prompt = " ".join(row["prompt"].split())
         print(f"  {'... ' * (len(prompt) > 300)}{prompt[-300:]}")  # the end, where the question is
@@ -182,32 +161,16 @@ def print_predictions(predictions: list[dict]) -> None:
         print(f"    gold:  {textwrap.shorten(' | '.join(row['references']) or '(none)', 200)}\n")
 
 
-def sample_text(trainer: Trainer, prompts: list[str] | list[list[int]]) -> str:
-    """What the model writes after one prompt, as far as its positions reach."""
-    (ids,) = tokenize_prompts(trainer.processing_class, prompts)
-    room = min(SAMPLE_TOKENS, num_positions(trainer.model) - len(ids))
-    if room < 1:
-        return " (the prompt fills all of the model's positions)"
-    drawing = {"max_new_tokens": room, "do_sample": True, "temperature": 0.8, "top_k": 40}
-    (sample,) = complete(trainer.model_wrapped, trainer.processing_class, prompts, show_progress=False, **drawing)
-    return sample
-
-
-def sample_middle(trainer: Trainer) -> str:
-    """The beginning of a validation text, with a fifth of it as the model would have it, in brackets."""
-    row, decode = trainer.eval_dataset[0], trainer.processing_class.decode
-    text = decode(row["input_ids"][: row["lengths"][0]], skip_special_tokens=True)[:SAMPLE_CHARACTERS]
-    prefix, suffix = text[: len(text) * 2 // 5], text[len(text) * 3 // 5 :]
-    prompts = infilling_prompts(trainer.processing_class, [prefix], [suffix])
-    return f"{prefix}[{sample_text(trainer, prompts)}]{suffix}"
-
-
-def indented(text: str) -> str:
-    """Lines of at most 100 characters, as an example stands in the report."""
+def wrap_and_indent(text: str) -> str:
+    """Wrap a text to lines of 100 characters and indent them."""
     return textwrap.indent("\n".join(textwrap.fill(line, 100) for line in text.splitlines()), "  ")
 
 
-def print_completions(rows: list[dict[str, str]], between: str = "") -> None:
-    """Prompt and completion together, as a text to read, with what was given to stand behind it."""
+def print_completions(rows: list[dict[str, str]], separator: str = "") -> None:
+    """Print each prompt with its completion, and with its suffix if it has one, as one text.
+
+    Args:
+        separator: printed between prompt and completion.
+    """
     for row in rows:
-        print(f"{row['prompt']}{between}{row['completion']}{row.get('suffix', '')}\n")
+        print(f"{row['prompt']}{separator}{row['completion']}{row.get('suffix', '')}\n")

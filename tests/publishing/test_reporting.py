@@ -1,4 +1,4 @@
-"""What a run says at its end can be read, and is complete."""
+"""What a run prints at its end is complete and readable."""
 
 import json
 import os
@@ -6,6 +6,8 @@ import os
 import pytest
 from tiny import new_tokenizer, new_trainer
 
+from hf_llm.arguments import PretrainArguments
+from hf_llm.evaluation.samples import draw_samples
 from hf_llm.files import write_json_lines
 from hf_llm.publishing.reporting import print_completions, report_pretraining
 
@@ -24,9 +26,9 @@ FIGURES = {
 
 
 def test_a_run_ends_with_its_figures_a_sample_and_the_folder(tmp_path, capsys):
-    """No token that was dropped, and no score, goes unsaid."""
+    """Dropped tokens, all scores, and the prompt with its completion are printed."""
     trainer = new_trainer(tmp_path, new_tokenizer())
-    report_pretraining(trainer, FIGURES, "Document 1")
+    report_pretraining(trainer, FIGURES, draw_samples(trainer, PretrainArguments(sample_prompt="Document 1")))
     shown = capsys.readouterr().out
     for part in ("1,234,567, 0", "99.87%", "12,346", "42.2%", "3.142", "23.14", "1.234", "2.5", "  Document 1"):
         assert part in shown
@@ -34,15 +36,15 @@ def test_a_run_ends_with_its_figures_a_sample_and_the_folder(tmp_path, capsys):
 
 
 def test_completions_follow_their_prompts(capsys):
-    """As one text."""
+    """They are printed as one text."""
     print_completions([{"prompt": "Once", "completion": " upon a time"}])
     assert capsys.readouterr().out == "Once upon a time\n\n"
-    print_completions([{"prompt": "Who?", "completion": "You."}], between="\n")
+    print_completions([{"prompt": "Who?", "completion": "You."}], separator="\n")
     assert capsys.readouterr().out == "Who?\nYou.\n\n"
 
 
 def test_json_lines_appear_complete_or_not_at_all(tmp_path):
-    """Folders are made, any text is kept readable, and rows that fail leave the old file as it was."""
+    """Folders are made, text is not escaped, and if a row fails the old file is unchanged."""
     path = tmp_path / "new" / "rows.jsonl"
     rows = [{"prompt": "汉字", "completion": "a\nb"}, {"prompt": "", "completion": "🙂"}]
     write_json_lines(str(path), rows)

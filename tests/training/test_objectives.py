@@ -14,6 +14,7 @@ from transformers import AutoModelForMaskedLM, Trainer, TrainingArguments, pipel
 
 from hf_llm.arguments import ModelArguments, PretrainArguments, TextArguments
 from hf_llm.data.vocabulary import train_tokenizer
+from hf_llm.evaluation.samples import draw_samples
 from hf_llm.mappings import format_mapping
 from hf_llm.models.inspection import count_parameters
 from hf_llm.models.loading import load_model
@@ -88,12 +89,12 @@ def test_a_masked_model_learns_and_loads(masked):
     assert guess["sequence"].startswith("Document")
 
 
-def test_the_end_of_a_masked_run_shows_what_the_model_takes_hidden_tokens_for(masked, capsys):
+def test_the_end_of_a_masked_run_shows_the_guesses_for_hidden_tokens(masked, capsys):
     """A person sees at once whether it has learned anything."""
     trainer, figures, _ = masked
-    report_pretraining(trainer, figures, "")
+    report_pretraining(trainer, figures, draw_samples(trainer, PretrainArguments(objective="masked")))
     shown = capsys.readouterr().out
-    assert "Hidden tokens, and what the model takes them for:" in shown and "bits per byte" not in shown
+    assert "Hidden tokens, and the model's guesses:" in shown and "bits per byte" not in shown
     assert shown.count("  '") >= 4
 
 
@@ -174,7 +175,7 @@ def test_filling_in_the_middle_trains_and_is_scored_on_whole_texts(tmp_path, cap
         row["lengths"].tolist() for row in causal.eval_dataset
     ]
     assert figures["eval_bits_per_byte"] > 0
-    report_pretraining(trainer, figures, "")
+    report_pretraining(trainer, figures, draw_samples(trainer, PretrainArguments(objective="fim")))
     shown = capsys.readouterr().out.partition("What it writes between two pieces of a validation text:")[2]
     assert "Document" in shown and "[" in shown and "]" in shown
 

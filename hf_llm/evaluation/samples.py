@@ -1,0 +1,61 @@
+"""Samples of what a model writes or guesses after training, for a person to read."""
+
+import torch
+from transformers import Trainer
+
+from hf_llm.arguments import PretrainArguments
+from hf_llm.data.infilling import infilling_prompts
+from hf_llm.evaluation.generation import complete, tokenize_prompts
+from hf_llm.models.inspection import num_positions
+
+SAMPLE_TOKENS = 128  # longest sample
+SAMPLE_CHARACTERS = 400  # of the validation text whose middle is written
+HIDDEN_TOKENS = 10  # shown with the model's guesses
+
+
+def draw_samples(trainer: Trainer, run_args: PretrainArguments) -> dict[str, str]:
+    """Let a trained model write texts, or guess hidden tokens, as its objective was. Every rank calls.
+
+    Returns:
+        For each heading the text under it.
+    """
+    if run_args.objective == "masked":
+        return {"Hidden tokens, and the model's guesses": guess_hidden_tokens(trainer)}
+    prompt = run_args.sample_prompt
+    heading = "A sample of its text" + (f", begun with {prompt!r}" if prompt else "")
+    samples = {heading: prompt + write_text(trainer, [prompt])}
+    if run_args.objective == "fim":
+        samples["What it writes between two pieces of a validation text"] = write_middle(trainer)
+    return samples
+
+
+@torch.no_grad()
+def guess_hidden_tokens(trainer: Trainer) -> str:
+    """Return the hidden tokens of the first validation row, each with the model's likeliest token, one pair a line."""
+    batch = trainer.data_collator([trainer.eval_dataset[0]])
+    labels = batch.pop("labels")[0]
+    logits = trainer.model_wrapped(**{name: tensor.to(trainer.args.device) for name, tensor in batch.items()}).logits
+    hidden = torch.nonzero(labels != -100)[:HIDDEN_TOKENS, 0]
+    decode = trainer.processing_class.decode
+    pairs = zip(labels[hidden].tolist(), logits[0].argmax(-1).cpu()[hidden].tolist(), strict=True)
+    return "\n".join(f"{decode([token])!r}  {decode([guess])!r}" for token, guess in pairs)
+
+
+def write_text(trainer: Trainer, prompts: list[str] | list[list[int]]) -> str:
+    """Return a random completion of one prompt, as long as the model's positions allow."""
+    (ids,) = tokenize_prompts(trainer.processing_class, prompts)
+    room = min(SAMPLE_TOKENS, num_positions(trainer.model) - len(ids))
+    if room < 1:
+        return " (the prompt fills all of the model's positions)"
+    sampling = {"max_new_tokens": room, "do_sample": True, "temperature": 0.8, "top_k": 40}
+    (sample,) = complete(trainer.model_wrapped, trainer.processing_class, prompts, show_progress=False, **sampling)
+    return sample
+
+
+def write_middle(trainer: Trainer) -> str:
+    """Return the beginning of a validation text with its middle fifth, in brackets, written by the model."""
+    row, decode = trainer.eval_dataset[0], trainer.processing_class.decode
+    text = decode(row["input_ids"][: row["lengths"][0]], skip_special_tokens=True)[:SAMPLE_CHARACTERS]
+    prefix, suffix = text[: len(text) * 2 // 5], text[len(text) * 3 // 5 :]
+    prompts = infilling_prompts(trainer.processing_class, [prefix], [suffix])
+    return f"{prefix}[{write_text(trainer, prompts)}]{suffix}"
