@@ -23,7 +23,7 @@ from transformers.utils import ModelOutput
 
 from hf_llm.arguments import PretrainArguments, TextArguments
 from hf_llm.data.arrow import token_table
-from hf_llm.data.infilling import SENTINELS, InfillingReport, infill, infilling, sentinels
+from hf_llm.data.infilling import SENTINELS, InfillingReport, infilling_converter, sentinel_ids, tokenize_for_infilling
 from hf_llm.data.locations import find_sources
 from hf_llm.data.masking import MaskingCollator, mask_rows
 from hf_llm.data.packing import PackingCollator, PackingReport, pack
@@ -48,7 +48,7 @@ def check_objective(
         ValueError: the tokenizer lacks what the objective needs; the stream has no end, or too many readers.
     """
     if run_args.objective == "fim":
-        sentinels(tokenizer)
+        sentinel_ids(tokenizer)
     if run_args.objective == "masked" and tokenizer.mask_token_id is None:
         raise ValueError(
             f"tokenizer `{tokenizer.name_or_path}` has no mask token, which `--objective` masked needs: give another "
@@ -107,8 +107,9 @@ def pack_train(
     """Tokenize and pack the documents to train on; the reports are those of packing and of `--objective fim`."""
     max_length, packing, reports = data_args.max_length, data_args.packing, []
     if run_args.objective == "fim":
-        tokens, laid_out = infill(documents, tokenizer, max_length, run_args.fim_rate, run_args.fim_spm_rate, seed)
-        reports.append(laid_out)
+        rates = run_args.fim_rate, run_args.fim_spm_rate
+        tokens, report = tokenize_for_infilling(documents, tokenizer, max_length, *rates, seed)
+        reports.append(report)
     else:
         tokens = tokenize(documents, tokenizer)
     train, packed = pack(tokens, max_length, packing)
@@ -135,11 +136,11 @@ def build_stream(
     first = first_documents(documents, PROOF_DOCUMENTS)
     max_length, fim = data_args.max_length, (run_args.fim_rate, run_args.fim_spm_rate)
     if run_args.objective == "fim":
-        convert = infilling(tokenizer, first, max_length, *fim, verify_each_call=True)[1]
+        convert = infilling_converter(tokenizer, first, max_length, *fim, verify_each_call=True)[1]
     else:
         _, encode = document_engine(tokenizer, sample_texts(first), verify_each_call=True)
 
-        def convert(texts: list[str], draw: np.random.Generator) -> pa.Table:
+        def convert(texts: list[str], generator: np.random.Generator) -> pa.Table:
             return token_table(*encode(texts))
 
     facts = {
