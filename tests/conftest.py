@@ -146,3 +146,27 @@ def corpus(tmp_path_factory) -> Path:
         lines = [json.dumps({"text": document()}) + "\n" for _ in range(documents)]
         (folder / f"{name}.jsonl").write_text("".join(lines))
     return folder
+
+
+TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+
+
+@pytest.fixture
+def no_launcher(monkeypatch):
+    """An environment without a launcher, on a machine without a GPU, in which no process group is started."""
+    import torch
+
+    for name in [name for name in os.environ if name.startswith(LAUNCHERS)]:
+        monkeypatch.delenv(name)
+    for name in TORCHRUN:  # so that those which the tested code sets are removed after the test
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr("hf_llm.distributed.deepspeed_config.set_up_cpu_ranks", lambda config, values: None)
+
+
+@pytest.fixture
+def torchrun(no_launcher, monkeypatch):
+    """The environment that torchrun gives to the first of two ranks."""
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)

@@ -8,6 +8,7 @@ import pytest
 
 from hf_llm.distributed.deepspeed_config import check_consistency, prepare_deepspeed
 
+pytestmark = pytest.mark.usefixtures("no_launcher")
 ROOT = Path(__file__).parent.parent.parent
 CONFIGS = sorted((ROOT / "ds_configs").glob("*.json"))
 ZERO2 = str(ROOT / "ds_configs" / "zero2.json")
@@ -85,7 +86,7 @@ def test_numbers_that_agree_with_the_arguments_pass():
         ("{}", "`zero_optimization.stage` is null"),
     ],
 )
-def test_a_bad_file_is_named(tmp_path, rank, text, complaint):
+def test_a_bad_file_is_named(tmp_path, torchrun, text, complaint):
     """The message has the file's name and, for broken JSON, the line."""
     path = tmp_path / "zero.json"
     if text is not None:
@@ -95,7 +96,7 @@ def test_a_bad_file_is_named(tmp_path, rank, text, complaint):
     assert complaint in str(error.value)
 
 
-def test_missing_keys_follow_the_arguments(rank):
+def test_missing_keys_follow_the_arguments(torchrun):
     """Keys that `TrainingArguments` decide are added as "auto"; stage 3 saves its weights."""
     values = {"deepspeed": '{"zero_optimization": {"stage": 3}}'}
     prepare_deepspeed(values)
@@ -125,7 +126,7 @@ def test_nothing_is_changed_without_deepspeed():
         ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "`accelerate launch --mixed_precision bf16` without `--bf16`"),
     ],
 )
-def test_settings_of_the_launcher_that_would_be_ignored_are_refused(monkeypatch, rank, environment, complaint):
+def test_settings_of_the_launcher_that_would_be_ignored_are_refused(monkeypatch, torchrun, environment, complaint):
     """They would contradict the JSON, or accelerate would use a configuration that is in no file."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -133,7 +134,7 @@ def test_settings_of_the_launcher_that_would_be_ignored_are_refused(monkeypatch,
         prepare_deepspeed({"deepspeed": None if "ACCELERATE_USE_DEEPSPEED" in environment else ZERO2})
 
 
-def test_the_json_of_the_launcher_is_used(monkeypatch, rank):
+def test_the_json_of_the_launcher_is_used(monkeypatch, torchrun):
     """With `accelerate launch --deepspeed_config_file`, and another `--deepspeed` is refused."""
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", ZERO2)

@@ -5,6 +5,7 @@ import torch
 
 from hf_llm.distributed.deepspeed_config import prepare_deepspeed
 
+pytestmark = pytest.mark.usefixtures("no_launcher")
 CONFIG = {"zero_optimization": {"stage": 2}}
 
 
@@ -16,7 +17,7 @@ def test_several_gpus_without_a_launcher_get_the_command(monkeypatch):
         prepare_deepspeed({"deepspeed": CONFIG}, script="train.py")
 
 
-def test_use_cpu_on_a_machine_with_a_gpu_is_refused(monkeypatch, rank):
+def test_use_cpu_on_a_machine_with_a_gpu_is_refused(monkeypatch, torchrun):
     """DeepSpeed would use the GPUs; the command hides them."""
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     with pytest.raises(ValueError, match="CUDA_VISIBLE_DEVICES= accelerate launch"):

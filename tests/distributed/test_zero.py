@@ -11,6 +11,7 @@ import torch
 
 from hf_llm.distributed.zero import DeepSpeedInForce
 
+pytestmark = pytest.mark.usefixtures("no_launcher")
 ROOT = Path(__file__).parent.parent.parent
 ZERO2 = str(ROOT / "ds_configs" / "zero2.json")
 
