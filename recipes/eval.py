@@ -17,19 +17,25 @@ def main():
     task_args, data_args, args = parse_args(groups, argv, description=__doc__)
     # Seconds of imports that `--help` and a wrong flag need not wait for.
     from hf_llm.distributed.ranks import shut_down
-    from hf_llm.evaluation.harness import run_harness
-    from hf_llm.evaluation.scoring import load_evaluations, results_folder, score_model
+    from hf_llm.evaluation.harness import run_harness, save_harness
+    from hf_llm.evaluation.results import compare_and_save, results_folder
+    from hf_llm.evaluation.scoring import check_evaluation, load_evaluations, score_model
     from hf_llm.files import check_writable
     from hf_llm.publishing.reporting import report_evaluations, report_harness
 
     args.output_dir = results_folder(task_args, args)
     check_writable(args.output_dir)
-    evaluations = load_evaluations(parse_tasks(argv, task_args, data_args, args), args)
+    tasks = parse_tasks(argv, task_args, data_args, args)
+    check_evaluation(tasks, args)
+    evaluations = load_evaluations(tasks)
     models = [name for name in (args.model_name_or_path, args.baseline) if name]
     if evaluations:
-        report_evaluations(args, evaluations, [score_model(name, evaluations, args) for name in models])
+        results = [score_model(name, evaluations, args) for name in models]
+        differences = compare_and_save(args, evaluations, results)
+        report_evaluations(args, evaluations, results, differences)
     if args.harness:
-        report_harness(args, [run_harness(name, args, task_args, data_args.max_eval_samples) for name in models])
+        scores = [run_harness(name, args, task_args, data_args.max_eval_samples) for name in models]
+        report_harness(args, save_harness(args, scores))
     shut_down()
 
 

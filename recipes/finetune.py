@@ -40,20 +40,14 @@ def main():
     train, validation, reports = encode_and_pack(rows, prompter, data_args.packing)
     model = load_to_finetune(model_args, adapter_args, tokenizer, data_args.max_length, args.bf16)
     check_base(args, model)
-    trainer = Trainer(
-        model=model,
-        args=args,
-        data_collator=PackingCollator(tokenizer.pad_token_id, data_args.packing, can_skip_prompts(model, args)),
-        train_dataset=train,
-        eval_dataset=validation,
-        processing_class=tokenizer,
-        compute_metrics=TokenMetrics(),
-        preprocess_logits_for_metrics=token_losses,
-    )
+    collator = PackingCollator(tokenizer.pad_token_id, data_args.packing, can_skip_prompts(model, args))
+    metrics = {"compute_metrics": TokenMetrics(), "preprocess_logits_for_metrics": token_losses}
+    trainer = Trainer(model, args, collator, train, validation, processing_class=tokenizer, **metrics)
     evaluation = TaskEvaluation(trainer, task, rows["validation"], prompter)
     for callback in [evaluation, *callbacks]:
         trainer.add_callback(callback)
     figures = run_training(trainer, checkpoint, data_args.packing, reports, push_callbacks(trainer))
+    evaluation.save_predictions()
     report_finetuning(trainer, figures, evaluation.result)
     publish(trainer, figures, base_model=model_args.model_name_or_path, dataset=data_args.dataset_name)
     shut_down()

@@ -15,7 +15,7 @@ def main():
     (args,) = parse_args([GenerateArguments], description=__doc__)
     # Seconds of imports that `--help` and a wrong flag need not wait for.
     from hf_llm.data.prompting import uses_chat
-    from hf_llm.evaluation.generation import arrange_prompts, complete, read_prompts, sampling_options
+    from hf_llm.evaluation.generation import complete, format_prompts, read_prompts, sampling_options
     from hf_llm.files import check_output_file, write_json_lines
     from hf_llm.models.loading import load_for_generation
     from hf_llm.publishing.reporting import print_completions
@@ -25,7 +25,7 @@ def main():
     model, tokenizer = load_for_generation(args.model_name_or_path, args.trust_remote_code)
     chat = uses_chat(tokenizer, args.prompt_style) and "suffix" not in rows[0]
     options = {"batch_size": args.batch_size, "seed": args.seed} | sampling_options(args)
-    completions = complete(model, tokenizer, arrange_prompts(tokenizer, rows, chat), **options)
+    completions = complete(model, tokenizer, format_prompts(tokenizer, rows, chat), **options)
     rows = [row | {"completion": completion} for row, completion in zip(rows, completions, strict=True)]
     if args.output_file:
         write_json_lines(args.output_file, rows)

@@ -1,17 +1,27 @@
-"""The tasks of lm-evaluation-harness on a loaded model."""
+"""Score a model on tasks of lm-evaluation-harness."""
 
 import importlib.util
+from pathlib import Path
+
+from accelerate import PartialState
 
 from hf_llm.arguments import EvalArguments, TaskArguments
 from hf_llm.evaluation.generation import BATCH_SIZE
+from hf_llm.files import write_json
 from hf_llm.models.loading import load_for_generation
 
 
 def load_harness(names: list[str]) -> tuple:
-    """The tasks of lm-evaluation-harness, names or YAML files, and its manager.
+    """Load tasks of lm-evaluation-harness.
+
+    Args:
+        names: names of its tasks, or YAML files.
+
+    Returns:
+        The tasks, and the harness's task manager.
 
     Raises:
-        ValueError: it is not installed, or does not know a task.
+        ValueError: the harness is not installed, or does not know a task.
     """
     if not importlib.util.find_spec("lm_eval"):
         raise ValueError("`--harness` needs lm-evaluation-harness: `pip install -e '.[harness]'`")
@@ -21,18 +31,26 @@ def load_harness(names: list[str]) -> tuple:
     try:
         manager = config.process_tasks()
     except (ValueError, OSError) as error:
-        raise ValueError(f"`--harness` {' '.join(names)}: {error}: give names that it knows, or YAML files") from None
+        raise ValueError(f"`--harness` {' '.join(names)}: {error}: give names of its tasks, or YAML files") from None
     return config.tasks, manager
 
 
 def run_harness(name: str, args: EvalArguments, task_args: TaskArguments, max_samples: int | None) -> dict[str, float]:
-    """Load a model and hand it to lm-evaluation-harness; what that measures, as `<task>_<metric>`."""
+    """Load a model and score it by lm-evaluation-harness.
+
+    Args:
+        name: a folder, a Hub id, a .gguf file or the folder of a PEFT adapter.
+        max_samples: rows of each task; None for all.
+
+    Returns:
+        The scores, named `<task>_<metric>`.
+    """
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
     tasks, manager = load_harness(args.harness)
     model, tokenizer = load_for_generation(name, args.trust_remote_code, args.dtype)
-    measured = simple_evaluate(
+    results = simple_evaluate(
         HFLM(pretrained=model, tokenizer=tokenizer, batch_size=args.batch_size or BATCH_SIZE),
         tasks=tasks,
         task_manager=manager,
@@ -42,7 +60,24 @@ def run_harness(name: str, args: EvalArguments, task_args: TaskArguments, max_sa
     )
     return {
         f"{task}_{name.removesuffix(',none').replace(',', '_')}": value
-        for task, scores in measured["results"].items()
+        for task, scores in results["results"].items()
         for name, value in scores.items()
         if isinstance(value, int | float)
     }
+
+
+def save_harness(args: EvalArguments, results: list[dict[str, float]]) -> dict[str, float]:
+    """Write the scores of the harness to `harness_results.json` in `--output_dir`, on rank 0.
+
+    Args:
+        results: the scores of the model, and of the baseline if there is one.
+
+    Returns:
+        All scores, those of the baseline named `baseline_<task>_<metric>`.
+    """
+    figures = {}
+    for prefix, scores in zip(("", "baseline_"), results, strict=False):
+        figures |= {f"{prefix}{name}": value for name, value in scores.items()}
+    if PartialState().is_main_process:
+        write_json(Path(args.output_dir) / "harness_results.json", figures)
+    return figures

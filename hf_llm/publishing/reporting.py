@@ -9,8 +9,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from hf_llm.arguments import EvalArguments
 from hf_llm.data.vocabulary import fertility
-from hf_llm.evaluation.scoring import Evaluation, TaskResult, compare
-from hf_llm.files import atomic_folder, write_json, write_json_lines
+from hf_llm.evaluation.scoring import Evaluation, TaskResult
+from hf_llm.files import atomic_folder, write_json
 from hf_llm.messages import format_table, format_value
 from hf_llm.models.inspection import count_parameters
 
@@ -67,10 +67,9 @@ def report_vocabulary(
 
 
 def report_finetuning(trainer: Trainer, figures: dict[str, float], result: TaskResult) -> None:
-    """The end of a fine-tuning run: predictions on the disk, a table, three answers, the folder. Rank 0 alone."""
+    """Print the end of a fine-tuning run on rank 0: a table, the scores, three predictions, the folder."""
     if not trainer.args.should_save:
         return
-    write_json_lines(f"{trainer.args.output_dir}/predictions.jsonl", result.predictions)
     rows = {
         "parameters": count_parameters(trainer.model),
         "  trained": count_parameters(trainer.model, trained=True),
@@ -86,58 +85,35 @@ def report_finetuning(trainer: Trainer, figures: dict[str, float], result: TaskR
     print(f"Model and results: {trainer.args.output_dir}", flush=True)
 
 
-def report_evaluations(args: EvalArguments, evaluations: list[Evaluation], results: list[list[TaskResult]]) -> None:
-    """Predictions and results on the disk, tables on the screen. Rank 0 alone.
-
-    A single task has the folder to itself; several have one each, and all figures together stand above them.
+def report_evaluations(
+    args: EvalArguments,
+    evaluations: list[Evaluation],
+    results: list[list[TaskResult]],
+    differences: list[dict[str, float]],
+) -> None:
+    """Print on rank 0 what `compare_and_save` was given and returned: for each task scores, differences, predictions.
 
     Args:
-        results: of the model, and of the baseline where there is one; one for each evaluation.
+        results: the results of the model, and of the baseline if there is one; one per evaluation in each list.
+        differences: for each evaluation, empty without a baseline.
     """
     if not PartialState().is_main_process:
         return
-    folder, figures = Path(args.output_dir), {}
-    for evaluation, *of_models in zip(evaluations, *results, strict=True):
-        place = folder / evaluation.name if len(evaluations) > 1 else folder
-        figures[evaluation.name] = report_evaluation(args, evaluation, of_models, place)
-    if len(evaluations) > 1:
-        write_json(folder / "eval_results.json", figures)
-    print(f"Results: {folder}", flush=True)
+    models = (args.model_name_or_path, args.baseline)
+    for evaluation, task_differences, *task_results in zip(evaluations, differences, *results, strict=True):
+        print()
+        for model, result in zip(models, task_results, strict=False):
+            print(f"{evaluation.name}, {len(result.predictions):,} rows: {model}\n{scores_table(result.scores)}\n")
+        if task_differences:
+            print(f"Difference\n{scores_table(task_differences)}\n")
+        print_predictions(task_results[0].predictions[:3])
+    print(f"Results: {args.output_dir}", flush=True)
 
 
-def report_evaluation(
-    args: EvalArguments, evaluation: Evaluation, results: list[TaskResult], folder: Path
-) -> dict[str, float | str]:
-    """One task's part of it; its figures."""
-    (result, *baseline) = results
-    for name, of_model in zip(("predictions", "baseline_predictions"), results, strict=False):
-        write_json_lines(f"{folder}/{name}.jsonl", of_model.predictions)
-    if not baseline:
-        (folder / "baseline_predictions.jsonl").unlink(missing_ok=True)  # of an earlier evaluation
-    differences = compare(evaluation.task.metric(), *results) if baseline else {}
-    figures = result.scores | {f"baseline_{name}": value for of in baseline for name, value in of.scores.items()}
-    figures |= result.report.metrics("eval") | differences
-    models = {"model": args.model_name_or_path, "baseline": args.baseline}
-    figures |= {name: Path(path).name for name, path in models.items() if path} | {"settings": evaluation.settings()}
-    write_json(folder / "eval_results.json", figures)
-    title = f"{evaluation.name}, {len(result.predictions):,} rows"
-    print(f"\n{title}: {args.model_name_or_path}\n{scores_table(result.scores)}\n")
-    for of in baseline:
-        print(f"{title}: {args.baseline}\n{scores_table(of.scores)}\n")
-        print(f"Difference\n{scores_table(differences)}\n")
-    print_predictions(result.predictions[:3])
-    return figures
-
-
-def report_harness(args: EvalArguments, results: list[dict[str, float]]) -> None:
-    """What lm-evaluation-harness measured, on the disk and on the screen. Rank 0 alone."""
-    if not PartialState().is_main_process:
-        return
-    figures = {}
-    for prefix, measured in zip(("", "baseline_"), results, strict=False):
-        figures |= {f"{prefix}{name}": value for name, value in measured.items()}
-    write_json(Path(args.output_dir) / "harness_results.json", figures)
-    print(f"\nlm-evaluation-harness\n{format_table(figures)}\n\nResults: {args.output_dir}", flush=True)
+def report_harness(args: EvalArguments, figures: dict[str, float]) -> None:
+    """Print the scores of lm-evaluation-harness on rank 0."""
+    if PartialState().is_main_process:
+        print(f"\nlm-evaluation-harness\n{format_table(figures)}\n\nResults: {args.output_dir}", flush=True)
 
 
 def scores_table(scores: dict[str, float | str]) -> str:

@@ -1,8 +1,7 @@
-"""Completions belong to their prompts, whatever the batch; the model and the random state are as before."""
+"""Completions belong to their prompts in any batch; the model's mode and the random state are restored."""
 
 import json
 
-import peft
 import pytest
 import torch
 from tiny import TEXTS, new_model, new_tokenizer
@@ -14,14 +13,15 @@ from hf_llm.data.infilling import SENTINELS
 from hf_llm.data.prompting import uses_chat
 from hf_llm.data.vocabulary import train_tokenizer
 from hf_llm.evaluation.generation import (
-    arrange_prompts,
-    as_chat,
+    batch_by_length,
     complete,
     decode_completion,
-    log_likelihoods,
+    format_prompts,
     read_prompts,
     sampling_options,
+    tokenize_chats,
     tokenize_prompts,
+    truncate_at,
 )
 
 PROMPTS = ["Document", "Document 3 counts 0 1 2", "", "then it ends. " * 3, "x", "Document 7 counts 0"]
@@ -44,8 +44,8 @@ def generate(model, tokenizer, prompts=PROMPTS, **options):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 6])
-def test_a_batch_gives_what_each_prompt_gives_alone_in_their_order(model, tokenizer, batch_size):
-    """Padding changes nothing, and longer prompts do not come first."""
+def test_a_batch_gives_the_completion_of_each_prompt_by_itself(model, tokenizer, batch_size):
+    """Padding changes nothing, and completions are in the order of the prompts, not of their lengths."""
     alone = []
     for prompt in PROMPTS:
         ids = tokenizer(prompt, return_tensors="pt").input_ids
@@ -55,20 +55,25 @@ def test_a_batch_gives_what_each_prompt_gives_alone_in_their_order(model, tokeni
             if ids[0, -1] == tokenizer.eos_token_id:
                 break
         alone.append(tokenizer.decode(ids[0, len(tokenizer(prompt).input_ids) :], skip_special_tokens=True))
-    assert len(set(alone)) > 3, "the prompts were to have different completions"
+    assert len(set(alone)) > 3, "the prompts should have different completions"
     assert generate(model, tokenizer, batch_size=batch_size) == alone
 
 
-def test_drawing_follows_the_seed(model, tokenizer):
-    """The same seed gives the same texts, another one others."""
+def test_batches_have_similar_lengths_and_the_longest_comes_first():
+    """Every index occurs once; equal lengths keep their order."""
+    assert batch_by_length([3, 9, 4, 7, 4], batch_size=2) == [[1, 3], [2, 4], [0]]
+
+
+def test_sampling_is_determined_by_the_seed(model, tokenizer):
+    """The same seed gives the same texts, another seed other texts."""
     first, again, other = (generate(model, tokenizer, do_sample=True, seed=seed) for seed in (1, 1, 2))
     assert first == again != other
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("fails", [True, False])
-def test_model_mode_and_random_state_are_as_before(tokenizer, training, fails, monkeypatch):
-    """So that a sample drawn during training does not change the training; also after an error."""
+def test_model_mode_and_random_state_are_restored(tokenizer, training, fails, monkeypatch):
+    """Generating during training does not change the training; they are restored after an error too."""
     model = new_model().train(training)
     if fails:
         monkeypatch.setattr(model, "generate", lambda **_: 1 / 0)
@@ -81,7 +86,7 @@ def test_model_mode_and_random_state_are_as_before(tokenizer, training, fails, m
 
 
 def test_an_empty_prompt_starts_a_document(tokenizer):
-    """With the token that opens one; without such a token, with the one that ended the document before."""
+    """It becomes the bos token, or the eos token, which ends the document before, if the tokenizer adds no bos."""
     assert tokenize_prompts(tokenizer, [""]) == [[tokenizer.bos_token_id]]
     backend = new_tokenizer().backend_tokenizer
     backend.post_processor = None
@@ -89,17 +94,18 @@ def test_an_empty_prompt_starts_a_document(tokenizer):
     assert tokenize_prompts(without, ["", "x"])[0] == [without.eos_token_id]
 
 
-def test_a_model_with_a_chat_template_is_asked_in_a_chat():
-    """By default; each prompt is a user's turn, and the answer comes next."""
-    chatting = new_tokenizer()
-    chatting.chat_template = "{% for m in messages %}<|bos|>{{ m.content }}<|eos|>{% endfor %}<|bos|>"
-    assert uses_chat(chatting, None) and not uses_chat(chatting, "plain") and not uses_chat(new_tokenizer(), None)
-    texts = [chatting.decode(ids) for ids in as_chat(chatting, ["Hi.", "it"])]
+def test_prompts_use_the_chat_template_by_default():
+    """Each prompt becomes a user's turn, followed by the start of the answer; `plain` switches it off."""
+    chat_tokenizer = new_tokenizer()
+    chat_tokenizer.chat_template = "{% for m in messages %}<|bos|>{{ m.content }}<|eos|>{% endfor %}<|bos|>"
+    assert uses_chat(chat_tokenizer, None) and not uses_chat(chat_tokenizer, "plain")
+    assert not uses_chat(new_tokenizer(), None)
+    texts = [chat_tokenizer.decode(ids) for ids in tokenize_chats(chat_tokenizer, ["Hi.", "it"])]
     assert texts == ["<|bos|>Hi.<|eos|><|bos|>", "<|bos|>it<|eos|><|bos|>"]
 
 
-def test_an_end_that_the_tokenizer_adds_is_taken_off_the_prompt(tokenizer):
-    """Or the model would start another document instead of going on."""
+def test_an_end_token_that_the_tokenizer_adds_is_removed_from_the_prompt(tokenizer):
+    """With it, the model would start another document instead of continuing the prompt."""
     ending = new_tokenizer()
     template = processors.TemplateProcessing(single="$A <|eos|>", special_tokens=[("<|eos|>", ending.eos_token_id)])
     ending.backend_tokenizer.post_processor = template
@@ -108,22 +114,28 @@ def test_an_end_that_the_tokenizer_adds_is_taken_off_the_prompt(tokenizer):
 
 
 def test_a_completion_keeps_the_space_before_its_first_word():
-    """SentencePiece-like tokenizers decode a word alone without it."""
+    """SentencePiece-like tokenizers drop the space when they decode a single word."""
     backend = Tokenizer(models.WordLevel({"▁a": 0, "▁dog": 1, "▁ran": 2, "<eos>": 3}, unk_token="<eos>"))
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", pad_token="<eos>")
     assert decode_completion(tokenizer, tokenizer("a dog").input_ids, [2, 3]) == " ran"
 
 
+def test_stop_strings_in_leading_white_space_are_ignored():
+    """The text ends before the first stop string after its first word; without one it is unchanged."""
+    assert truncate_at("\n\nParis. Berlin\n", ["\n", "."]) == "\n\nParis"
+    assert truncate_at(" Paris", ["\n"]) == " Paris" and truncate_at("\n", ["\n"]) == "\n"
+
+
 def test_a_line_end_stops_an_answer_only_after_its_first_word(tokenizer, monkeypatch):
-    """An answer that begins with an empty line is not empty."""
-    model, asked = new_model(), tokenizer("Document").input_ids
+    """An answer that starts with an empty line is not empty."""
+    model, prompt = new_model(), tokenizer("Document").input_ids
     written = tokenizer("\nDocument 3\ncounts", add_special_tokens=False).input_ids
 
     def scripted(past_key_values, **rest):
         output = forward(past_key_values=past_key_values, **rest)
         output.logits[:, -1] = 0
-        output.logits[:, -1, written[past_key_values.get_seq_length() - len(asked)]] = 9
+        output.logits[:, -1, written[past_key_values.get_seq_length() - len(prompt)]] = 9
         return output
 
     forward = model.forward
@@ -132,38 +144,38 @@ def test_a_line_end_stops_an_answer_only_after_its_first_word(tokenizer, monkeyp
     assert text == ["\nDocument 3"]
 
 
-def test_writing_beyond_the_positions_is_refused(tokenizer):
-    """64 of them here, as the longest prompt and the new tokens need together."""
+def test_generating_beyond_the_positions_is_refused(tokenizer):
+    """The longest prompt and the new tokens together need more than the 64 positions of the model."""
     with pytest.raises(ValueError, match=r"`--max_new_tokens` 60 after a prompt of .* beyond the model's 64 positions"):
         generate(new_model(), tokenizer, max_new_tokens=60)
 
 
 def test_prompts_come_from_the_command_line_or_a_file(tmp_path):
-    """One a line in .txt, one an object in .jsonl, empty lines left out; any Unicode inside a line is text."""
+    """A prompt per line in .txt, per JSON object in .jsonl; empty lines are skipped, U+2028 does not end a line."""
     (tmp_path / "a.txt").write_text("one\n\n two \u2028three\n", encoding="utf-8")
     rows = [{"prompt": "four\u2028five"}, {"prompt": "", "more": 1}]
     lines = "\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     (tmp_path / "b.jsonl").write_text(lines, encoding="utf-8")
-    given = [{"prompt": ["six"]}, {"prompt_file": str(tmp_path / "a.txt")}, {"prompt_file": str(tmp_path / "b.jsonl")}]
-    read = [read_prompts(GenerateArguments(model_name_or_path="m", **arguments)) for arguments in given]
+    sources = [{"prompt": ["six"]}, *({"prompt_file": str(tmp_path / name)} for name in ("a.txt", "b.jsonl"))]
+    rows = [read_prompts(GenerateArguments(model_name_or_path="m", **source)) for source in sources]
     prompts = [["six"], ["one", " two \u2028three"], ["four\u2028five", ""]]
-    assert read == [[{"prompt": prompt} for prompt in of_source] for of_source in prompts]
+    assert rows == [[{"prompt": prompt} for prompt in source_prompts] for source_prompts in prompts]
 
 
-def test_a_middle_is_asked_for_with_what_comes_behind_it(tmp_path):
-    """From the command line or a file, for each prompt or none; a chat it is not."""
+def test_prompts_with_a_suffix_become_infilling_prompts(tmp_path):
+    """From the command line or a file; every prompt needs a suffix or none, and the tokenizer needs the tokens."""
     tokenizer = train_tokenizer(TEXTS, 300, special_tokens=SENTINELS[0])
     rows = [{"prompt": "Document 1", "suffix": " ends."}, {"prompt": "", "suffix": "it"}]
     (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    given = {"prompt": [row["prompt"] for row in rows], "suffix": [row["suffix"] for row in rows]}
-    for arguments in ({"prompt_file": str(tmp_path / "p.jsonl")}, given):
+    flags = {"prompt": [row["prompt"] for row in rows], "suffix": [row["suffix"] for row in rows]}
+    for arguments in ({"prompt_file": str(tmp_path / "p.jsonl")}, flags):
         assert read_prompts(GenerateArguments(model_name_or_path="m", **arguments)) == rows
-    asked = arrange_prompts(tokenizer, rows, chat=False)
-    assert tokenizer.decode(asked[0]) == "<|bos|><|fim_prefix|>Document 1<|fim_suffix|> ends.<|fim_middle|>"
+    prompts = format_prompts(tokenizer, rows, chat=False)
+    assert tokenizer.decode(prompts[0]) == "<|bos|><|fim_prefix|>Document 1<|fim_suffix|> ends.<|fim_middle|>"
     with pytest.raises(ValueError, match="1 of 2 prompts have a suffix: give one to all or none"):
-        arrange_prompts(tokenizer, [rows[0], {"prompt": "Document"}], chat=False)
+        format_prompts(tokenizer, [rows[0], {"prompt": "Document"}], chat=False)
     with pytest.raises(ValueError, match="has no tokens for `--objective` fim"):
-        arrange_prompts(new_tokenizer(), rows, chat=False)
+        format_prompts(new_tokenizer(), rows, chat=False)
     with pytest.raises(ValueError, match="`--suffix` has 1 texts: give one for each `--prompt`"):
         read_prompts(GenerateArguments(model_name_or_path="m", prompt=["a", "b"], suffix=["c"]))
 
@@ -180,8 +192,8 @@ def test_a_middle_is_asked_for_with_what_comes_behind_it(tmp_path):
         (None, "p.jsonl cannot be read"),
     ],
 )
-def test_a_wrong_prompt_file_is_named_with_its_line(tmp_path, content, message):
-    """Counted as an editor counts, empty lines included."""
+def test_an_invalid_prompt_file_is_named_with_its_line(tmp_path, content, message):
+    """Empty lines are counted too, as in an editor."""
     if content is not None:
         (tmp_path / "p.jsonl").write_text(content)
     with pytest.raises(ValueError) as error:
@@ -190,8 +202,8 @@ def test_a_wrong_prompt_file_is_named_with_its_line(tmp_path, content, message):
 
 
 @pytest.mark.parametrize("prompts", [{}, {"prompt": ["a"], "prompt_file": "b.txt"}], ids=["neither", "both"])
-def test_exactly_one_source_of_prompts_is_wanted(prompts):
-    """Neither and both are refused."""
+def test_exactly_one_source_of_prompts_is_required(prompts):
+    """Neither or both of `--prompt` and `--prompt_file` are refused."""
     with pytest.raises(ValueError, match="give either `--prompt` or `--prompt_file`"):
         read_prompts(GenerateArguments(model_name_or_path="m", **prompts))
 
@@ -199,52 +211,9 @@ def test_exactly_one_source_of_prompts_is_wanted(prompts):
 @pytest.mark.parametrize(
     "options", [{}, {"do_sample": True, "top_k": 5, "temperature": 0.7, "top_p": 0.9}, {"num_beams": 2}], ids=str
 )
-def test_every_way_of_searching_runs_without_a_warning(tokenizer, options):
-    """Greedy search is not given sampling options, of which transformers would warn."""
+def test_greedy_search_sampling_and_beam_search_run_without_a_warning(tokenizer, options):
+    """Sampling options are passed only with `do_sample`: transformers would warn of them otherwise."""
     arguments = GenerateArguments(model_name_or_path="m", max_new_tokens=3, repetition_penalty=1.2, **options)
     completions = complete(new_model(), tokenizer, TEXTS[:2], show_progress=False, **sampling_options(arguments))
     assert len(completions) == 2
     assert ("top_k" in sampling_options(arguments)) is arguments.do_sample
-
-
-# Likelihoods
-
-ASKED = [[5, 6, 7, 8, 9], [20], [30, 31, 32], [40, 41]]
-ANSWERS = [[[3], [4, 5], [6, 7, 8, 9]], [[50, 51, 52]], [[60], [61], [62], [63], [64], [65]], [[3, 4], [5, 6]]]
-MODELS = ("llama", "gpt2", "opt", "bloom", "sliding", "adapters")
-
-
-def scored_model(name):
-    if name == "sliding":
-        return new_model("mistral", sliding_window=3)
-    if name == "adapters":
-        config = peft.LoraConfig(task_type="CAUSAL_LM", r=2, init_lora_weights=False, target_modules="all-linear")
-        return peft.get_peft_model(new_model(), config)
-    return new_model(name)
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 20])
-@pytest.mark.parametrize("answers", [ANSWERS, [of_prompt[:1] for of_prompt in ANSWERS]], ids=["choices", "one each"])
-@pytest.mark.parametrize("name", MODELS)
-def test_a_likelihood_is_the_sum_over_the_completions_tokens(name, answers, batch_size, tokenizer):
-    """As one forward pass over each prompt with its completion gives it; by cache or without, in any batch."""
-    model = scored_model(name)
-    found = log_likelihoods(model, tokenizer, ASKED, answers, batch_size=batch_size, show_progress=False)
-    for prompt, completions, of_prompt in zip(ASKED, answers, found, strict=True):
-        for completion, value in zip(completions, of_prompt, strict=True):
-            with torch.no_grad():
-                log_p = model(torch.tensor([prompt + completion])).logits[0].double().log_softmax(-1)
-            places = enumerate(completion, len(prompt) - 1)
-            assert value == pytest.approx(sum(log_p[i, token].item() for i, token in places), abs=1e-4)
-
-
-def test_a_prompt_is_read_once_for_all_its_choices(tokenizer, monkeypatch):
-    """The model sees 40 tokens of the prompt once, not once for each of 30 choices."""
-    model, seen = new_model(), []
-    forward = model.forward
-    monkeypatch.setattr(
-        model, "forward", lambda input_ids, **rest: seen.append(input_ids.numel()) or forward(input_ids, **rest)
-    )
-    choices = [[token, token + 1] for token in range(30)]
-    log_likelihoods(model, tokenizer, [list(range(40))], [choices], batch_size=8, show_progress=False)
-    assert sum(seen) == 40 + len(choices)

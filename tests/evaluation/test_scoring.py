@@ -1,153 +1,30 @@
-"""Scores are means over tokens and lengths per byte: they compare, whatever the batches and the tokenizer."""
+"""Scores of a task: in any Trainer, by `evaluate_task`, and by the functions of the evaluation recipe."""
 
-import math
-import zlib
-
-import numpy as np
 import pytest
 import torch
 import trl
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
+from recipe_runs import read_json_lines
 from safetensors.torch import load_file
-from tiny import TEXTS, new_model, new_tokenizer, new_trainer, packed
-from transformers import (
-    DataCollatorForSeq2Seq,
-    EarlyStoppingCallback,
-    EvalPrediction,
-    PreTrainedTokenizerFast,
-    Trainer,
-    TrainingArguments,
-)
+from tiny import new_model, new_tokenizer
+from transformers import DataCollatorForSeq2Seq, EarlyStoppingCallback, Trainer, TrainingArguments
 
 from hf_llm.arguments import AdapterArguments, DataArguments, EvalArguments, TaskArguments
 from hf_llm.data.prompting import Prompter, encode_examples
 from hf_llm.data.vocabulary import train_tokenizer
-from hf_llm.evaluation.perplexity import LanguageModelingMetrics, token_losses, zlib_bits_per_byte
-from hf_llm.evaluation.scoring import TaskEvaluation, evaluate_task, load_evaluations, score_model
+from hf_llm.evaluation import scoring
+from hf_llm.evaluation.scoring import (
+    TaskEvaluation,
+    check_evaluation,
+    encode_task,
+    evaluate_task,
+    load_evaluations,
+    rank_choices,
+    score_model,
+)
 from hf_llm.metrics.translation import Translation
 from hf_llm.models.loading import add_adapter
 from hf_llm.tasks import load_task
-
-# Of unequal lengths, with characters of several bytes; with rows of 16 tokens some are cut.
-HELD_OUT = [*TEXTS[:9], "naïve 汉字 🙂", "one two three " * 30]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return new_model()
-
-
-@pytest.fixture(scope="module", params=[True, False], ids=["bos", "no bos"])
-def tokenizer(request):
-    """With and without a token that opens every document."""
-    tokenizer = new_tokenizer()
-    if request.param:
-        return tokenizer
-    tokenizer.backend_tokenizer.post_processor = None
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer.backend_tokenizer, eos_token="<|eos|>", pad_token="<|pad|>"
-    )
-
-
-@pytest.fixture(scope="module")
-def evaluate(model, tokenizer, tmp_path_factory):
-    """`eval_` scores from the stock Trainer, rows of 16 tokens, in batches of any size."""
-
-    def evaluate(batch_size, packing=True, times=1):
-        documents, rows, _ = packed(HELD_OUT, tokenizer, max_length=16, packing=packing)
-        trainer = new_trainer(tmp_path_factory.mktemp("run"), tokenizer, model, per_device_eval_batch_size=batch_size)
-        trainer.compute_metrics = LanguageModelingMetrics(documents, rows, tokenizer)
-        for _ in range(times):
-            metrics = trainer.evaluate(rows)
-        return metrics
-
-    return evaluate
-
-
-@pytest.fixture(scope="module")
-def by_hand(model, tokenizer):
-    """Summed loss in nats and number of the predicted tokens, tokens that nothing predicts, bytes of the text."""
-    loss = predicted = unpredicted = 0
-    for ids in packed(HELD_OUT, tokenizer, max_length=16, packing=False)[1]["input_ids"]:
-        piece = torch.tensor(ids)
-        with torch.no_grad():
-            log_p = model(piece[None]).logits[0].double().log_softmax(-1)
-        loss -= sum(log_p[i, token].item() for i, token in enumerate(piece[1:].tolist()))
-        predicted += len(piece) - 1
-        unpredicted += piece[0].item() != tokenizer.bos_token_id  # everybody knows that a document opens
-    return loss, predicted, unpredicted, sum(len(text.encode()) for text in HELD_OUT)
-
-
-@pytest.mark.parametrize("packing", [True, False], ids=["packing", "no packing"])
-@pytest.mark.parametrize("batch_size", [1, 3, 100])
-def test_scores_equal_a_computation_by_hand_in_batches_of_any_size(evaluate, by_hand, tokenizer, batch_size, packing):
-    """eval_loss is the mean over all predicted tokens, perplexity its exp; bits per byte pays for every token."""
-    metrics = evaluate(batch_size, packing)
-    loss, predicted, unpredicted, num_bytes = by_hand
-    assert metrics["eval_loss"] == pytest.approx(loss / predicted, rel=1e-5)
-    assert metrics["eval_perplexity"] == pytest.approx(math.exp(loss / predicted), rel=1e-4)
-    assert unpredicted > 0
-    bits = loss / math.log(2) + unpredicted * math.log2(len(tokenizer))
-    assert metrics["eval_bits_per_byte"] == pytest.approx(bits / num_bytes, rel=1e-5)
-
-
-def test_a_second_evaluation_starts_from_zero(evaluate):
-    """Its scores are those of the first."""
-    once, twice = evaluate(3), evaluate(3, times=2)
-    assert once["eval_loss"] == twice["eval_loss"] and once["eval_bits_per_byte"] == twice["eval_bits_per_byte"]
-
-
-def test_the_trainers_own_loss_would_weigh_batches_equally(by_hand, model, tokenizer, tmp_path):
-    """Why eval_loss is replaced: without our metrics it depends on the batches."""
-    _, rows, _ = packed(HELD_OUT, tokenizer, max_length=16, packing=False)
-    trainer = new_trainer(tmp_path, tokenizer, model, per_device_eval_batch_size=1)
-    trainer.compute_metrics = trainer.preprocess_logits_for_metrics = None
-    loss, predicted, *_ = by_hand
-    assert abs(trainer.evaluate(rows)["eval_loss"] - loss / predicted) > 1e-3
-
-
-def test_token_losses_are_sums_and_counts_of_each_row():
-    """Row by row the cross entropy of the labels that are not -100, also when logits come in a tuple, in
-    bfloat16, or are only those before a label."""
-    torch.manual_seed(0)
-    logits = torch.randn(2, 4, 7)
-    labels = torch.tensor([[1, 2, -100, 3], [-100, -100, 5, -100]])
-    p = logits.log_softmax(-1)
-    expected = [[-(p[0, 0, 2] + p[0, 2, 3]).item(), 2], [-p[1, 1, 5].item(), 1]]
-    assert np.allclose(token_losses(logits, labels).numpy(), expected)
-    assert np.allclose(token_losses((logits, None), labels).numpy(), expected)
-    assert np.allclose(token_losses(logits.bfloat16(), labels).numpy(), expected, rtol=0.02)
-    before_a_label = torch.stack([logits[0, 0], logits[0, 2], logits[1, 1]])
-    assert np.allclose(token_losses(before_a_label, labels).numpy(), expected)
-
-
-def test_an_enormous_loss_is_an_infinite_perplexity(tokenizer):
-    """Rather than an OverflowError at the end of the run."""
-    documents, rows, _ = packed(["text"], tokenizer)
-    metrics = LanguageModelingMetrics(documents, rows, tokenizer)
-    scores = metrics(EvalPrediction(torch.tensor([[1e6, 10.0]]), None), compute_result=True)
-    assert scores["loss"] == 1e5 and scores["perplexity"] == math.inf
-
-
-def test_the_zlib_figure_is_that_of_the_joined_text(tokenizer):
-    """What zlib level 9 makes of the same bytes, in one stream."""
-    joined = "".join(HELD_OUT).encode()
-    expected = 8 * len(zlib.compress(joined, 9)) / len(joined)
-    assert zlib_bits_per_byte(HELD_OUT) == pytest.approx(expected)
-    documents, rows, _ = packed(HELD_OUT, tokenizer)
-    assert LanguageModelingMetrics(documents, rows, tokenizer).zlib_bits_per_byte == pytest.approx(expected)
-
-
-def test_bytes_are_counted_in_the_rows_that_are_evaluated(tokenizer):
-    """A selection of a data set has the bytes of its own rows."""
-    documents, rows, _ = packed(["123", "12345"], tokenizer)
-    chosen = Dataset.from_dict({"text": ["no", "123", "neither", "12345"]}).select([1, 3])
-    whole, part = (LanguageModelingMetrics(d, rows, tokenizer) for d in (documents, chosen))
-    prediction = EvalPrediction(torch.tensor([[8.0, 5.0]]), None)
-    assert whole(prediction, compute_result=True) == part(prediction, compute_result=True)
-
-
-# The score of a task, in any Trainer
 
 TASK = load_task("translation")
 ROWS = TASK.sample()["validation"].select(range(7))
@@ -155,13 +32,13 @@ ROWS = TASK.sample()["validation"].select(range(7))
 
 @pytest.fixture(scope="module")
 def numbers():
-    """A model that has room for a prompt of the task, and its tokenizer."""
+    """A model with enough positions for a prompt of the task, and its tokenizer."""
     texts = [text for row in TASK.sample()["train"] for text in row["translation"].values()]
     return new_model(max_position_embeddings=256, vocab_size=400), train_tokenizer(texts, vocab_size=400)
 
 
 def scores_in(metrics):
-    """What the task's metric has put into the Trainer's metrics."""
+    """The scores of the task's metric among the Trainer's metrics."""
     return {name: value for name, value in metrics.items() if name.startswith(("eval_bleu", "eval_chrf"))}
 
 
@@ -173,7 +50,7 @@ def stock_trainer(folder, model, tokenizer, **settings):
 
 
 def test_a_tasks_scores_join_the_trainers_and_are_logged(numbers, tmp_path):
-    """They are in what `evaluate` returns, and in the log that every tracker gets, with their intervals."""
+    """`Trainer.evaluate` returns them with their intervals, and every tracker gets them by the log."""
     trainer = stock_trainer(tmp_path, *numbers)
     callback = TaskEvaluation(trainer, TASK, ROWS)
     trainer.add_callback(callback)
@@ -184,22 +61,34 @@ def test_a_tasks_scores_join_the_trainers_and_are_logged(numbers, tmp_path):
     assert scores_in(trainer.state.log_history[-1]) == scores
 
 
-def test_the_score_is_that_of_the_function_alone(numbers, tmp_path):
-    """`evaluate_task` on the same rows gives the same numbers and predictions; the model's mode is as before."""
+def test_the_callback_gives_the_scores_of_evaluate_task(numbers, tmp_path):
+    """`evaluate_task` on the same rows gives the same scores and predictions."""
     model, tokenizer = numbers
     trainer = stock_trainer(tmp_path, model, tokenizer)
     callback = TaskEvaluation(trainer, TASK, ROWS)
     trainer.add_callback(callback)
     trainer.evaluate()
-    alone = evaluate_task(model, tokenizer, TASK, ROWS, show_progress=False)
-    assert alone.scores == callback.result.scores and alone.predictions == callback.result.predictions
-    assert len({row["prediction"] for row in alone.predictions}) > 1
+    result = evaluate_task(model, tokenizer, TASK, ROWS, show_progress=False)
+    assert result.scores == callback.result.scores and result.predictions == callback.result.predictions
+    assert len({row["prediction"] for row in result.predictions}) > 1
 
 
-def test_the_score_decides_when_to_stop_and_what_to_keep(numbers, tmp_path, monkeypatch):
-    """Best at the second evaluation and then never again: stopped after the patience, the second weights loaded.
+def test_predictions_of_the_last_evaluation_are_saved(numbers, tmp_path):
+    """In `predictions.jsonl` of the output folder; nothing is written before the first evaluation."""
+    trainer = stock_trainer(tmp_path, *numbers)
+    callback = TaskEvaluation(trainer, TASK, ROWS)
+    callback.save_predictions()
+    assert not (tmp_path / "predictions.jsonl").exists()
+    trainer.add_callback(callback)
+    trainer.evaluate()
+    callback.save_predictions()
+    assert read_json_lines(tmp_path / "predictions.jsonl") == callback.result.predictions
 
-    The first score is that of the gold answers, which are tried at the start.
+
+def test_early_stopping_and_the_best_model_use_the_score(numbers, tmp_path, monkeypatch):
+    """The second evaluation is the best: training stops after two more, and its weights are loaded.
+
+    The first score of the list is that of the gold answers, which are scored at the start.
     """
     scripted = iter([100.0, 10.0, 30.0, 20.0, 25.0, 30.0])
     monkeypatch.setattr(TASK, "metric", lambda: Scripted(scripted), raising=False)
@@ -207,7 +96,7 @@ def test_the_score_decides_when_to_stop_and_what_to_keep(numbers, tmp_path, monk
     evaluating = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 9}
     best = {"load_best_model_at_end": True, "metric_for_best_model": "chrf"}
     trainer = stock_trainer(tmp_path, model, numbers[1], **evaluating, **best)
-    trainer.compute_metrics = lambda _: {}  # scores of somebody else's may be meant, so that the name is not checked
+    trainer.compute_metrics = lambda _: {}  # with metrics of the user's own, the name is not checked
     trainer.add_callback(TaskEvaluation(trainer, TASK, ROWS))
     trainer.add_callback(EarlyStoppingCallback(2))
     trainer.train()
@@ -217,7 +106,7 @@ def test_the_score_decides_when_to_stop_and_what_to_keep(numbers, tmp_path, monk
 
 
 class Scripted(Translation):
-    """Gives one score after the other."""
+    """Returns one given score after another."""
 
     def __init__(self, scores):
         super().__init__("de")
@@ -229,7 +118,7 @@ class Scripted(Translation):
 
 
 def test_early_stopping_must_come_after_the_score(numbers, tmp_path):
-    """Or it would look for a score that is not there yet."""
+    """Otherwise it would look for a score that is not computed yet."""
     trainer = stock_trainer(tmp_path, *numbers, eval_strategy="steps", metric_for_best_model="chrf")
     trainer.add_callback(EarlyStoppingCallback(2))
     trainer.add_callback(TaskEvaluation(trainer, TASK, ROWS))
@@ -237,16 +126,16 @@ def test_early_stopping_must_come_after_the_score(numbers, tmp_path):
         trainer.train()
 
 
-def test_a_metric_that_no_evaluation_has_is_refused_before_training(numbers, tmp_path):
-    """With the nearest one that there will be."""
+def test_an_unknown_metric_for_the_best_model_is_refused_before_training(numbers, tmp_path):
+    """The message names the nearest metric."""
     trainer = stock_trainer(tmp_path, *numbers, eval_strategy="steps", metric_for_best_model="eval_chr")
     trainer.add_callback(TaskEvaluation(trainer, TASK, ROWS))
-    with pytest.raises(ValueError, match=r"`--metric_for_best_model` eval_chr is no score .* the nearest is chrf"):
+    with pytest.raises(ValueError, match=r"`--metric_for_best_model` eval_chr is not a score .* the nearest is chrf"):
         trainer.train()
 
 
 def test_trls_trainer_gives_the_score_of_the_stock_one(numbers, tmp_path):
-    """Trained for three steps by SFTTrainer with the callback; the stock Trainer scores the same weights alike."""
+    """SFTTrainer trains for three steps with the callback; the stock Trainer gives its weights the same score."""
     model, tokenizer = new_model(max_position_embeddings=256, vocab_size=400), numbers[1]
     examples = Dataset.from_list([TASK.to_example(row) for row in TASK.sample()["train"].select(range(16))])
     settings = {"report_to": "none", "use_cpu": True, "bf16": False, "disable_tqdm": True, "max_length": 256}
@@ -264,7 +153,7 @@ def test_trls_trainer_gives_the_score_of_the_stock_one(numbers, tmp_path):
 
 
 def test_an_adapter_without_a_tokenizer_is_scored_with_that_of_its_base(tmp_path):
-    """As `PeftModel.save_pretrained` leaves it; also as a baseline."""
+    """`PeftModel.save_pretrained` saves no tokenizer; such a folder can be a baseline too."""
     base, folder = tmp_path / "base", str(tmp_path / "adapter")
     new_model(max_position_embeddings=256).save_pretrained(base)
     new_tokenizer().save_pretrained(base)
@@ -272,6 +161,26 @@ def test_an_adapter_without_a_tokenizer_is_scored_with_that_of_its_base(tmp_path
     model.name_or_path = str(base)
     add_adapter(model, AdapterArguments(lora_r=2)).save_pretrained(folder)
     args = EvalArguments(model_name_or_path=folder, baseline=folder, dtype="float32")
-    evaluations = load_evaluations({"bias": (TaskArguments(task="bias"), DataArguments(), args)}, args)
+    tasks = {"bias": (TaskArguments(task="bias"), DataArguments(), args)}
+    check_evaluation(tasks, args)
+    evaluations = load_evaluations(tasks)
     (result,) = score_model(folder, evaluations, args)
     assert len(result.predictions) == len(load_task("bias").sample()["validation"])
+
+
+def test_nothing_to_score_is_refused():
+    """Neither a task nor a task of the harness is named."""
+    with pytest.raises(ValueError, match="nothing to score: give `--task` or `--harness`"):
+        check_evaluation({}, EvalArguments(model_name_or_path="m"))
+
+
+def test_choices_are_ranked_by_the_sum_or_per_token(numbers, monkeypatch):
+    """The first of equally likely choices is chosen; per token the longer one may be the most likely."""
+    task = load_task("understanding", "labels=good|not good at all")
+    task.prepare(DatasetDict())
+    encoded = encode_task(Prompter(numbers[1], task, 256), Dataset.from_list([{"text": "x", "label": "good"}]))
+    for log_likelihoods, choice in (([-2.0, -2.0], "good"), ([-3.0, -2.0], "not good at all"), ([-2.0, -2.1], "good")):
+        monkeypatch.setattr(scoring, "log_likelihoods", lambda *_, scores=log_likelihoods, **__: [scores])
+        assert rank_choices(numbers[0], encoded) == [choice]
+    monkeypatch.setattr(task, "scoring", "normalized")
+    assert rank_choices(numbers[0], encoded) == ["not good at all"]
