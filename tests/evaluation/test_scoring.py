@@ -176,7 +176,7 @@ def test_nothing_to_score_is_refused():
 
 def test_choices_are_ranked_by_the_sum_or_per_token(numbers, monkeypatch):
     """The first of equally likely choices is chosen; per token the longer one may be the most likely."""
-    task = load_task("understanding", "labels=good|not good at all")
+    task = load_task("understanding", labels="good|not good at all")
     task.prepare(DatasetDict())
     encoded = encode_task(Prompter(numbers[1], task, 256), Dataset.from_list([{"text": "x", "label": "good"}]))
     for log_likelihoods, choice in (([-2.0, -2.0], "good"), ([-3.0, -2.0], "not good at all"), ([-2.0, -2.1], "good")):
