@@ -1,1 +1,1 @@
-"""Raw text made ready: cleaned, filtered, deduplicated, in shards."""
+"""Prepare raw text: clean, filter and deduplicate it, and write it in shards."""

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from daft import Expression, col
+from daft.expressions import ExpressionsProjection
 from daft.functions import hash as daft_hash
 from daft.functions import lower, minhash, normalize, regexp_replace
 from daft.recordbatch import RecordBatch
@@ -56,9 +57,9 @@ def number_of_bands(threshold: float) -> int:
 
 def band_keys(signatures: np.ndarray, bands: int) -> np.ndarray:
     """Hash each band of each document to 64 bits: (N, NUM_HASHES) uint32 -> (N, bands) uint64."""
-    bands = signatures.reshape(len(signatures), bands, NUM_HASHES // bands)
-    keys = np.zeros(bands.shape[:2], np.uint64)
-    for hashes in np.moveaxis(bands, 2, 0):
+    by_band = signatures.reshape(len(signatures), bands, NUM_HASHES // bands)
+    keys = np.zeros(by_band.shape[:2], np.uint64)
+    for hashes in np.moveaxis(by_band, 2, 0):
         keys = mix(keys, hashes.astype(np.uint64))
     return keys
 
@@ -115,7 +116,7 @@ def hash_ngram_sets(texts: pa.Array, ngram: int) -> tuple[np.ndarray, np.ndarray
         (N + 1,). The hashes have `NGRAM_BITS` bits and may be compared only within one call.
     """
     batch = RecordBatch.from_arrow_table(pa.table({"text": texts}))  # evaluated in this process, whatever the runner
-    table = batch.eval_expression_list([space_separated_words(col("text"))]).to_arrow_table()
+    table = batch.eval_expression_list(ExpressionsProjection([space_separated_words(col("text"))])).to_arrow_table()
     lists = pc.split_pattern(table["text"].combine_chunks(), " ")
     words = lists.values.dictionary_encode().indices.to_numpy().astype(np.uint64) + np.uint64(1)
     offsets = lists.offsets.to_numpy()

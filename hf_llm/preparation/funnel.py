@@ -76,7 +76,7 @@ class Funnel:
         self.removed_bytes[step] += size
         code = self.reasons.setdefault((step, reason), len(self.reasons))
         texts = pa.array(details) if details else pa.repeat(pa.scalar(""), number)
-        columns = {"reason": np.full(number, code, np.int16)}
+        columns: dict[str, np.ndarray] = {"reason": np.full(number, code, np.int16)}
         for prefix, ids in (("", rows), ("like_", duplicate_of or ([-1] * number, [-1] * number))):
             columns[f"{prefix}source"] = np.array(ids[0], np.int32)
             columns[f"{prefix}row"] = np.array(ids[1], np.int64)

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from daft import col
+from daft.expressions import ExpressionsProjection
 from daft.recordbatch import RecordBatch
 
 from hf_llm.preparation.cleaning import trim_whitespace
@@ -77,7 +78,8 @@ def split_passages(texts: pa.Array, unit: str, min_chars: int) -> tuple[pa.ListA
 def hash_passages(passages: pa.Array, chosen: np.ndarray) -> np.ndarray:
     """Hash each passage that the boolean mask `chosen` selects, uint64."""
     batch = RecordBatch.from_arrow_table(pa.table({"text": passages.filter(pa.array(chosen))}))
-    return batch.eval_expression_list([digest(col("text"), 0).alias("hash")]).to_arrow_table()["hash"].to_numpy()
+    hashes = batch.eval_expression_list(ExpressionsProjection([digest(col("text"), 0).alias("hash")]))
+    return hashes.to_arrow_table()["hash"].to_numpy()
 
 
 def seen_before(hashes: np.ndarray) -> np.ndarray:

@@ -65,7 +65,7 @@ SHARD_SCHEMA = pa.schema([("text", pa.large_string()), ("source", pa.string()), 
 DOCUMENT_SCHEMA = pa.schema(
     [("source", pa.int32()), ("row", pa.int64()), ("text", pa.large_string()), ("problem", pa.large_string())]
 )
-RESULT_TYPE = pa.struct(  # of the fields of `RowResult` in Arrow
+RESULT_TYPE = pa.struct(  # the fields of `RowResult` that a worker process returns
     [
         ("text", pa.large_string()),
         ("step", pa.large_string()),
@@ -89,11 +89,16 @@ class DocumentSource(DataSource):
     A row that cannot be read has no text but a `problem`: Daft may lose an exception that a task raises.
     """
 
-    name = "documents"
-    schema = Schema.from_pyarrow_schema(DOCUMENT_SCHEMA)
-
     def __init__(self, paths: list[str], text_field: str):
         self.paths, self.text_field = paths, text_field
+
+    @property
+    def name(self) -> str:
+        return "documents"
+
+    @property
+    def schema(self) -> Schema:
+        return Schema.from_pyarrow_schema(DOCUMENT_SCHEMA)
 
     async def get_tasks(self, pushdowns):
         for number, path in enumerate(self.paths):
@@ -107,7 +112,10 @@ class DocumentFileTask(DataSourceTask):
     source: int
     path: str
     text_field: str
-    schema = DocumentSource.schema
+
+    @property
+    def schema(self) -> Schema:
+        return Schema.from_pyarrow_schema(DOCUMENT_SCHEMA)
 
     async def read(self):
         first = 0
@@ -203,7 +211,7 @@ def evaluation_texts(patterns: list[str]) -> Iterator[str]:
         if file_format(path)[0] in (".txt", ".md", ".html", ".htm"):
             for texts, problems in read_documents(path, "text"):
                 if problems or not any(texts.to_pylist()):
-                    raise ValueError(problems.get(0, f"`--decontaminate` {path} is empty"))
+                    raise ValueError(problems.get(0, f"`--decontaminate` {path} is empty: remove it from the list"))
                 yield from texts.to_pylist()
             continue
         for row in read_rows(path):
@@ -359,9 +367,9 @@ def drop_unreadable_rows(table: pa.Table, paths: list[str], on_error: str, funne
             raise ValueError(f"{problem}; `--on_error skip` skips and counts what cannot be read")
         problems.append(problem)
         funnel.add_example("read", UNREADABLE, problem, "")
-    ids = tuple([row[name] for row in unreadable] for name in ("source", "row"))
-    funnel.unreadable.update(ids[0])
-    funnel.count_dropped("read", UNREADABLE, ids, 0, details=problems)
+    row_ids = tuple([row[name] for row in unreadable] for name in ("source", "row"))
+    funnel.unreadable.update(row_ids[0])
+    funnel.count_dropped("read", UNREADABLE, row_ids, 0, details=problems)
     return table.filter(readable)
 
 
@@ -414,8 +422,8 @@ def keep_first(step: str, rows: np.ndarray, first: np.ndarray, spool: Spool, fun
     """
     begins, ends, sources, numbers = (spool.column(name) for name in ("begin", "end", "source", "row"))
     dropped, reason = rows[first[rows] != rows], "duplicate of an earlier document"
-    ids, earlier_ids = ((sources[indices], numbers[indices]) for indices in (dropped, first[dropped]))
-    funnel.count_dropped(step, reason, ids, int((ends - begins)[dropped].sum()), earlier_ids)
+    row_ids, earlier_ids = ((sources[indices], numbers[indices]) for indices in (dropped, first[dropped]))
+    funnel.count_dropped(step, reason, row_ids, int((ends - begins)[dropped].sum()), earlier_ids)
     for row in dropped[:EXAMPLES].tolist():
         origin, earlier = (funnel.origin(sources[i], numbers[i]) for i in (row, first[row]))
         (text,) = spool.texts(begins[[row]], ends[[row]]).to_pylist()

@@ -103,7 +103,7 @@ def test_a_value_ends_where_another_script_or_mark_begins(text, expected):
 @pytest.mark.parametrize(
     "text", ["1 " * 50_000, "-----BEGIN PRIVATE KEY-----\n" * 10_000, "a@" * 50_000, "1-" * 50_000]
 )
-def test_no_text_takes_forever(text):
+def test_long_texts_are_searched_quickly(text):
     """Long rows of numbers, and beginnings of values without an end."""
     Anonymizer()(text)
 
