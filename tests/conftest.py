@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,8 +18,10 @@ from typing import Any
 
 import pytest
 
+pytest_plugins = ["finetuning_runs", "pretraining_runs"]
+
 ROOT = Path(__file__).parent.parent
-PARTS = ("status", "stdout", "stderr")
+PARTS = ("stdout", "stderr")
 LAUNCHERS = ("ACCELERATE_", "OMPI_", "PMI_", "TORCHELASTIC_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_")
 
 
@@ -46,8 +50,12 @@ class Processes:
         }
         self.pool = ThreadPoolExecutor(2)
         self.running: set[subprocess.Popen] = set()
+        self.servers: dict[frozenset, subprocess.Popen] = {}
+        self.lock = threading.Lock()
 
-    def start(self, command: list, folder: Path, environment: dict[str, str] | None = None) -> subprocess.Popen:
+    def start(
+        self, command: list, folder: Path, environment: dict[str, str] | None = None, **settings
+    ) -> subprocess.Popen:
         """A process in a group of its own."""
         process = subprocess.Popen(
             [str(part) for part in command],
@@ -57,6 +65,7 @@ class Processes:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            **settings,
         )
         self.running.add(process)
         return process
@@ -81,15 +90,44 @@ class Processes:
         """Start a process and wait for its end."""
         return self.finish(self.start(command, folder, environment))
 
-    def run_forked(self, jobs: dict[str, list], folder: Path) -> dict[str, Finished]:
-        """Recipes one after the other in `folder`, forked from a process that has done their imports."""
-        with tempfile.TemporaryDirectory() as place:
-            file = Path(place) / "jobs.json"
-            file.write_text(json.dumps({name: [str(part) for part in command] for name, command in jobs.items()}))
-            server = self.finish(self.start([sys.executable, ROOT / "tests" / "forked_recipes.py", file], folder), 900)
-            assert server.status == 0, server.stderr
-            ends = {name: [Path(place, f"{name}.{part}").read_text() for part in PARTS] for name in jobs}
-        return {name: Finished(int(status), *said) for name, (status, *said) in ends.items()}
+    def server(self, environment: dict[str, str]) -> subprocess.Popen:
+        """The process that forks recipes with this environment, which libraries read when they are imported."""
+        with self.lock:
+            key = frozenset(environment.items())
+            if key not in self.servers:
+                server = [sys.executable, ROOT / "tests" / "forked_recipes.py"]
+                self.servers[key] = self.start(server, ROOT, environment, stdin=subprocess.PIPE)
+            return self.servers[key]
+
+    def fork(
+        self,
+        command: list,
+        folder: Path,
+        environment: dict[str, str] | None = None,
+        ranks: int = 1,
+        hub: dict[str, str] | None = None,
+    ) -> Finished:
+        """Run a recipe in a process, or on several ranks, forked from one that has done the imports.
+
+        `hub` are variables that are read by imports already, as those of the Hub are.
+        """
+        server = self.server(hub or {})
+        with tempfile.TemporaryDirectory() as results:
+            job = {"command": [str(part) for part in command], "folder": str(folder), "results": results}
+            with self.lock:
+                print(
+                    json.dumps(job | {"environment": environment or {}, "ranks": ranks}), file=server.stdin, flush=True
+                )
+            status, deadline = Path(results, "status"), time.monotonic() + 300
+            while not status.exists():
+                assert server.poll() is None, server.stderr.read()
+                assert time.monotonic() < deadline, f"{command} takes more than 300 seconds"
+                time.sleep(0.02)
+            return Finished(int(status.read_text()), *(Path(results, name).read_text() for name in PARTS))
+
+    def fork_each(self, jobs: dict[str, list], folder: Path) -> dict[str, Finished]:
+        """Recipes one after the other in `folder`."""
+        return {name: self.fork(command, folder) for name, command in jobs.items()}
 
     def submit(self, function: Callable, *arguments: Any) -> Future:
         """Call `function` when one of two workers is free."""
@@ -99,7 +137,31 @@ class Processes:
         self.pool.shutdown(wait=False, cancel_futures=True)
         for process in list(self.running):
             self.kill(process)
+        for server in self.servers.values():
+            for stream in (server.stdin, server.stdout, server.stderr):
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
         self.pool.shutdown()
+
+
+# The runs that tests share, in the order in which they are started: long ones and those that others need come first.
+STARTED = ["trained", "short_tuning_runs", "zero2", "two_ranks", "short_runs", "killed", "streamed_killed", "zero3"]
+STARTED += ["streamed", "one_process", "zero2_resumed", "twin", "resumed", "resumed_before_half", "continued"]
+STARTED += ["adapters_resumed", "scored_on_ranks", "pushed", "pushed_at_end", "push_failed", "pushed_to_public"]
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that need processes come last: the processes run during the others."""
+    items.sort(key=lambda item: "processes" in item.fixturenames)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def started(request):
+    """Start the runs that the selected tests need, without waiting for them."""
+    wanted = {name for item in request.session.items for name in getattr(item, "fixturenames", [])}
+    for name in STARTED:
+        if name in wanted:
+            request.getfixturevalue(name)
 
 
 @pytest.fixture(scope="session")

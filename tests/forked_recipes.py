@@ -1,35 +1,116 @@
-"""Run recipes as processes forked from one that has done the imports, which cost 8 seconds of CPU time each.
+"""A server that runs recipes as processes forked from one that has done the imports, which cost 8 seconds of CPU time.
 
-    python tests/forked_recipes.py jobs.json     # {name: [recipe, flag, value, ...]}
+    python tests/forked_recipes.py < jobs
 
-Every process runs the recipe's file as its main module, in the current folder, one after the other. `NAME.stdout`,
-`NAME.stderr` and at last `NAME.status`, its exit status, are written beside the JSON file.
+Each line of its input is a job, a JSON object: `command` (a Python file and its arguments), `folder` (the current
+directory), `environment`, `ranks`, and `results` (a folder). All jobs run at the same time. `results` gets the files
+`stdout`, `stderr` and, when the job has ended, `status`. With more ranks than one, each is a process with the
+environment that torchrun gives it; when one fails, the others are terminated, and the status is 1.
 """
 
+import atexit
+import contextlib
 import gc
 import json
 import os
 import runpy
+import signal
 import sys
+import threading
+import traceback
+from importlib import import_module
 from pathlib import Path
 
+from hf_llm.tasks import load_task, task_names
 
-def run_job(folder: Path, name: str, command: list[str]) -> None:
-    if child := os.fork():
-        _, status = os.waitpid(child, 0)
-        (folder / f"{name}.status").write_text(str(os.waitstatus_to_exitcode(status)))
-        return
-    for number, stream in ((1, "stdout"), (2, "stderr")):
-        os.dup2(os.open(folder / f"{name}.{stream}", os.O_WRONLY | os.O_CREAT), number)
-    sys.argv, sys.path[0] = command, os.path.dirname(command[0])
-    runpy.run_path(command[0], run_name="__main__")
-    sys.exit(0)
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.py"))
+IMPORTED_LATER = """
+    bitsandbytes deepspeed fastokens rouge_score.rouge_scorer tabulate
+    hf_llm.evaluation.scoring hf_llm.evaluation.generation
+    transformers.integrations.bitsandbytes transformers.models.llama.modeling_llama
+    transformers.models.gpt2.modeling_gpt2 transformers.models.roberta.modeling_roberta
+    transformers.models.opt.modeling_opt
+"""
+
+
+def run_recipe(job: dict, environment: dict) -> None:
+    """Run the job's file as the main module of this process, and end the process as the interpreter would."""
+    os.environ.update(job["environment"] | environment)
+    os.chdir(job["folder"])
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(Path(job["results"], name), os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    sys.argv, sys.path[0] = job["command"], os.path.dirname(job["command"][0])
+    status = 0
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as stop:
+        status = stop.code or 0
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    with open("/tmp/w/mods.log", "a") as log:
+        log.write(
+            json.dumps([job["command"][:1] + job["command"][-2:], environment.get("RANK"), t.user + t.system, new])
+            + chr(10)
+    if environment:  # a rank, whose exit is to be tested as well
+        sys.exit(status)
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # freeing all modules one by one would take as long as many a job
+
+
+def run_ranks(job: dict) -> int:
+    """Run one process, or a process for each rank, and return the exit status."""
+    processes, (port, told) = set(), os.pipe()
+    for rank in range(job["ranks"]):
+        if not (process := os.fork()):
+            environment = {}
+            if job["ranks"] > 1:
+                numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": job["ranks"]}
+                numbers |= {"MASTER_PORT": int(os.read(port, 5)), "LOCAL_WORLD_SIZE": job["ranks"]}
+                environment = {name: str(number) for name, number in numbers.items()}
+                environment |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+            run_recipe(job, environment)
+        processes.add(process)
+    if len(processes) > 1:
+        from torch.distributed import TCPStore
+
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        os.write(told, b"%05d" % store.port * len(processes))
+    statuses = []
+    while processes:
+        process, status = os.wait()
+        processes.remove(process)
+        statuses.append(os.waitstatus_to_exitcode(status))
+        if statuses[-1]:
+            for other in processes:
+                os.kill(other, signal.SIGTERM)
+    return statuses[0] if len(statuses) == 1 else int(any(statuses))
+
+
+def run_job(job: dict) -> None:
+    """Run a job and write its exit status."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    status = run_ranks(job)
+    with contextlib.suppress(FileNotFoundError):  # nobody waits for it any more
+        file = Path(job["results"], "status.part")
+        file.write_text(str(status))
+        file.rename(file.with_suffix(""))
+    os._exit(0)
 
 
 if __name__ == "__main__":
-    jobs = json.loads(Path(sys.argv[1]).read_text())
-    for recipe in sorted({command[0] for command in jobs.values()}):
-        runpy.run_path(recipe)  # as a module: its imports only
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended jobs leave no zombies
+    for recipe in RECIPES:
+        runpy.run_path(str(recipe))  # as a module: its imports only
+    for module in IMPORTED_LATER.split():
+        import_module(module)
+    for name in task_names():
+        load_task(name)
     gc.freeze()  # or every process would walk, and so copy, all that has been imported
-    for job in jobs.items():
-        run_job(Path(sys.argv[1]).parent, *job)
+    for line in sys.stdin:
+        if not os.fork():
+            run_job(json.loads(line))

@@ -1,6 +1,6 @@
 """Every recipe run as a process: what it does, what it leaves behind, and how it refuses bad input. No network, no GPU.
 
-All processes that the selected tests look at are started at once, two at a time; each test waits for its own.
+The runs are the fixtures of pretraining_runs.py; each test waits for its own.
 """
 
 import ast
@@ -8,60 +8,19 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import re
-import shutil
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
-from hub_server import HubServer
-from recipe_runs import RECIPES, ROOT, contents, expect_success, flags, read_json
+from pretraining_runs import BAD_INPUTS, BAD_PROMPTS, GENERATE, PROMPTS, TOKEN, complete_checkpoints
+from recipe_runs import RECIPES, contents, expect_success, read_json
 from safetensors.torch import load_file
 
 from hf_llm import arguments
-from hf_llm.training.checkpoints import complete_checkpoints
-
-PRETRAIN, GENERATE = ROOT / "recipes" / "pretrain.py", ROOT / "recipes" / "generate.py"
-TOKEN = "hf_" + "ThisTokenIsASecret" * 2
-
-NEW_MODEL = {
-    "config_overrides": "hidden_size=32,intermediate_size=64,num_hidden_layers=2,num_attention_heads=2,"
-    "num_key_value_heads=2",
-    "vocab_size": 300,
-}
-OPT = {
-    "model_type": "opt",
-    "config_overrides": "hidden_size=32,ffn_dim=64,num_hidden_layers=2,num_attention_heads=2,word_embed_proj_dim=32",
-}
-TRAINING = {
-    "max_length": 64,
-    "max_steps": 60,
-    "per_device_train_batch_size": 4,
-    "learning_rate": 0.01,
-    "logging_steps": 10,
-    "save_strategy": "steps",
-    "save_steps": 10,
-    "bf16": "false",
-}
-
-
-def pretrain(corpus: Path, output_dir: Path, **settings) -> list:
-    """The command line of a tiny run; `settings` come last and so override it."""
-    model = {} if "model_name_or_path" in settings else NEW_MODEL
-    data = {"train_file": corpus / "train.jsonl", "validation_file": corpus / "validation.jsonl"}
-    return [PRETRAIN, *flags(data | model | TRAINING | {"output_dir": output_dir} | settings)]
-
-
-def generate(output_file: str, **settings) -> list:
-    return [
-        GENERATE,
-        *flags({"model_name_or_path": "model", "output_file": output_file, "max_new_tokens": 8} | settings),
-    ]
 
 
 def files_with(folder: Path, text: str) -> list[str]:
@@ -79,406 +38,10 @@ def logits_of(folder: Path) -> torch.Tensor:
         return model(torch.arange(20).reshape(2, 10)).logits
 
 
-# The processes. Each fixture gives a Future of what the process said; the folder is the fixture's name.
-
-STARTED = ["trained", "twin", "killed", "zero2", "zero3", "forked", "one_process", "streamed", "streamed_killed"]
-STARTED += [
-    "zero2_resumed",
-    "resumed",
-    "resumed_before_half",
-    "continued",
-    "pushed",
-    "pushed_at_end",
-    "push_failed",
-    "pushed_to_public",
-]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def started(request):
-    """Start what the selected tests wait for, without waiting: the longest and what others need first."""
-    wanted = {name for item in request.session.items for name in getattr(item, "fixturenames", [])}
-    for name in STARTED:
-        if name in wanted:
-            request.getfixturevalue(name)
-
-
-@pytest.fixture(scope="session")
-def work(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("recipes")
-
-
-@pytest.fixture(scope="session")
-def trained(processes, corpus, work):
-    """A new model by the README's command, with a token on the command line."""
-    command = pretrain(corpus, work / "trained", hub_token=TOKEN, sample_prompt="the cat")
-    return processes.submit(processes.run, ["accelerate", "launch", *command], work)
-
-
-@pytest.fixture(scope="session")
-def twin(processes, corpus, work):
-    """The same run without a launcher and into another folder."""
-    command = pretrain(corpus, work / "twin", sample_prompt="the cat")
-    return processes.submit(processes.run, [sys.executable, *command], work)
-
-
-@pytest.fixture(scope="session")
-def killed(processes, corpus, work):
-    """The same run, ended by `kill -9` once it has two complete checkpoints; and a copy whose newest one is half."""
-
-    def run_and_kill():
-        folder = work / "killed"
-        process = processes.start([sys.executable, *pretrain(corpus, folder)], work)
-        deadline = time.monotonic() + 300
-        while len(complete_checkpoints(str(folder))) < 2 and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.005)
-        os.killpg(process.pid, signal.SIGKILL)
-        run = processes.finish(process)
-        newest = complete_checkpoints(str(folder))[-1].name
-        shutil.copytree(folder, work / "half")
-        (work / "half" / newest / "complete.json").unlink()
-        return run
-
-    return processes.submit(run_and_kill)
-
-
-def resume(processes, corpus, work, killed, name):
-    def run():
-        killed.result()
-        before = {path.name: path.stat() for path in complete_checkpoints(str(work / name))}
-        command = pretrain(corpus, work / name, resume_from_checkpoint="true")
-        return before, processes.run([sys.executable, *command], work)
-
-    return processes.submit(run)
-
-
-@pytest.fixture(scope="session")
-def resumed(processes, corpus, work, killed):
-    return resume(processes, corpus, work, killed, "killed")
-
-
-@pytest.fixture(scope="session")
-def resumed_before_half(processes, corpus, work, killed):
-    return resume(processes, corpus, work, killed, "half")
-
-
-@pytest.fixture(scope="session")
-def from_trained(processes, corpus, work, trained):
-    """Starts a run that goes on from the weights of `trained`."""
-
-    def start(name: str, launcher: list, environment=None, **settings):
-        def run():
-            trained.result()
-            command = pretrain(corpus, work / name, model_name_or_path=work / "trained", **settings)
-            return processes.run([*launcher, *command], work, environment)
-
-        return processes.submit(run)
-
-    return start
-
-
-COMPARED = {"max_steps": 20, "save_strategy": "no", "logging_steps": 1, "learning_rate": 0.001}
-HALF_THE_BATCH = COMPARED | {"per_device_train_batch_size": 2}
-ZERO2 = HALF_THE_BATCH | {"deepspeed": ROOT / "ds_configs" / "zero2.json", "save_strategy": "steps"}
-ZERO3 = HALF_THE_BATCH | {"deepspeed": ROOT / "ds_configs" / "zero3.json"}
-
-
-@pytest.fixture(scope="session")
-def one_process(from_trained):
-    return from_trained("one_process", [sys.executable], **COMPARED, per_device_train_batch_size=4)
-
-
-@pytest.fixture(scope="session")
-def zero2(from_trained):
-    """Two ranks with half the batch each, by `accelerate launch`."""
-    launcher = ["accelerate", "launch", "--use_deepspeed", "--num_processes", 2, "--num_machines", 1]
-    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", 0]
-    return from_trained("zero2", launcher, **ZERO2)
-
-
-@pytest.fixture(scope="session")
-def zero2_resumed(processes, corpus, work, zero2):
-    """The ranks of `zero2` once more, from its checkpoint in the middle."""
-
-    def run():
-        assert zero2.result().status == 0
-        shutil.copytree(work / "zero2" / "checkpoint-10", work / "zero2_resumed" / "checkpoint-10")
-        settings = ZERO2 | {"model_name_or_path": work / "trained", "resume_from_checkpoint": "true"}
-        command = pretrain(corpus, work / "zero2_resumed", **settings)
-        return processes.run(["torchrun", "--standalone", "--nproc_per_node", 2, *command], work)
-
-    return processes.submit(run)
-
-
-@pytest.fixture(scope="session")
-def zero3(from_trained):
-    """Two ranks with half the batch each, by torchrun."""
-    return from_trained("zero3", ["torchrun", "--standalone", "--nproc_per_node", 2], **ZERO3)
-
-
-STREAMED = {"streaming": True, "per_device_train_batch_size": 4, "save_steps": 5, "logging_steps": 1}
-
-
-@pytest.fixture(scope="session")
-def streamed(from_trained):
-    """Two ranks that read a stream, for more than two epochs."""
-    return from_trained("streamed", ["torchrun", "--standalone", "--nproc_per_node", 2], **STREAMED)
-
-
-@pytest.fixture(scope="session")
-def streamed_killed(processes, corpus, work, trained):
-    """The same, one rank ended by `kill -9` once there are two complete checkpoints, and the same command again."""
-
-    def run_and_kill():
-        trained.result()
-        folder, launcher = work / "streamed_killed", ["torchrun", "--standalone", "--nproc_per_node", 2]
-        settings = STREAMED | {"model_name_or_path": work / "trained", "resume_from_checkpoint": "true"}
-        command = [*launcher, *pretrain(corpus, folder, **settings)]
-        process = processes.start(command, work)
-        deadline = time.monotonic() + 300
-        while len(complete_checkpoints(str(folder))) < 2 and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.005)
-        ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        os.kill(int(ranks[1]), signal.SIGKILL)  # the launcher ends the other
-        return processes.finish(process), processes.run(command, work)
-
-    return processes.submit(run_and_kill)
-
-
-@pytest.fixture(scope="session")
-def continued(from_trained):
-    """Until the validation loss no longer falls."""
-    stopping = {"eval_strategy": "steps", "eval_steps": 10, "early_stopping_patience": 1, "save_total_limit": 1}
-    return from_trained("continued", [sys.executable], **stopping, max_steps=1000, learning_rate=0.03)
-
-
-@pytest.fixture(scope="session")
-def hub(work):
-    with HubServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def pushed(from_trained, hub, work):
-    return from_trained(
-        *("pushed", [sys.executable], hub.env(work / "hub_home")),
-        **{"push_to_hub": True, "hub_model_id": "user/pushed", "max_steps": 20},
-    )
-
-
-@pytest.fixture(scope="session")
-def pushed_at_end(from_trained, hub, work):
-    """The token is on the command line only."""
-    return from_trained(
-        *("pushed_at_end", [sys.executable], hub.env(work / "hub_home") | {"HF_TOKEN": ""}),
-        **{"push_to_hub": True, "hub_strategy": "end", "hub_token": hub.token, "max_steps": 20},
-    )
-
-
-@pytest.fixture(scope="session")
-def pushed_to_public(from_trained, hub, work):
-    """Somebody else's eyes are on this repository already."""
-    hub.add_repo("user/public", {"README.md": b"open to all"})
-    settings = {"push_to_hub": True, "hub_model_id": "user/public"}
-    return from_trained("pushed_to_public", [sys.executable], hub.env(work / "hub_home"), **settings)
-
-
-@pytest.fixture(scope="session")
-def push_failed(from_trained, work):
-    """Nothing can be committed, neither while training nor at the end."""
-    with HubServer() as server:
-        server.fail_on("/commit/", 500)
-        settings = {"push_to_hub": True, "hub_model_id": "user/failed", "max_steps": 20}
-        yield from_trained("push_failed", [sys.executable], server.env(work / "other_home"), **settings)
-
-
-# Bad input: flags beside those of a tiny run that would succeed, and what the one line on stderr must hold.
-
-
-@dataclasses.dataclass
-class Bad:
-    flags: dict
-    parts: list[str]
-    status: int = 2
-    output_dir: str = "outputs/{name}"
-
-
-BAD_INPUTS = {
-    "no_file_matches": Bad({"train_file": "nothing/*.txt"}, ["`--train_file` nothing/*.txt matches no file"]),
-    "empty_file": Bad({"train_file": "empty.txt"}, ["empty.txt` is empty"]),
-    "not_utf8": Bad({"train_file": "latin1.txt"}, ["latin1.txt` line 2 is not UTF-8 (byte 18)"]),
-    "broken_json_line": Bad({"train_file": "broken.jsonl"}, ["broken.jsonl` line 3: ", "one JSON object a line"]),
-    "missing_text_column": Bad(
-        {"train_file": "columns.jsonl"}, ["columns.jsonl` has no column `text`, only title, body", "dataset_text_field"]
-    ),
-    "broken_validation_file": Bad({"validation_file": "broken.jsonl"}, ["broken.jsonl` line 3: "]),
-    "fewer_tokens_than_one_row": Bad(
-        {"train_file": "short.txt", "max_length": 1024},
-        ["`train` has ", " tokens, fewer than one row of `--max_length` 1024: give more text or a smaller"],
-    ),
-    "beyond_the_positions": Bad(
-        {"model_name_or_path": "model", "max_length": 128},
-        ["`--max_length` 128 is beyond the model's 64 positions"],
-    ),
-    "unknown_model_type": Bad({"model_type": "lama"}, ["`--model_type` lama ", "the nearest is llama"]),
-    "unknown_setting_of_the_model": Bad(
-        {"config_overrides": "hidden_sise=32"}, ["`--config_overrides` hidden_sise", "the nearest is hidden_size"]
-    ),
-    "no_such_model": Bad({"model_name_or_path": "nowhere"}, ["cannot load a tokenizer from `nowhere`"]),
-    "model_half_written": Bad({"model_name_or_path": "truncated"}, ["cannot load `truncated`: "]),
-    "model_without_weights": Bad({"model_name_or_path": "weightless"}, ["cannot load `weightless`: "]),
-    "missing_config": Bad({"config": "nowhere.yaml"}, ["`--config` nowhere.yaml cannot be read: ", "No such file"]),
-    "broken_config": Bad({"config": "broken.yaml"}, ["`--config` broken.yaml cannot be read: ", "line 2"]),
-    "unknown_key_in_config": Bad(
-        {"config": "unknown.yaml"}, ["`unknown.yaml`: unknown key `lerning_rate`; the nearest is `learning_rate`"]
-    ),
-    "wrong_type_in_config": Bad({"config": "typed.yaml"}, ["`typed.yaml`: ", "--max_steps", "many"]),
-    "key_twice_in_config": Bad({"config": "twice.yaml"}, ["`twice.yaml`: `max_steps` appears twice: keep one"]),
-    "rows_of_no_tokens": Bad({"max_length": 0}, ["`--max_length` is 0: give at least 2"]),
-    "no_samples": Bad({"max_train_samples": 0}, ["`--max_train_samples` is 0: give at least 1"]),
-    "no_steps": Bad({"max_steps": 0}, ["`--max_steps` is 0: give at least 1, or -1"]),
-    "learning_rate_that_is_no_number": Bad({"learning_rate": "nan"}, ["`--learning_rate` is nan: give at least 0"]),
-    "no_epochs": Bad({"num_train_epochs": 0}, ["`--num_train_epochs` is 0.0: give a number above 0"]),
-    "tracker_that_is_not_installed": Bad(
-        {"report_to": "wandb"}, ["`--report_to` wandb is not installed: `pip install wandb`"]
-    ),
-    "model_larger_than_the_machine": Bad(
-        {"model_type": "llama", "config_overrides": "num_hidden_layers=5000"}, ["this llama model has ", "machine has "]
-    ),
-    "no_such_folder": Bad({"model_name_or_path": "./nowhere"}, ["`./nowhere`: there is no such folder or file"]),
-    "abbreviated_flag": Bad({"max_step": 5}, ["unknown argument `--max_step`; the nearest is `--max_steps`"]),
-    "value_of_the_wrong_type": Bad({"max_steps": "many"}, ["--max_steps", "many"]),
-    "checkpoint_half_written": Bad(
-        {"resume_from_checkpoint": "half/checkpoint-10"}, ["`half/checkpoint-10` has no complete.json", "half written"]
-    ),
-    "checkpoint_with_a_file_cut_short": Bad(
-        {"resume_from_checkpoint": "cut/checkpoint-10"},
-        ["`cut/checkpoint-10` is half written: optimizer.pt is missing or has another size"],
-    ),
-    "checkpoint_of_another_run": Bad(
-        {"resume_from_checkpoint": "earlier/checkpoint-10", "seed": 7},
-        ["`earlier/checkpoint-10` is of another run: seed was 42 and is 7"],
-    ),
-    "checkpoints_of_an_earlier_run": Bad(
-        {}, ["`--output_dir` earlier holds checkpoint-10 of an earlier run", "true`, or name"], output_dir="earlier"
-    ),
-    "output_dir_in_a_file": Bad({}, ["`--output_dir` short.txt/out", "short.txt"], output_dir="short.txt/out"),
-    "packing_that_leaks": Bad(
-        OPT,
-        ["packed documents see each other in OPTForCausalLM", "`--packing false`"],
-    ),
-    "contradictions_with_deepspeed": Bad(
-        {"deepspeed": "zero.json"},
-        ["`zero.json`", "`optimizer` block", "`train_batch_size` is 7", "`zero_optimization.stage` is 9"],
-    ),
-    "stream_without_an_end": Bad(
-        {"streaming": True, "max_steps": -1}, ["`--streaming` has no end: give `--max_steps`"]
-    ),
-    "stream_by_several_readers": Bad(
-        {"streaming": True, "dataloader_num_workers": 2}, ["`--streaming` reads ahead by itself: leave out"]
-    ),
-    "early_stopping_without_evaluation": Bad({"early_stopping_patience": 2}, ["`--early_stopping_patience` needs"]),
-    "repository_that_cannot_be": Bad(
-        {"push_to_hub": True, "hub_model_id": "user/a model"}, ["`--hub_model_id` user/a model cannot be a repository"]
-    ),
-    "push_of_pickles": Bad(
-        {"push_to_hub": True, "hub_strategy": "all_checkpoints"}, ["`--hub_strategy` all_checkpoints would publish"]
-    ),
-    "loss_not_finite": Bad(
-        {"learning_rate": 1e30}, ["the loss of step ", " is not finite; last good checkpoint: none was saved"], status=1
-    ),
-}
-
-BAD_PROMPTS = {
-    "no_prompt": Bad({}, ["give either `--prompt` or `--prompt_file`"]),
-    "two_kinds_of_prompts": Bad({"prompt": "a", "prompt_file": "prompts.txt"}, ["give either `--prompt` or"]),
-    "missing_model": Bad({"model_name_or_path": "nowhere", "prompt": "a"}, ["cannot load a tokenizer from `nowhere`"]),
-    "missing_prompt_file": Bad({"prompt_file": "nowhere.txt"}, ["`--prompt_file` nowhere.txt cannot be read"]),
-    "empty_prompt_file": Bad({"prompt_file": "empty.txt"}, ["`--prompt_file` empty.txt holds no prompt"]),
-    "output_file_in_a_file": Bad(
-        {"prompt": "a", "output_file": "prompts.txt/out.jsonl"}, ["`--output_file` prompts.txt/out.jsonl cannot be"]
-    ),
-    "broken_prompt_line": Bad({"prompt_file": "broken_prompts.jsonl"}, ["`broken_prompts.jsonl` line 3: write"]),
-}
-
-# Prompts of several lengths, and the word that the corpus puts after each.
-PROMPTS = {"the a cat": "dog", "cat dog sat ran on mat and then it was": "very", "sat ran": "on", "it was very": "big"}
-
-
-@pytest.fixture(scope="session")
-def inputs(work) -> Path:
-    """The folder that the forked recipes run in, with the bad files."""
-    folder = work / "inputs"
-    folder.mkdir()
-    texts = {
-        "empty.txt": "",
-        "short.txt": "A few words only.\n\nAnd a few more of them.\n",
-        "broken.jsonl": '{"text": "fine"}\n\n{"text": "cut sh\n{"text": "fine"}\n',
-        "columns.jsonl": '{"title": "one", "body": "two"}\n',
-        "broken.yaml": "max_steps: 5\n  learning_rate: 1e-3\n",
-        "unknown.yaml": "max_steps: 5\nlerning_rate: 1e-3\n",
-        "typed.yaml": "max_steps: many\n",
-        "twice.yaml": "max_steps: 5\nmax_length: 64\nmax_steps: 6\n",
-        "zero.json": '{"train_batch_size": 7, "optimizer": {"type": "Adam"}, "zero_optimization": {"stage": 9}}',
-        "prompts.txt": "\n".join(PROMPTS) + "\n",
-        "prompts.jsonl": "".join(json.dumps({"prompt": prompt}) + "\n\n" for prompt in PROMPTS),
-        "broken_prompts.jsonl": '{"prompt": "fine"}\n\n{"question": "?"}\n',
-    }
-    for name, text in texts.items():
-        (folder / name).write_text(text)
-    (folder / "latin1.txt").write_bytes("A fine line\nun café\n".encode("latin-1"))
-    return folder
-
-
-@pytest.fixture(scope="session")
-def forked(processes, corpus, work, inputs, trained):
-    """All short runs: bad inputs, `--help`, prompts in files, OPT without packing.
-
-    Gives what each said by its name, and the files of their folder before and after. Every bad
-    input finds an output folder with an earlier result in it.
-    """
-
-    def run():
-        trained.result()
-        model = inputs / "model"
-        shutil.copytree(work / "trained", model, ignore=shutil.ignore_patterns("checkpoint-*"))
-        for name in ("truncated", "weightless"):
-            shutil.copytree(model, inputs / name)
-        os.truncate(inputs / "truncated" / "model.safetensors", 100_000)
-        (inputs / "weightless" / "model.safetensors").unlink()
-        for name in ("earlier", "half", "cut"):
-            shutil.copytree(work / "trained" / "checkpoint-10", inputs / name / "checkpoint-10")
-        (inputs / "half" / "checkpoint-10" / "complete.json").unlink()
-        os.truncate(inputs / "cut" / "checkpoint-10" / "optimizer.pt", 1000)
-
-        jobs = {}
-        for name, bad in BAD_INPUTS.items():
-            folder = Path(bad.output_dir.format(name=name))
-            if folder.parent.name == "outputs":
-                shutil.copytree(model, inputs / folder)
-            jobs[name] = pretrain(corpus, folder, **bad.flags)
-        for name, bad in BAD_PROMPTS.items():
-            jobs[name] = generate(**{"output_file": f"{name}.jsonl"} | bad.flags)
-            (inputs / f"{name}.jsonl").write_text("an earlier result")
-        for recipe in RECIPES:
-            jobs[f"help_{recipe.stem}"] = [recipe, "--help"]
-        for kind in ("txt", "jsonl"):
-            jobs[f"prompts_{kind}"] = generate(f"new/{kind}.jsonl", prompt_file=f"prompts.{kind}", batch_size=3)
-        for name in ("drawn_7", "drawn_7_again", "drawn_8"):
-            drawing = {"do_sample": True, "temperature": 3.0, "seed": name.split("_")[1]}
-            jobs[name] = generate(f"new/{name}.jsonl", prompt_file="prompts.txt", **drawing)
-        jobs["opt_unpacked"] = pretrain(corpus, work / "opt_unpacked", **OPT, packing="false", max_steps=5)
-
-        before = contents(inputs)
-        return processes.run_forked(jobs, inputs), before, contents(inputs)
-
-    return processes.submit(run)
-
-
 @pytest.fixture
-def said(forked):
+def said(short_runs):
     """Gives exit status, stdout and stderr of a forked recipe."""
-    said, *_ = forked.result()
+    said, *_ = short_runs.result()
     return lambda name: dataclasses.astuple(said[name])
 
 
@@ -677,7 +240,7 @@ def test_two_ranks_under_deepspeed_train_like_one_process(name, one_process, req
 def test_resuming_under_deepspeed_is_exact(zero2, zero2_resumed, work):
     """Two ranks under ZeRO-2 go on from a checkpoint to the same weights, bit for bit."""
     expect_success(zero2), expect_success(zero2_resumed)
-    assert "checkpoint-10" in {path.name for path in complete_checkpoints(str(work / "zero2_resumed"))}
+    assert "checkpoint-10" in {path.name for path in complete_checkpoints(work / "zero2_resumed")}
     assert logged_losses(work / "zero2_resumed") == logged_losses(work / "zero2")
     assert weights(work / "zero2_resumed") == weights(work / "zero2")
 
@@ -764,7 +327,7 @@ def errors(stderr: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", [*BAD_INPUTS, *BAD_PROMPTS])
-def test_bad_input_is_one_line_and_changes_nothing(name, said, forked):
+def test_bad_input_is_one_line_and_changes_nothing(name, said, short_runs):
     """One last line on stderr that names what is wrong, the exit status, no traceback; the output folder as it was."""
     bad = BAD_INPUTS.get(name) or BAD_PROMPTS[name]
     status, _, stderr = said(name)
@@ -775,13 +338,13 @@ def test_bad_input_is_one_line_and_changes_nothing(name, said, forked):
     assert stderr.splitlines()[-1] == line
     assert "Traceback" not in stderr
     folder = bad.output_dir.format(name=name) if name in BAD_INPUTS else f"{name}.jsonl"
-    before, after = ({p: h for p, h in files.items() if p.startswith(folder)} for files in forked.result()[1:])
+    before, after = ({p: h for p, h in files.items() if p.startswith(folder)} for files in short_runs.result()[1:])
     assert before == after
 
 
-def test_refused_runs_leave_no_file_anywhere(forked):
+def test_refused_runs_leave_no_file_anywhere(short_runs):
     """Of the whole folder that the recipes ran in, only what the successful ones were told to write is new."""
-    _, before, after = forked.result()
+    _, before, after = short_runs.result()
     assert {path for path in after.keys() - before.keys() if not path.startswith("new/")} == set()
     assert {path: after[path] for path in before} == before
 
@@ -792,8 +355,8 @@ def test_refused_runs_leave_no_file_anywhere(forked):
 def test_a_prompt_is_completed_on_stdout(trained, processes, work):
     """Nothing but the prompt, its completion and an empty line is printed: the output can be piped."""
     expect_success(trained)
-    command = [sys.executable, GENERATE, "--model_name_or_path", work / "trained", "--prompt", "the cat"]
-    run = processes.run([*command, "--max_new_tokens", 8], work)
+    command = [GENERATE, "--model_name_or_path", work / "trained", "--prompt", "the cat", "--max_new_tokens", 8]
+    run = processes.fork(command, work)
     assert run.status == 0, run.stderr
     assert run.stdout.startswith("the cat ") and run.stdout.endswith("\n\n")
     assert len(run.stdout.splitlines()) == 2

@@ -33,7 +33,7 @@ def said(processes, work, tiny_base):
         "nowhere": data | {"new_tokens": 60},
         "there": data | {"output_dir": "."},
     }
-    return processes.run_forked({name: [RECIPE, *flags(settings)] for name, settings in jobs.items()}, work)
+    return processes.fork_each({name: [RECIPE, *flags(settings)] for name, settings in jobs.items()}, work)
 
 
 def test_a_model_is_extended_for_a_language(said, work, tiny_base):
