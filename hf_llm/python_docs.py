@@ -1,6 +1,7 @@
 """The built-in sample: what the running Python says about itself. Real prose about real things, with no download."""
 
 import ast
+import functools
 import gc
 import importlib
 import inspect
@@ -30,6 +31,12 @@ def python_docs() -> DatasetDict:
         `validation` has 5 % of the text: of the modules, the built-in modules and the topics each, long ones and
         short ones alike.
     """
+    return DatasetDict(read_python_docs())
+
+
+@functools.cache
+def read_python_docs() -> dict[str, Dataset]:
+    """Read the splits of `python_docs` once per process, which takes a second."""
     seen: set[str] = set()
     parts: dict[str, list[dict[str, str]]] = {"train": [], "validation": []}
     for documents in (source_modules(), builtin_modules(), reference_topics()):
@@ -39,7 +46,7 @@ def python_docs() -> DatasetDict:
             if fresh:
                 rows.append({"text": "\n\n".join(fresh) + "\n", "module": module})
         split_by_length(rows, parts)
-    return DatasetDict({name: Dataset.from_list(rows) for name, rows in parts.items()})
+    return {name: Dataset.from_list(rows) for name, rows in parts.items()}
 
 
 def split_by_length(rows: list[dict[str, str]], parts: dict[str, list[dict[str, str]]]) -> None:

@@ -21,6 +21,9 @@ import traceback
 from importlib import import_module
 from pathlib import Path
 
+from datasets import disable_progress_bars, enable_progress_bars
+
+from hf_llm.python_docs import python_docs
 from hf_llm.tasks import load_task, task_names
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.py"))
@@ -48,10 +51,6 @@ def run_recipe(job: dict, environment: dict) -> None:
     except BaseException:
         traceback.print_exc()
         status = 1
-    with open("/tmp/w/mods.log", "a") as log:
-        log.write(
-            json.dumps([job["command"][:1] + job["command"][-2:], environment.get("RANK"), t.user + t.system, new])
-            + chr(10)
     if environment:  # a rank, whose exit is to be tested as well
         sys.exit(status)
     threading._shutdown()
@@ -110,6 +109,9 @@ if __name__ == "__main__":
         import_module(module)
     for name in task_names():
         load_task(name)
+    disable_progress_bars()  # their thread must not be forked
+    python_docs()  # is kept, and costs another second
+    enable_progress_bars()
     gc.freeze()  # or every process would walk, and so copy, all that has been imported
     for line in sys.stdin:
         if not os.fork():

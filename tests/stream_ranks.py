@@ -9,6 +9,8 @@ import json
 import sys
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parent / "data"))
+
 from test_streaming import new_stream, new_tokenizer
 from tiny import new_model
 from transformers import Trainer, TrainingArguments

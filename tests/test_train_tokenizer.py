@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import transformers
-from recipe_runs import ROOT, expect_success, flags, read_json
+from recipe_runs import ROOT, flags, read_json
 from safetensors.torch import load_file
 
 RECIPE, PRETRAIN = ROOT / "recipes" / "train_tokenizer.py", ROOT / "recipes" / "pretrain.py"
@@ -66,8 +66,8 @@ def test_an_extended_model_trains_under_zero3(said, processes, work):
         "max_steps": 6, "per_device_train_batch_size": 2, "learning_rate": 0.003, "logging_steps": 1,
         "deepspeed": ROOT / "ds_configs" / "zero3.json",
     }  # fmt: skip
-    command = ["torchrun", "--standalone", "--nproc_per_node", 2, PRETRAIN, *flags(settings)]
-    expect_success(processes.submit(processes.run, command, work))
+    run = processes.fork([PRETRAIN, *flags(settings)], work, ranks=2)
+    assert run.status == 0, run.stderr
     losses = [
         entry["loss"] for entry in read_json(work / "trained" / "trainer_state.json")["log_history"] if "loss" in entry
     ]

@@ -1,5 +1,6 @@
 """Score a model on tasks of lm-evaluation-harness."""
 
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from hf_llm.files import write_json
 from hf_llm.models.loading import load_for_generation
 
 
-def load_harness(names: list[str]) -> tuple:
-    """Load tasks of lm-evaluation-harness.
+@functools.cache
+def load_harness(*names: str) -> tuple:
+    """Load tasks of lm-evaluation-harness; the same once only, as it reads 14,000 YAML files to know their names.
 
     Args:
         names: names of its tasks, or YAML files.
@@ -48,7 +50,7 @@ def run_harness(name: str, args: EvalArguments, task_args: TaskArguments, max_sa
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
-    tasks, manager = load_harness(args.harness)
+    tasks, manager = load_harness(*args.harness)
     model, tokenizer = load_for_generation(name, args.trust_remote_code, args.dtype)
     results = simple_evaluate(
         HFLM(pretrained=model, tokenizer=tokenizer, batch_size=args.batch_size or BATCH_SIZE),

@@ -233,7 +233,7 @@ def check_evaluation(tasks: dict[str, tuple], args: EvalArguments) -> None:
     if not (tasks or args.harness):
         raise ValueError("nothing to score: give `--task` or `--harness`")
     if args.harness:
-        load_harness(args.harness)
+        load_harness(*args.harness)
     for name in (args.model_name_or_path, args.baseline):
         if name:
             load_tokenizer(model_arguments(name, args.trust_remote_code))

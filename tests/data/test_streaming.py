@@ -2,7 +2,6 @@
 
 import json
 import random
-import sys
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -143,13 +142,7 @@ def test_accelerate_hands_each_rank_its_own_rows_and_no_filler(tokenizer, tmp_pa
 def test_two_real_ranks_see_the_data_once_an_epoch(processes, tokenizer, tmp_path):
     """Through the stock Trainer's data loader, in two processes, over two epochs."""
     paths = write_files(tmp_path, 3)
-    script = [ROOT / "tests" / "stream_ranks.py", tmp_path, tmp_path / "seen", 2]
-    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tests' / 'data'}"}
-    run = processes.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, *script],
-        tmp_path,
-        environment,
-    )
+    run = processes.fork([ROOT / "tests" / "stream_ranks.py", tmp_path, tmp_path / "seen", 2], tmp_path, ranks=2)
     assert run.status == 0, run.stderr
     ranks = [json.loads((tmp_path / f"seen-{rank}.json").read_text()) for rank in (0, 1)]
     assert all(len(documents) > 40 for documents in ranks) and len(paths) == 3
@@ -182,7 +175,7 @@ def test_a_rank_without_text_says_so(processes, tiny_base, tmp_path):
     settings = {"train_file": "train.jsonl", "validation_file": "validation.jsonl", "model_name_or_path": tiny_base}
     settings |= {"streaming": True, "max_steps": 2, "max_length": 16, "output_dir": "out"}
     recipe = [ROOT / "recipes" / "pretrain.py", *flags(settings)]
-    run = processes.run(["torchrun", "--standalone", "--nproc_per_node", 2, *recipe], tmp_path)
+    run = processes.fork(recipe, tmp_path, ranks=2)
     assert run.status == 1
     assert "error: rank 1 of 2 finds no text of its own: give more documents or fewer ranks" in run.stderr
 

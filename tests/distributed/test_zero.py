@@ -1,8 +1,5 @@
 """A run without the DeepSpeed that was asked for stops; a run with it logs what each rank holds."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -47,26 +44,22 @@ shut_down()
 """
 
 
-def run_driver(tmp_path, launcher, mode, **environment):
-    script = tmp_path / "driver.py"
-    script.write_text(DRIVER)
-    command = [sys.executable, *launcher, str(script), str(tmp_path), ZERO2, mode]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
-    return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+def run_driver(processes, folder, mode, **how):
+    (folder / "driver.py").write_text(DRIVER)
+    return processes.fork([folder / "driver.py", folder, ZERO2, mode], folder, **how)
 
 
-def test_zero2_is_in_force_on_two_cpu_ranks(tmp_path):
+def test_zero2_is_in_force_on_two_cpu_ranks(processes, tmp_path):
     """Each of the two holds half of the optimizer state."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    run = run_driver(tmp_path, launcher, "prepared")
-    assert run.returncode == 0, run.stderr
+    run = run_driver(processes, tmp_path, "prepared", ranks=2)
+    assert run.status == 0, run.stderr
     # 2 * 64 * 32 embedding and head, 4 * 32 * 32 attention, 3 * 32 * 32 MLP, 3 * 32 norms: 11,360 elements in all.
     assert "DeepSpeed in force: DeepSpeedEngine, ZeRO {'stage': 2" in run.stderr
     assert "2 ranks on cpu, torch.float32; elements held by each rank: {'optimizer': [5680, 5680]}" in run.stderr
 
 
-def test_a_run_that_drops_deepspeed_stops(tmp_path):
+def test_a_run_that_drops_deepspeed_stops(processes, tmp_path):
     """With the variable that `accelerate launch --cpu` sets, the Trainer would train without DeepSpeed."""
-    run = run_driver(tmp_path, [], "unprepared", ACCELERATE_USE_CPU="True")
-    assert run.returncode != 0
+    run = run_driver(processes, tmp_path, "unprepared", environment={"ACCELERATE_USE_CPU": "True"})
+    assert run.status != 0
     assert "RuntimeError: asked for DeepSpeed" in run.stderr and "the model is a LlamaForCausalLM" in run.stderr

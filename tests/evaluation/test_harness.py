@@ -19,4 +19,4 @@ def test_a_missing_installation_is_reported_with_the_remedy(monkeypatch):
     """Before any model is loaded."""
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ValueError, match="`--harness` needs lm-evaluation-harness: `pip install"):
-        load_harness(["pairs"])
+        load_harness("pairs")

@@ -251,5 +251,5 @@ def test_what_does_not_fit_the_objective_is_one_line(processes, corpus, tiny_bas
         "has no mask token": with_base | {"objective": "masked", "model_type": "roberta"},
     }
     jobs = {message: [ROOT / "recipes" / "pretrain.py", *flags(run | settings)] for message, settings in bad.items()}
-    for message, said in processes.run_forked(jobs, tmp_path).items():
+    for message, said in processes.fork_each(jobs, tmp_path).items():
         assert said.status == 2 and message in said.stderr and "Traceback" not in said.stderr
