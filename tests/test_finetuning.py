@@ -31,7 +31,7 @@ def test_every_yaml_file_runs_offline(path, said, tuned):
 def test_the_first_example_is_shown_with_what_is_trained_on_marked(name, said):
     """In double brackets, the end token included; logits of prompts are not computed."""
     assert "Logits are computed only where a label follows: for " in said(name).stderr
-    shown = said(name).stderr.partition("First example, trained on what stands in [[ ]]:")[2]
+    shown = said(name).stderr.partition("First example, with what is trained on in [[ ]]:")[2]
     assert "[[" in shown and "<|eos|>]]" in shown
 
 

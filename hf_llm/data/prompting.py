@@ -1,4 +1,4 @@
-"""Rows of a task -> token ids: in plain text or by the chat template, with solved examples, shortened to fit."""
+"""Token ids of a task's rows: plain text or chat template, with few-shot examples, shortened to fit."""
 
 import logging
 from collections.abc import Iterator
@@ -19,18 +19,18 @@ from hf_llm.tasks import Task
 
 logger = logging.getLogger(__name__)
 
-PROBE = "the completion"
-ROWS_AT_A_TIME = 1000
-CUE = 8  # characters before a completion, enough for a tokenizer to see where it begins
+PROBE_ANSWER = "the completion"  # an answer whose place in the chat template is looked up
+ROWS_PER_BATCH = 1000
+CONTEXT_CHARACTERS = 8  # of the prompt, tokenized before a completion so that it is split as within the whole text
 
 
 @dataclass
 class ExamplesReport:
-    """What encoding did to the rows of one split."""
+    """What encoding did to the rows of one split; the names of the fields are those in the results files."""
 
     examples: int
-    examples_dropped: int  # nothing to learn: no completion
-    examples_shortened: int
+    examples_dropped: int  # without a completion
+    examples_shortened: int  # whose document is shortened
     tokens_cut: int
 
     def metrics(self, prefix: str) -> dict[str, float]:
@@ -39,13 +39,13 @@ class ExamplesReport:
 
 
 class Prompter:
-    """Turns the rows of a task into token ids, in training and in evaluation the same way.
+    """Tokenizes the prompts and completions of a task in the same way for training and evaluation.
 
     Args:
-        style: `plain` puts a space between prompt and completion; `chat` uses the tokenizer's template. None: `chat`
-            where the tokenizer has one.
-        shots: solved examples, `{"prompt": str, "completion": str}`, put before each prompt.
         max_length: tokens of prompt and completion together.
+        style: `plain` puts a space between prompt and completion; `chat` uses the chat template. None: `chat` if the
+            tokenizer has a template.
+        shots: few-shot examples, `{"prompt": str, "completion": str}`, put before each prompt.
 
     Raises:
         ValueError: `chat`, and the tokenizer has no template; no end-of-sequence token.
@@ -63,89 +63,80 @@ class Prompter:
             raise ValueError(f"tokenizer `{tokenizer.name_or_path}` has no eos token: give another `--tokenizer_name`")
         self.tokenizer, self.task, self.max_length, self.shots = tokenizer, task, max_length, shots or []
         self.chat = uses_chat(tokenizer, style)
-        self.cue, self.end = self._turn() if self.chat else ("", tokenizer.eos_token)
+        self.answer_start, self.end = self.read_template() if self.chat else ("", tokenizer.eos_token)
         self.end_token_ids = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(self.end)]
 
-    def _turn(self) -> tuple[str, str]:
-        """What the template puts right before an answer, and the special token that ends one.
+    def read_template(self) -> tuple[str, str]:
+        """The last characters that the chat template puts before an answer, and the special token that ends an answer.
 
-        With some models that is another token than the end of a document, and not the last one of the turn.
+        In some models that token is not the end-of-sequence token, and other tokens of the turn come after it.
         """
-        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}]
-        before, _, after = self.tokenizer.apply_chat_template(turns, tokenize=False).rpartition(PROBE)
-        special = self.tokenizer.all_special_ids
-        closing = [i for i in self._ids([after])[0] if i in special or i in self.tokenizer.added_tokens_decoder]
-        return before[-CUE:], self.tokenizer.convert_ids_to_tokens(closing[0]) if closing else self.tokenizer.eos_token
+        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE_ANSWER}]
+        before, _, after = self.tokenizer.apply_chat_template(turns, tokenize=False).rpartition(PROBE_ANSWER)
+        special = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
+        end_ids = [id for id in self.tokenize([after])[0] if id in special]
+        end = self.tokenizer.convert_ids_to_tokens(end_ids[0]) if end_ids else self.tokenizer.eos_token
+        return before[-CONTEXT_CHARACTERS:], end
 
-    def _ids(self, texts: list[str], special: bool = False) -> list[list[int]]:
-        return self.tokenizer(texts, add_special_tokens=special, return_attention_mask=False).input_ids
+    def tokenize(self, texts: list[str], add_special_tokens: bool = False) -> list[list[int]]:
+        """Token ids of texts; a tokenizer is fastest with many texts in one call."""
+        return self.tokenizer(texts, add_special_tokens=add_special_tokens, return_attention_mask=False).input_ids
 
     def prompt_ids(self, prompts: list[str]) -> list[list[int]]:
-        """Prompts, each with the shots before it; a tokenizer is fastest with many texts at once."""
+        """Token ids of prompts, each with the few-shot examples before it."""
         if self.chat:
-            shots = [
-                {"role": role, "content": shot[part]}
-                for shot in self.shots
-                for role, part in (("user", "prompt"), ("assistant", "completion"))
-            ]
+            roles = {"user": "prompt", "assistant": "completion"}
+            shots = [{"role": role, "content": shot[key]} for shot in self.shots for role, key in roles.items()]
             turns = [[*shots, {"role": "user", "content": prompt}] for prompt in prompts]
-            return self._ids(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-        before = "".join(f"{shot['prompt']} {shot['completion']}\n\n" for shot in self.shots)
-        found = self._ids([before + prompt for prompt in prompts], special=True)
-        return [without_end(ids, self.tokenizer) for ids in found]
+            return self.tokenize(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        shots = "".join(f"{shot['prompt']} {shot['completion']}\n\n" for shot in self.shots)
+        return [without_end(ids, self.tokenizer) for ids in self.tokenize([shots + text for text in prompts], True)]
 
     def completion_ids(self, completions: list[str], prompts: list[str], end: bool = True) -> list[list[int]]:
-        """Completions of prompts, each closed by the token that ends an answer.
+        """Token ids of completions, each with the token that ends an answer unless `end` is False.
 
-        Each as it stands behind its prompt: alone, SentencePiece would put a space of its own before it. What occurs
-        several times, as the labels of a classification do, is tokenized once.
+        A completion is tokenized after the last characters of its prompt, whose ids are then removed: on its own, a
+        SentencePiece tokenizer would put a space before it. Equal completions, e.g. labels, are tokenized once.
         """
         pairs = [
-            (self.cue, completion) if self.chat else (prompt[-CUE:], f" {completion}" if prompt else completion)
-            for completion, prompt in zip(completions, prompts, strict=True)
+            (self.answer_start, text) if self.chat else (prompt[-CONTEXT_CHARACTERS:], f" {text}" if prompt else text)
+            for text, prompt in zip(completions, prompts, strict=True)
         ]
-        unique, closing = list(dict.fromkeys(pairs)), self.end if end else ""
-        cues = list({cue for cue, _ in unique})
-        before = dict(zip(cues, self._ids(cues), strict=True))
-        found = dict(zip(unique, self._ids([f"{cue}{text}{closing}" for cue, text in unique]), strict=True))
-        for (cue, text), ids in found.items():
-            start = len(before[cue])
-            found[cue, text] = ids[start:] if ids[:start] == before[cue] else self._ids([text + closing])[0]
-        return [found[pair] for pair in pairs]
-
-    def room_before(self, completion: list[int]) -> int:
-        """How many tokens a prompt may have.
-
-        Raises:
-            ValueError: none.
-        """
-        if len(completion) >= self.max_length:
-            raise ValueError(
-                f"a completion of {len(completion)} tokens does not fit in `--max_length` {self.max_length}"
-            )
-        return self.max_length - len(completion)
+        unique, end_token = list(dict.fromkeys(pairs)), self.end if end else ""
+        contexts = list({context for context, _ in unique})
+        context_ids = dict(zip(contexts, self.tokenize(contexts), strict=True))
+        joined = self.tokenize([f"{context}{text}{end_token}" for context, text in unique])
+        ids_of = {}
+        for (context, text), ids in zip(unique, joined, strict=True):
+            start = len(context_ids[context])
+            separable = ids[:start] == context_ids[context]
+            ids_of[context, text] = ids[start:] if separable else self.tokenize([text + end_token])[0]
+        return [ids_of[pair] for pair in pairs]
 
     def fit(self, row: dict[str, Any], ids: list[int], budget: int) -> tuple[list[int], int]:
-        """The row's prompt in at most `budget` tokens, and how many of its document's tokens were cut for it.
+        """Shorten the prompt of a row to at most `budget` tokens by removing the end of its document.
 
         Args:
             ids: the whole prompt.
 
+        Returns:
+            The prompt, and how many tokens of the document were removed.
+
         Raises:
-            ValueError: it does not fit with no document at all.
+            ValueError: it does not fit without the document either.
         """
         if len(ids) <= budget:
             return ids, 0
         document = row.get(self.task.document_column) or ""
         if not self.tokenizer.is_fast:
-            raise ValueError(f"{len(ids)} tokens are too many, and this tokenizer cannot tell where to cut a document")
-        found = self.tokenizer(document, add_special_tokens=False, return_offsets_mapping=True)
-        ends = [end for _, end in found["offset_mapping"]]
+            raise ValueError(f"{len(ids)} tokens are too many, and this tokenizer has no offsets to shorten by")
+        encoded = self.tokenizer(document, add_special_tokens=False, return_offsets_mapping=True)
+        ends = [end for _, end in encoded["offset_mapping"]]  # character after each token
         keep = len(ends)
         while len(ids) > budget and keep > 0:
             keep = max(0, keep - (len(ids) - budget))
-            cut = row | {self.task.document_column: document[: ends[keep - 1] if keep else 0]}
-            (ids,) = self.prompt_ids([self.task.to_example(cut)["prompt"]])
+            shortened = row | {self.task.document_column: document[: ends[keep - 1] if keep else 0]}
+            (ids,) = self.prompt_ids([self.task.to_example(shortened)["prompt"]])
         if len(ids) > budget:
             raise ValueError(
                 f"a prompt of {len(ids)} tokens leaves no room for {self.max_length - budget} more in `--max_length` "
@@ -156,7 +147,7 @@ class Prompter:
 
 
 def uses_chat(tokenizer: PreTrainedTokenizerBase, style: str | None) -> bool:
-    """Whether prompts go through the chat template: where they are asked to, or there is one and nobody asks otherwise.
+    """Whether prompts use the chat template: `style` is `chat`, or it is None and the tokenizer has a template.
 
     Raises:
         ValueError: `chat`, and the tokenizer has no template.
@@ -167,10 +158,9 @@ def uses_chat(tokenizer: PreTrainedTokenizerBase, style: str | None) -> bool:
 
 
 def without_end(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """A prompt's ids; an end-of-sequence token that the tokenizer puts behind every text is taken off."""
+    """A prompt's ids without a final end-of-sequence token; an empty prompt becomes the first token of a document."""
     ids = ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids
-    opening = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    return ids or [opening]
+    return ids or [tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id]
 
 
 def new_prompter(
@@ -181,95 +171,100 @@ def new_prompter(
     max_length: int,
     seed: int,
 ) -> tuple[Prompter, DatasetDict]:
-    """The prompter of a run, and the rows without those that serve as shots."""
-    shots, rows = draw_shots(rows, task, task_args.num_fewshot, seed)
-    return Prompter(tokenizer, task, max_length, task_args.prompt_style, shots), rows
+    """Create the prompter of a run, and return it with the rows that are not few-shot examples."""
+    shots, rest = draw_shots(rows, task, task_args.num_fewshot, seed)
+    return Prompter(tokenizer, task, max_length, task_args.prompt_style, shots), rest
 
 
 def draw_shots(rows: DatasetDict, task: Task, number: int, seed: int) -> tuple[list[dict[str, str]], DatasetDict]:
-    """Solved examples from `train`, or where there is none from `validation`, taken out of the part they are from.
+    """Draw few-shot examples from `train`, or without one from `validation`, and remove them from that split.
 
-    A row of `train` that is evaluated too is passed over.
+    Rows of `train` whose prompt is also in `validation` are skipped.
+
+    Returns:
+        The examples, and the remaining rows.
+
+    Raises:
+        ValueError: the split has too few different rows.
     """
     if not number:
         return [], rows
-    part = "train" if "train" in rows else "validation"
-    asked = {example_of(row, task)["prompt"] for row in rows["validation"]} if part == "train" else set()
-    taken, shots = [], []
-    for index in np.random.default_rng(seed).permutation(len(rows[part])).tolist():
-        example = example_of(rows[part][index], task)
+    split = "train" if "train" in rows else "validation"
+    evaluated = {example_of(row, task)["prompt"] for row in rows["validation"]} if split == "train" else set()
+    drawn, shots = [], []
+    for index in np.random.default_rng(seed).permutation(len(rows[split])).tolist():
+        example = example_of(rows[split][index], task)
         if len(shots) == number:
             break
-        if example["completion"] and example["prompt"] not in asked and example not in shots:
-            taken.append(index)
+        if example["completion"] and example["prompt"] not in evaluated and example not in shots:
+            drawn.append(index)
             shots.append(example)
-    rest = np.setdiff1d(np.arange(len(rows[part])), taken).tolist()
-    if part == "validation":  # a row like a shot would find its own answer before it
-        rest = [index for index in rest if example_of(rows[part][index], task) not in shots]
+    rest = np.setdiff1d(np.arange(len(rows[split])), drawn).tolist()
+    if split == "validation":  # a row equal to a few-shot example would see its own answer
+        rest = [index for index in rest if example_of(rows[split][index], task) not in shots]
     if len(shots) < number or not rest:
         raise ValueError(
-            f"`--num_fewshot` {number}: `{part}` has {len(shots)} different rows to draw from, and one must be left"
+            f"`--num_fewshot` {number}: `{split}` has {len(shots)} different rows to draw from, and one must be left"
         )
-    logger.info(f"{number} solved examples before each prompt: rows {taken} of {part}, which are not used otherwise")
-    return shots, DatasetDict({**rows, part: rows[part].select(rest)})
+    logger.info(f"{number} few-shot examples before each prompt: rows {drawn} of {split}, which are not used otherwise")
+    return shots, DatasetDict({**rows, split: rows[split].select(rest)})
 
 
-def batches(rows: Dataset, part: str) -> Iterator[list[tuple[str, dict[str, Any]]]]:
-    """The rows with their numbers in words, some at a time, under a progress bar on rank 0."""
-    with tqdm(total=len(rows), desc=f"Prompts of {part}", disable=not PartialState().is_main_process) as bar:
-        for start in range(0, len(rows), ROWS_AT_A_TIME):
-            batch = rows.select(range(start, min(start + ROWS_AT_A_TIME, len(rows)))).to_list()
-            yield [(f"`{part}` row {number}", row) for number, row in enumerate(batch, start)]
+def batches_with_origins(rows: Dataset, split: str) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+    """Yield batches of (origin, row), e.g. ("`train` row 0", row), with a progress bar on rank 0."""
+    with tqdm(total=len(rows), desc=f"Prompts of {split}", disable=not PartialState().is_main_process) as bar:
+        for start in range(0, len(rows), ROWS_PER_BATCH):
+            batch = rows.select(range(start, min(start + ROWS_PER_BATCH, len(rows)))).to_list()
+            yield [(f"`{split}` row {number}", row) for number, row in enumerate(batch, start)]
             bar.update(len(batch))
 
 
-def example_of(row: dict[str, Any], task: Task, number: str = "a row") -> dict[str, str]:
-    with add_origin(row, number):
+def example_of(row: dict[str, Any], task: Task, origin: str = "a row") -> dict[str, str]:
+    """Prompt and completion of a row; an error names its file and line, or `origin`."""
+    with add_origin(row, origin):
         return task.to_example(row)
 
 
-def encode_examples(rows: Dataset, prompter: Prompter, part: str = "train") -> tuple[Dataset, ExamplesReport]:
-    """Rows of a task as features for training on the completion alone.
+def encode_examples(rows: Dataset, prompter: Prompter, split: str = "train") -> tuple[Dataset, ExamplesReport]:
+    """Encode the rows of a task for training on the completions only.
+
+    Args:
+        split: name of the rows in messages.
 
     Returns:
-        Rows `{"input_ids": list[int32], "labels": list[int32]}`, labels -100 on the prompt; and the counts.
+        Rows `{"input_ids": list[int32], "labels": list[int32]}`, and the counts. A prompt [5, 6] and its completion
+        [7, 1] give the labels [-100, -100, 7, 1].
 
     Raises:
         ValueError: a completion is longer than `max_length`, or no row has one; the row is named.
     """
-    tables, cuts = [], []
-    for batch in batches(rows, part):
-        examples = [(number, row, example_of(row, prompter.task, number)) for number, row in batch]
-        examples = [of_row for of_row in examples if of_row[-1]["completion"]]
+    max_length, tables, removed = prompter.max_length, [], []  # removed: tokens of each row's document
+    for batch in batches_with_origins(rows, split):
+        examples = [(origin, row, example_of(row, prompter.task, origin)) for origin, row in batch]
+        examples = [entry for entry in examples if entry[-1]["completion"]]
         if not examples:
             continue
         texts = [example["prompt"] for *_, example in examples]
         prompts = prompter.prompt_ids(texts)
         completions = prompter.completion_ids([example["completion"] for *_, example in examples], texts)
-        for i, (number, row, _) in enumerate(examples):
-            with add_origin(row, number):
-                prompts[i], cut = prompter.fit(row, prompts[i], prompter.room_before(completions[i]))
-            cuts.append(cut)
-        both = list(zip(prompts, completions, strict=True))
-        columns = {
-            "input_ids": token_lists([prompt + completion for prompt, completion in both]),
-            "labels": token_lists([[-100] * len(prompt) + completion for prompt, completion in both]),
-        }
-        tables.append(pa.table(columns))
+        for i, (origin, row, _) in enumerate(examples):
+            with add_origin(row, origin):
+                size = len(completions[i])
+                if size >= max_length:
+                    raise ValueError(f"a completion of {size} tokens does not fit in `--max_length` {max_length}")
+                prompts[i], tokens = prompter.fit(row, prompts[i], max_length - size)
+            removed.append(tokens)
+        pairs = list(zip(prompts, completions, strict=True))
+        input_ids = token_lists([prompt + completion for prompt, completion in pairs])
+        labels = token_lists([[-100] * len(prompt) + completion for prompt, completion in pairs])
+        tables.append(pa.table({"input_ids": input_ids, "labels": labels}))
     if not tables:
-        raise ValueError(f"`{part}`: none of the {len(rows)} rows has a completion to learn")
-    dropped = len(rows) - len(cuts)
-    report = ExamplesReport(len(cuts), dropped, int(np.count_nonzero(cuts)), sum(cuts))
-    if dropped or report.tokens_cut:
-        logger.warning(
-            f"{part}: {dropped} rows without a completion dropped; {report.examples_shortened} of {len(cuts)} "
-            f"documents shortened by {report.tokens_cut} tokens together to fit in {prompter.max_length}"
-        )
-    return Dataset(pa.concat_tables(tables)), report
+        raise ValueError(f"`{split}`: none of the {len(rows)} rows has a completion to learn")
+    return Dataset(pa.concat_tables(tables)), new_report(removed, len(rows) - len(removed), split, max_length)
 
 
-def encode_prompts(rows: Dataset, prompter: Prompter, part: str = "validation") -> tuple[Dataset, ExamplesReport]:
-    """Rows of a task as prompts to be completed or as choices to be ranked.
+def encode_prompts(rows: Dataset, prompter: Prompter, split: str = "validation") -> tuple[Dataset, ExamplesReport]:
+    """Encode the rows of a task for evaluation: prompts to be completed, or choices to be ranked.
 
     Returns:
         Rows `{"prompt": list[int], "completion": list[int], "choices": list[list[int]], "references": list[str]}`,
@@ -279,12 +274,12 @@ def encode_prompts(rows: Dataset, prompter: Prompter, part: str = "validation") 
         ValueError: a gold answer is empty, or a prompt does not fit; the row is named.
     """
     if not len(rows):
-        raise ValueError(f"`{part}` has no rows to evaluate")
-    task, tables, cuts = prompter.task, [], []
-    for batch in batches(rows, part):
+        raise ValueError(f"`{split}` has no rows to evaluate")
+    task, tables, removed = prompter.task, [], []
+    for batch in batches_with_origins(rows, split):
         examples, references, choices = [], [], []
-        for number, row in batch:
-            with add_origin(row, number):
+        for origin, row in batch:
+            with add_origin(row, origin):
                 examples.append(task.to_example(row))
                 references.append(task.references(row))
                 choices.append(task.choices(row) or [])
@@ -294,37 +289,43 @@ def encode_prompts(rows: Dataset, prompter: Prompter, part: str = "validation") 
         prompts = prompter.prompt_ids(texts)
         completions = prompter.completion_ids([example["completion"] for example in examples], texts)
         ranked = encode_choices(prompter, choices, texts)
-        for i, (number, row) in enumerate(batch):
+        for i, (origin, row) in enumerate(batch):
             gold = len(completions[i]) if task.scores_perplexity else 0
-            room = max(map(len, ranked[i]), default=max(task.max_new_tokens, gold))
-            with add_origin(row, number):
-                prompts[i], cut = prompter.fit(row, prompts[i], prompter.max_length - room)
-            cuts.append(cut)
+            answer = max(map(len, ranked[i]), default=max(task.max_new_tokens, gold))  # tokens to leave free for it
+            with add_origin(row, origin):
+                prompts[i], tokens = prompter.fit(row, prompts[i], prompter.max_length - answer)
+            removed.append(tokens)
         columns = {"prompt": token_lists(prompts), "completion": token_lists(completions)}
         columns["choices"] = pa.array(ranked, pa.list_(pa.list_(pa.int32())))
         columns["references"] = pa.array(references, pa.list_(pa.string()))
         tables.append(pa.table(columns))
-    report = ExamplesReport(len(cuts), 0, int(np.count_nonzero(cuts)), sum(cuts))
-    if report.tokens_cut:
+    return Dataset(pa.concat_tables(tables)), new_report(removed, 0, split, prompter.max_length)
+
+
+def new_report(removed: list[int], dropped: int, split: str, max_length: int) -> ExamplesReport:
+    """Count the rows, of which `removed` has the tokens removed from each, and log what was dropped or shortened."""
+    report = ExamplesReport(len(removed), dropped, int(np.count_nonzero(removed)), sum(removed))
+    if dropped or report.tokens_cut:
         logger.warning(
-            f"{part}: {report.examples_shortened} of {len(cuts)} documents shortened by {report.tokens_cut} tokens "
-            f"together to fit in {prompter.max_length}"
+            f"{split}: {f'{dropped} rows without a completion dropped; ' if dropped else ''}"
+            f"{report.examples_shortened} of {len(removed)} documents shortened by {report.tokens_cut} tokens together "
+            f"to fit in {max_length}"
         )
-    return Dataset(pa.concat_tables(tables)), report
+    return report
 
 
 def encode_choices(prompter: Prompter, choices: list[list[str]], prompts: list[str]) -> list[list[list[int]]]:
-    """The choices of each prompt, empty where its answer is generated."""
-    flat = [(text, prompt) for of_prompt, prompt in zip(choices, prompts, strict=True) for text in of_prompt]
+    """Token ids of the choices of each prompt; an empty list where the answer is generated."""
+    flat = [(text, prompt) for texts, prompt in zip(choices, prompts, strict=True) for text in texts]
     if not flat:
         return [[] for _ in prompts]
     ids = iter(prompter.completion_ids(*map(list, zip(*flat, strict=True)), prompter.task.choices_with_end_token))
-    return [[next(ids) for _ in of_prompt] for of_prompt in choices]
+    return [[next(ids) for _ in texts] for texts in choices]
 
 
 def show_example(features: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
-    """The first example as the model sees it, in the log; what is trained on stands in [[ ]]."""
+    """Log the first example as the model sees it, with the tokens that are trained on in [[ ]]."""
     ids, labels = features[0]["input_ids"], features[0]["labels"]
     start = next(i for i, label in enumerate(labels) if label != -100)
     prompt, completion = tokenizer.decode(ids[:start]), tokenizer.decode(ids[start:])
-    logger.info(f"First example, trained on what stands in [[ ]]:\n{prompt}[[{completion}]]")
+    logger.info(f"First example, with what is trained on in [[ ]]:\n{prompt}[[{completion}]]")

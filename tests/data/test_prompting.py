@@ -1,4 +1,4 @@
-"""Prompts fit, their documents alone are shortened, completions alone are trained, shots are not scored."""
+"""Prompts are shortened to fit, only completions are trained on, and few-shot examples are not evaluated."""
 
 import pytest
 from datasets import Dataset, DatasetDict
@@ -20,19 +20,20 @@ CHAT = (
 )
 
 
-def test_only_the_completion_is_trained_and_it_ends_with_the_end_token():
-    """The prompt's labels are -100; the end of an answer is learned."""
+def test_only_the_completion_is_trained_on_and_it_ends_with_the_end_token():
+    """The labels of the prompt are -100."""
     features, report = encode_examples(ROWS, Prompter(TOKENIZER, TASK, 512))
-    for row, of_row in zip(ROWS, features, strict=True):
-        trained = [label for label in of_row["labels"] if label != -100]
+    for row, example in zip(ROWS, features, strict=True):
+        trained = [label for label in example["labels"] if label != -100]
         assert (
-            TOKENIZER.decode(trained) == f" {row['summary']}<|eos|>" and of_row["input_ids"][-len(trained) :] == trained
+            TOKENIZER.decode(trained) == f" {row['summary']}<|eos|>"
+            and example["input_ids"][-len(trained) :] == trained
         )
     assert (report.examples, report.examples_dropped, report.tokens_cut) == (9, 0, 0)
 
 
-def test_a_prompt_that_is_too_long_loses_the_end_of_its_document_alone():
-    """Instruction and cue stay, the row fills `max_length`, and what was cut is counted."""
+def test_a_prompt_that_is_too_long_loses_only_the_end_of_its_document():
+    """The text before and after the document stays, and the removed tokens are counted."""
     whole, _ = encode_prompts(ROWS, Prompter(TOKENIZER, TASK, 512))
     longest = max(map(len, whole["prompt"]))
     room = longest - 10
@@ -44,8 +45,8 @@ def test_a_prompt_that_is_too_long_loses_the_end_of_its_document_alone():
         encode_prompts(ROWS, Prompter(TOKENIZER, TASK, TASK.max_new_tokens + 5))
 
 
-def test_the_chat_template_is_used_where_there_is_one_and_its_end_is_learned():
-    """By default, or by name; without a template a chat is refused."""
+def test_the_chat_template_is_used_if_there_is_one_and_its_end_token_is_trained_on():
+    """By default; `--prompt_style chat` is refused without a template."""
     tokenizer = new_tokenizer()
     with pytest.raises(ValueError, match="has no template; use plain"):
         Prompter(tokenizer, TASK, 512, "chat")
@@ -58,8 +59,8 @@ def test_the_chat_template_is_used_where_there_is_one_and_its_end_is_learned():
     assert tokenizer.decode(prompt + completion) == "<|bos|>A question?<|eos|><|bos|>An answer<|eos|>"
 
 
-def test_solved_examples_are_taken_out_of_the_part_that_they_are_from():
-    """And stand before the prompt."""
+def test_few_shot_examples_are_removed_from_their_split():
+    """And come before each prompt."""
     shots, rows = draw_shots(DatasetDict(validation=ROWS), TASK, 2, seed=0)
     left = {row["summary"] for row in rows["validation"]}
     assert len(left) == 7 and not left & {shot["completion"] for shot in shots}
@@ -75,14 +76,14 @@ def test_solved_examples_are_taken_out_of_the_part_that_they_are_from():
     ],
 )
 def test_a_row_that_cannot_be_used_is_named(row, message):
-    """With what is wrong."""
+    """The error says what is wrong with it."""
     prompter, rows = Prompter(TOKENIZER, TASK, 128), Dataset.from_list([row])
     with pytest.raises(ValueError, match=message):
         encode_prompts(rows, prompter) if "validation" in message else encode_examples(rows, prompter)
 
 
 def test_the_first_special_token_after_an_answer_ends_it():
-    """Phi-3 puts a line end and the end of the document behind its end of turn."""
+    """Phi-3 puts a line end and the end-of-sequence token after its end of turn."""
     template = "{% for m in messages %}<|bos|>{{ m.content }}<|pad|>\n{% endfor %}<|eos|>"
     tokenizer = new_tokenizer()
     tokenizer.chat_template = template
@@ -90,8 +91,8 @@ def test_the_first_special_token_after_an_answer_ends_it():
     assert prompter.end == "<|pad|>" and set(prompter.end_token_ids) == {tokenizer.eos_token_id, tokenizer.pad_token_id}
 
 
-def test_a_completion_is_encoded_as_it_stands_behind_its_prompt():
-    """A SentencePiece tokenizer would put a space of its own before the first word of a text."""
+def test_a_completion_has_the_same_ids_as_after_its_prompt():
+    """On its own, a SentencePiece tokenizer would put a space before its first word."""
     words = {"▁Answer": 0, ":": 1, "▁": 2, "▁Paris": 3, "Paris": 4, "<eos>": 5, "<unk>": 6}
     backend = Tokenizer(models.Unigram([(word, -float(len(word) < 2)) for word in words], unk_id=6))
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
@@ -102,8 +103,8 @@ def test_a_completion_is_encoded_as_it_stands_behind_its_prompt():
     assert prompter.completion_ids(["Paris"], ["Answer:"])[0][-1] == tokenizer.eos_token_id
 
 
-def test_choices_are_ranked_with_their_end_as_they_are_trained():
-    """Or a label that another one begins with would always be likelier."""
+def test_choices_are_ranked_with_the_end_token_with_which_they_are_trained():
+    """Without it, a label that is the start of another one would always be likelier."""
     task = load_task("understanding", labels="card|card lost")
     rows = DatasetDict(validation=Dataset.from_list([{"text": "Hm.", "label": "card"}]))
     task.prepare(rows)
@@ -112,18 +113,18 @@ def test_choices_are_ranked_with_their_end_as_they_are_trained():
 
 
 @pytest.mark.parametrize("name", ["bias", "generation"])
-def test_rows_with_one_prompt_for_all_can_be_solved_examples(name):
-    """Only rows that are like a shot in prompt and completion are left out, a repeated one among them."""
+def test_rows_that_share_one_prompt_can_be_few_shot_examples(name):
+    """Only rows equal to an example in prompt and completion are left out of the evaluation, repeated ones too."""
     task = load_task(name)
     rows = [{"sent_more": f"{i}", "sent_less": "b", "instruction": "Write.", "output": f"{i}"} for i in (0, 0, 1, 2)]
     for seed in range(5):
-        shots, parts = draw_shots(DatasetDict(validation=Dataset.from_list(rows)), task, 2, seed)
+        shots, splits = draw_shots(DatasetDict(validation=Dataset.from_list(rows)), task, 2, seed)
         texts = {shot["completion"] for shot in shots}
-        assert len(texts) == 2 and not texts & {task.to_example(row)["completion"] for row in parts["validation"]}
+        assert len(texts) == 2 and not texts & {task.to_example(row)["completion"] for row in splits["validation"]}
 
 
-def test_there_is_room_for_the_gold_completion_where_its_likelihood_is_asked():
-    """It may be longer than the longest answer."""
+def test_the_gold_completion_fits_after_the_prompt_if_its_perplexity_is_scored():
+    """It may be longer than `max_new_tokens`."""
     task = load_task("generation", max_new_tokens=2)
     rows = Dataset.from_list([{"instruction": "Go on.", "input": "then it ends. " * 30, "output": "Document " * 9}])
     prompts, _ = encode_prompts(rows, Prompter(TOKENIZER, task, 100))
@@ -136,19 +137,19 @@ def test_a_label_is_encoded_once_for_all_rows(monkeypatch):
     rows = DatasetDict(validation=Dataset.from_list([{"text": f"Hm {i}.", "label": "card"} for i in range(20)]))
     task.prepare(rows)
     prompter, texts = Prompter(TOKENIZER, task, 512), []
-    encode = prompter._ids
-    monkeypatch.setattr(prompter, "_ids", lambda batch, **options: texts.extend(batch) or encode(batch, **options))
+    encode = prompter.tokenize
+    monkeypatch.setattr(prompter, "tokenize", lambda batch, *args: texts.extend(batch) or encode(batch, *args))
     prompts, _ = encode_prompts(rows["validation"], prompter)
     assert sum(text.endswith("card lost<|eos|>") for text in texts) == 1
     assert [TOKENIZER.decode(choice) for choice in prompts[19]["choices"]] == [" card<|eos|>", " card lost<|eos|>"]
 
 
-def test_rows_are_encoded_as_each_alone(monkeypatch):
-    """Some at a time, whatever their number; a row without a completion takes no place."""
+def test_rows_in_batches_are_encoded_as_each_row_by_itself(monkeypatch):
+    """With any batch size; rows without a completion are dropped."""
     rows = [*ROWS, {"document": "Nothing to say.", "summary": ""}, *ROWS]
     prompter = Prompter(TOKENIZER, TASK, 512)
     alone = [encode_examples(Dataset.from_list([row]), prompter)[0][0] for row in rows if row["summary"]]
     for number in (1, 4, 1000):
-        monkeypatch.setattr(prompting, "ROWS_AT_A_TIME", number)
+        monkeypatch.setattr(prompting, "ROWS_PER_BATCH", number)
         together, report = encode_examples(Dataset.from_list(rows), prompter)
         assert together.to_list() == alone and report.examples_dropped == 1
