@@ -1,7 +1,29 @@
-"""Command lines of the recipes: argument dataclasses beside `TrainingArguments`, and the one parser of them all."""
+"""What a command line may contain: the recipes' argument dataclasses, used in addition to `TrainingArguments`.
 
-from dataclasses import dataclass, field
+Metadata of a field, besides argparse's `help` and `choices`:
+
+- `min` or `above`, `max`: bounds of its value (at least or greater than, at most);
+- `requires`: another argument without which it has no effect, and the values of that one with which it has, if not any;
+- `excludes`: arguments with which it has no effect;
+- `mapping`: it takes `key=value` pairs or a mapping, whose values are "typed" as in YAML, or "text".
+"""
+
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+TEXT_FIELD = {"help": "Column that contains the text."}
+BATCH_SIZE = {"help": "Number of prompts per batch and rank.", "min": 1}
+PATIENCE = (
+    "Stop after this many evaluations in a row without a better {}, and keep the best weights. Default: no early "
+    "stopping. Requires --eval_strategy steps or epoch."
+)
+PROMPT_STYLE = {
+    "help": "Format of the prompts: plain text for base models, or the tokenizer's chat template. Default: chat if the "
+    "tokenizer has a template, else plain.",
+    "choices": ["plain", "chat"],
+}
+REMOTE_CODE = {"help": "Allow running code from the Hub repository of a model or tokenizer."}
+MODEL = "Model folder, Hub id or .gguf file"
 
 
 @dataclass
@@ -11,35 +33,46 @@ class ModelArguments:
     _argument_group_name = "model"  # of `--help`
 
     model_name_or_path: str | None = field(
-        default=None,
-        metadata={"help": "Weights to start from: a folder, a Hub id or a .gguf file. Left out: a new model."},
+        default=None, metadata={"help": f"{MODEL} to start from. Default: a new model with random weights."}
     )
     model_type: str = field(
-        default="llama", metadata={"help": "Architecture of a new model: any AutoConfig type with a causal LM."}
+        default="llama",
+        metadata={"help": "Architecture of a new model: any AutoConfig model type with a causal or masked LM."},
     )
     config_overrides: dict[str, Any] | None = field(
         default=None,
         metadata={
-            "help": "Config settings of a new model, e.g. hidden_size=256,num_hidden_layers=6; values as in YAML.",
+            "help": "Config settings of a new model as key=value pairs or a mapping, e.g. "
+            "hidden_size=256,num_hidden_layers=6. Values are parsed as YAML.",
             "mapping": "typed",
         },
     )
     initializer_range: float | None = field(
         default=None,
         metadata={
-            "help": "Standard deviation of a new model's weights (normal, mean 0). Left out: the architecture's own, "
-            "0.02 for GPT-2. Some texts name a variance of 0.1, which is 0.316 here."
+            "help": "Standard deviation of the normal distribution of a new model's weights (mean 0). Default: that of "
+            "the architecture, e.g. 0.02 for GPT-2."
         },
     )
     tokenizer_name: str | None = field(
         default=None,
-        metadata={"help": "Tokenizer folder or Hub id. Left out: the model's own, or a new one trained on the data."},
+        metadata={
+            "help": "Tokenizer folder or Hub id. Default: the tokenizer of the model, or for a new model one that is "
+            "trained on the training data."
+        },
     )
-    vocab_size: int = field(default=8192, metadata={"help": "Entries of a newly trained tokenizer."})
+    vocab_size: int = field(
+        default=8192,
+        metadata={
+            "help": "Vocabulary size of a newly trained tokenizer.",
+            "excludes": ("tokenizer_name", "model_name_or_path"),
+        },
+    )
     attn_implementation: str | None = field(
-        default=None, metadata={"help": "Attention implementation by its transformers name, e.g. sdpa or eager."}
+        default=None,
+        metadata={"help": "Attention implementation, e.g. sdpa or eager. Default: chosen by transformers."},
     )
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that a Hub repository brings along."})
+    trust_remote_code: bool = field(default=False, metadata=REMOTE_CODE)
 
 
 @dataclass
@@ -50,39 +83,55 @@ class SourceArguments:
 
     dataset_name: str | None = field(
         default=None,
-        metadata={"help": "Hub data set. Without it and without files: the sample that is built in."},
+        metadata={"help": "Dataset on the Hub. Default: the files, or without files the built-in sample."},
     )
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the Hub data set."})
+    dataset_config_name: str | None = field(
+        default=None, metadata={"help": "Configuration of the Hub dataset.", "requires": ("dataset_name",)}
+    )
     train_file: list[str] | None = field(
         default=None,
-        metadata={"help": "Files, folders or globs: .jsonl .json .csv .parquet, text also .txt; also .gz and .zst."},
+        metadata={
+            "help": "Training files, folders or globs: .jsonl, .json, .csv, .parquet, for text also .txt; "
+            "compressed as .gz or .zst."
+        },
     )
-    validation_file: list[str] | None = field(default=None, metadata={"help": "As --train_file, for evaluation."})
+    validation_file: list[str] | None = field(
+        default=None, metadata={"help": "Validation files, folders or globs, in the formats of --train_file."}
+    )
     validation_fraction: float = field(
         default=0.05,
-        metadata={"help": "Share of the rows split off, with the seed, where no validation part is given."},
+        metadata={
+            "help": "Fraction of the training rows that is split off for validation if there is no validation split; "
+            "drawn with the seed.",
+            "excludes": ("validation_file",),
+        },
     )
     max_train_samples: int | None = field(
         default=None,
-        metadata={"help": "Use this many training rows at most: the first; a task's, drawn with the seed."},
+        metadata={
+            "help": "Maximum number of training rows: the first ones, or for a task a random subset. Default: all.",
+            "min": 1,
+        },
     )
     max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Use this many validation rows at most, as --max_train_samples."}
+        default=None,
+        metadata={"help": "Maximum number of validation rows, chosen as for --max_train_samples.", "min": 1},
     )
-    dataset_num_proc: int | None = field(default=None, metadata={"help": "Processes that read and convert the files."})
+    dataset_num_proc: int | None = field(
+        default=None,
+        metadata={"help": "Number of processes for reading the files. Default: 1.", "min": 1},
+    )
 
 
 @dataclass
 class DataArguments(SourceArguments):
     """Which data to read, and how to lay it out in rows."""
 
-    max_length: int = field(default=1024, metadata={"help": "Tokens in a row."})
+    max_length: int = field(default=1024, metadata={"help": "Maximum number of tokens per row.", "min": 2})
     packing: bool = field(
-        default=True, metadata={"help": "Fill rows with several documents or examples that do not see each other."}
+        default=True,
+        metadata={"help": "Put several documents or examples into one row, without attention between them."},
     )
-
-
-TEXT_FIELD = {"help": "Column that holds the text."}
 
 
 @dataclass
@@ -93,121 +142,191 @@ class TextArguments(DataArguments):
     streaming: bool = field(
         default=False,
         metadata={
-            "help": "Read, tokenize and pack while training, without end, for data larger than the disk; --train_file "
-            "may be at s3://, gs://, hf://, http(s)://. Needs --max_steps and a validation part."
+            "help": "Read, tokenize and pack during training, for data larger than the disk; --train_file may then "
+            "name URLs (s3://, gs://, hf://, http(s)://). Requires --max_steps and a validation split."
         },
     )
 
 
 @dataclass
 class TokenizerArguments(SourceArguments):
-    """Which text to learn a vocabulary from, and whether it is a new one."""
+    """Which text to train a tokenizer on, and whether it is new or extends another one."""
 
-    output_dir: str = field(default="outputs/tokenizer", metadata={"help": "Folder of the result, a new one."})
+    output_dir: str = field(
+        default="outputs/tokenizer", metadata={"help": "Output folder, which must be new or empty."}
+    )
     dataset_text_field: str = field(default="text", metadata=TEXT_FIELD)
     model_name_or_path: str | None = field(
-        default=None,
-        metadata={"help": "Model to extend, with its tokenizer: a folder, a Hub id or a .gguf file."},
+        default=None, metadata={"help": f"{MODEL} to extend together with its tokenizer."}
     )
-    tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer to extend, without a model."})
-    new_tokens: int = field(default=0, metadata={"help": "Tokens that an extended vocabulary learns at most."})
+    tokenizer_name: str | None = field(
+        default=None, metadata={"help": "Tokenizer folder or Hub id to extend without a model."}
+    )
+    new_tokens: int = field(
+        default=0, metadata={"help": "Maximum number of tokens that an extended vocabulary learns.", "min": 0}
+    )
     special_tokens: list[str] = field(
         default_factory=list,
-        metadata={"help": "Tokens to add that training text never turns into, e.g. '<|fim_prefix|>'."},
+        metadata={"help": "Special tokens to add, which training text is never encoded as, e.g. '<|fim_prefix|>'."},
     )
     algorithm: str = field(
-        default="bpe", metadata={"help": "Kind of a new vocabulary, of bytes both.", "choices": ["bpe", "unigram"]}
+        default="bpe",
+        metadata={
+            "help": "Algorithm of a new tokenizer; both work on bytes.",
+            "choices": ["bpe", "unigram"],
+            "excludes": ("tokenizer_name", "model_name_or_path"),
+        },
     )
-    vocab_size: int = field(default=32_768, metadata={"help": "Entries of a new vocabulary."})
-    seed: int = field(default=42, metadata={"help": "Seed of a split."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that a Hub repository brings along."})
+    vocab_size: int = field(
+        default=32_768,
+        metadata={
+            "help": "Vocabulary size of a new tokenizer.",
+            "excludes": ("tokenizer_name", "model_name_or_path"),
+        },
+    )
+    seed: int = field(default=42, metadata={"help": "Random seed of the validation split."})
+    trust_remote_code: bool = field(default=False, metadata=REMOTE_CODE)
 
     def __post_init__(self):
-        extending = self.model_name_or_path or self.tokenizer_name
+        extended = self.model_name_or_path or self.tokenizer_name
         if self.model_name_or_path and self.tokenizer_name:
-            raise ValueError("`--tokenizer_name` beside `--model_name_or_path`: a model is extended with its own")
-        if extending and not (self.new_tokens or self.special_tokens):
-            raise ValueError(f"nothing is to be added to `{extending}`: give `--new_tokens`, or `--special_tokens`")
-        if self.new_tokens and not extending:
-            raise ValueError("`--new_tokens` extends a vocabulary: name it by `--model_name_or_path`")
-
-
-PROMPT_STYLE = {
-    "help": "plain (for base models) or chat (the tokenizer's chat template). Left out: chat where there is one.",
-    "choices": ["plain", "chat"],
-}
+            raise ValueError(
+                "`--tokenizer_name` and `--model_name_or_path` are both given: a model is extended with its own "
+                "tokenizer, name one of them"
+            )
+        if extended and not (self.new_tokens or self.special_tokens):
+            raise ValueError(f"nothing is to be added to `{extended}`: give `--new_tokens` or `--special_tokens`")
+        if self.new_tokens and not extended:
+            raise ValueError(
+                "`--new_tokens` extends a vocabulary: name the model or tokenizer with `--model_name_or_path`"
+            )
 
 
 @dataclass
 class PreparationArguments:
-    """Which files to prepare, and what is done to their text."""
+    """Which files to prepare, and which steps to apply to their text."""
 
-    _argument_group_name = "preparation"
+    _argument_group_name = "preparation"  # of `--help`
 
-    files: list[str] = field(metadata={"help": "Files, folders or globs, local or at s3://, gs://, hf://, http(s)://."})
-    output_dir: str = field(metadata={"help": "Folder of the shards; it appears when all is done."})
+    files: list[str] = field(
+        metadata={"help": "Input files, folders or globs, local or at s3://, gs://, hf:// or http(s)://."}
+    )
+    output_dir: str = field(metadata={"help": "Output folder of the shards, which appears when all are written."})
     dataset_text_field: str = field(default="text", metadata=TEXT_FIELD)
     clean: bool = field(default=True, metadata={"help": "Repair Unicode, white space and invisible characters."})
-    min_chars: int = field(default=1, metadata={"help": "Drop texts of fewer characters."})
-    languages: list[str] | None = field(
-        default=None, metadata={"help": "Keep texts of these languages alone, e.g. en zh. Left out: of any."}
+    min_chars: int = field(
+        default=1, metadata={"help": "Minimum length of a document in characters; shorter ones are dropped.", "min": 1}
     )
-    language_threshold: float = field(default=0.65, metadata={"help": "Least probability of a text's language."})
+    languages: list[str] | None = field(
+        default=None, metadata={"help": "Keep only documents in these languages, e.g. en zh. Default: all languages."}
+    )
+    language_threshold: float = field(
+        default=0.65,
+        metadata={
+            "help": "Minimum probability of a document's language, from 0 to 1.",
+            "requires": ("languages",),
+        },
+    )
     quality_rules: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Published rules for pages of the web, see docs/data.md. Left out: none.",
+            "help": "Published quality filters for web pages, see docs/data.md. Default: none.",
             "choices": ["gopher", "repetition", "c4", "fineweb"],
         },
     )
     decontaminate: list[str] | None = field(
         default=None,
-        metadata={"help": "Files of evaluations: drop texts that share an n-gram of words with them."},
+        metadata={"help": "Files of evaluation data; documents that share a word n-gram with them are dropped."},
     )
-    decontamination_ngram: int = field(default=13, metadata={"help": "Words in a row that are taken for no chance."})
+    decontamination_ngram: int = field(
+        default=13,
+        metadata={
+            "help": "Length in words of the n-grams that count as contamination.",
+            "min": 1,
+            "requires": ("decontaminate",),
+        },
+    )
     decontamination_mode: str = field(
-        default="drop", metadata={"help": "Drop such a text, or cut what it has in common.", "choices": ["drop", "cut"]}
+        default="drop",
+        metadata={
+            "help": "Drop a contaminated document, or cut out the shared words.",
+            "choices": ["drop", "cut"],
+            "requires": ("decontaminate",),
+        },
     )
     anonymize: str = field(
         default="placeholders",
         metadata={
-            "help": "Put `<EMAIL>` for an address, or a pseudonym that is the same for each value, `<EMAIL_1f0c9a3b>`.",
+            "help": "Replace personal data such as e-mail addresses with placeholders, <EMAIL>, or with pseudonyms "
+            "that are the same for the same value, <EMAIL_1f0c9a3b>.",
             "choices": ["none", "placeholders", "pseudonyms"],
         },
     )
     pseudonym_key_file: str | None = field(
-        default=None, metadata={"help": "File with the secret key of the pseudonyms; it is not written anywhere."}
+        default=None,
+        metadata={
+            "help": "File with the secret key of the pseudonyms, which is never written to the output.",
+            "requires": ("anonymize", "pseudonyms"),
+        },
     )
-    exact_deduplication: bool = field(default=True, metadata={"help": "Drop texts that are equal to an earlier one."})
-    near_deduplication: bool = field(default=True, metadata={"help": "Drop near duplicates of an earlier text."})
+    exact_deduplication: bool = field(
+        default=True, metadata={"help": "Drop documents that are equal to an earlier one."}
+    )
+    near_deduplication: bool = field(
+        default=True, metadata={"help": "Drop near duplicates of an earlier document (MinHash)."}
+    )
     jaccard_threshold: float = field(
-        default=0.8, metadata={"help": "Near duplicates have this much of their n-grams of words in common, up to 1."}
+        default=0.8,
+        metadata={
+            "help": "Minimum Jaccard similarity of the word n-grams of near duplicates, from 0 to 1.",
+            "requires": ("near_deduplication",),
+        },
     )
     deduplication_ngram: int = field(
-        default=5, metadata={"help": "Words (characters where a script has no spaces) of such an n-gram."}
+        default=5,
+        metadata={
+            "help": "Length of the n-grams for near deduplication, in words, or in characters for scripts without "
+            "spaces.",
+            "min": 1,
+            "requires": ("near_deduplication",),
+        },
     )
     passage_deduplication: str = field(
         default="none",
         metadata={
-            "help": "Leave out lines or paragraphs that stand in an earlier text.",
+            "help": "Remove lines or paragraphs that occur in an earlier document.",
             "choices": ["none", "lines", "paragraphs"],
         },
     )
-    passage_min_chars: int = field(default=50, metadata={"help": "Shorter lines or paragraphs stay."})
+    passage_min_chars: int = field(
+        default=50,
+        metadata={
+            "help": "Minimum length in characters of the lines or paragraphs that are removed.",
+            "min": 1,
+            "requires": ("passage_deduplication", "lines", "paragraphs"),
+        },
+    )
     runner: str = field(
         default="native",
-        metadata={"help": "Run on this machine's cores or on a Ray cluster.", "choices": ["native", "ray"]},
+        metadata={"help": "Run on the cores of this machine or on a Ray cluster.", "choices": ["native", "ray"]},
     )
     ray_address: str | None = field(
-        default=None, metadata={"help": "Of the cluster, e.g. ray://head:10001. Left out: one on this machine."}
+        default=None,
+        metadata={
+            "help": "Address of the Ray cluster, e.g. ray://head:10001. Default: a local one is started.",
+            "requires": ("runner", "ray"),
+        },
     )
     tokenizer_name: str | None = field(
-        default=None, metadata={"help": "Tokenizer that counts the tokens: a folder or a Hub id. Left out: none does."}
+        default=None,
+        metadata={"help": "Tokenizer folder or Hub id for counting tokens. Default: tokens are not counted."},
     )
-    shard_bytes: int = field(default=256 << 20, metadata={"help": "Bytes of text in a shard, about."})
+    shard_bytes: int = field(
+        default=256 << 20, metadata={"help": "Approximate size of a shard in bytes of text.", "min": 1}
+    )
     on_error: str = field(
         default="stop",
-        metadata={"help": "Whether what cannot be read stops the run or is counted.", "choices": ["stop", "skip"]},
+        metadata={"help": "Stop at unreadable input, or skip and count it.", "choices": ["stop", "skip"]},
     )
 
 
@@ -217,15 +336,19 @@ class TaskArguments:
 
     _argument_group_name = "task"  # of `--help`
 
-    task: str = field(metadata={"help": "A file of hf_llm/tasks/, e.g. summarization or translation."})
+    task: str = field(metadata={"help": "Name of a task in hf_llm/tasks/, e.g. summarization or translation."})
     task_options: dict[str, Any] | None = field(
         default=None,
-        metadata={"help": "Options of the task, e.g. source=en,target=zh,max_new_tokens=64.", "mapping": "text"},
+        metadata={
+            "help": "Options of the task as key=value pairs or a mapping, e.g. source=en,target=zh,max_new_tokens=64.",
+            "mapping": "text",
+        },
     )
     column_mapping: dict[str, str] | None = field(
         default=None,
         metadata={
-            "help": "Columns of the data and the task's names for them, e.g. body=document,tldr=summary.",
+            "help": "Columns of the data and the task's names for them, as pairs COLUMN=NAME or a mapping, e.g. "
+            "body=document,tldr=summary.",
             "mapping": "text",
         },
     )
@@ -233,7 +356,9 @@ class TaskArguments:
     num_fewshot: int = field(
         default=0,
         metadata={
-            "help": "Solved examples put before each prompt, drawn with the seed from train, or else from validation."
+            "help": "Number of solved examples before each prompt, drawn with the seed from the training split, or "
+            "from the validation split if there is no other.",
+            "min": 0,
         },
     )
 
@@ -245,8 +370,8 @@ class EvalTaskArguments(TaskArguments):
     task: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Files of hf_llm/tasks/ by their names, or YAML files of recipes/finetune.py, whose task, data and "
-            "prompts are taken. Several: the flags of task and data are for all of them."
+            "help": "Names of tasks in hf_llm/tasks/, or YAML files of recipes/finetune.py, whose task, data and "
+            "prompt settings are used. Flags of the command line apply to all tasks."
         },
     )
 
@@ -257,134 +382,178 @@ class AdapterArguments:
 
     _argument_group_name = "adapter"  # of `--help`
 
-    lora_r: int | None = field(default=None, metadata={"help": "Rank of LoRA adapters. Left out: all weights train."})
-    lora_alpha: int | None = field(default=None, metadata={"help": "Scale of the adapters. Left out: 2 x lora_r."})
-    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the adapters."})
-    lora_target_modules: list[str] | None = field(
-        default=None, metadata={"help": "Modules that get an adapter. Left out: all linear layers but the output."}
+    lora_r: int | None = field(
+        default=None, metadata={"help": "Rank of the LoRA adapters. Default: train all weights.", "min": 1}
     )
-    use_dora: bool = field(default=False, metadata={"help": "Weight-decomposed adapters (DoRA)."})
+    lora_alpha: int | None = field(
+        default=None, metadata={"help": "Scale (alpha) of the LoRA adapters. Default: 2 * lora_r."}
+    )
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout probability of the adapters' inputs."})
+    lora_target_modules: list[str] | None = field(
+        default=None,
+        metadata={"help": "Names of the modules that get an adapter. Default: all linear layers except the output."},
+    )
+    use_dora: bool = field(default=False, metadata={"help": "Use weight-decomposed adapters (DoRA)."})
     load_in_4bit: bool = field(
-        default=False, metadata={"help": "Keep the frozen weights in 4 bits (QLoRA); needs the extra `qlora`."}
+        default=False, metadata={"help": "Quantize the frozen weights to 4 bits (QLoRA). Requires the extra `qlora`."}
     )
 
     def __post_init__(self):
-        options = ("use_dora", "load_in_4bit", "lora_alpha", "lora_dropout", "lora_target_modules")
-        alone = [name for name in options if getattr(self, name)]
-        if self.lora_r is None and alone:
-            raise ValueError(f"`--{alone[0]}` belongs to adapters: give `--lora_r` too, e.g. 16")
+        options = [option.name for option in fields(self) if option.name != "lora_r" and getattr(self, option.name)]
+        if self.lora_r is None and options:
+            raise ValueError(f"`--{options[0]}` belongs to adapters: give `--lora_r` too, e.g. 16")
 
 
 @dataclass
 class PretrainArguments:
-    """What a new model learns to predict, and what the recipe does around the Trainer."""
+    """What a new model learns to predict, and what the recipe does in addition to the Trainer."""
 
     _argument_group_name = "pretraining"  # of `--help`
 
     objective: str = field(
         default="causal",
         metadata={
-            "help": "Predict the next token, what stands between two texts (fim), or hidden tokens (masked: BERT).",
+            "help": "Predict the next token (causal), also the middle of a text from its two ends (fim: fill in the "
+            "middle), or masked tokens (masked, as in BERT).",
             "choices": ["causal", "fim", "masked"],
         },
     )
-    fim_rate: float = field(default=0.5, metadata={"help": "Share of the texts parted for --objective fim."})
-    fim_spm_rate: float = field(default=0.5, metadata={"help": "Share of those that begin with the suffix."})
-    mlm_probability: float = field(default=0.15, metadata={"help": "Share of the tokens hidden by --objective masked."})
-    early_stopping_patience: int | None = field(
-        default=None,
+    fim_rate: float = field(
+        default=0.5,
         metadata={
-            "help": "Train until converged: stop after this many evaluations without a lower validation loss, and keep "
-            "the best weights. Needs --eval_strategy steps or epoch."
+            "help": "Fraction of the documents that are rearranged for filling in the middle, from 0 to 1.",
+            "min": 0,
+            "max": 1,
+            "requires": ("objective", "fim"),
         },
     )
-    sample_prompt: str = field(default="", metadata={"help": "Prompt of the text generated at the end."})
-
-    def __post_init__(self):
-        for name in ("fim_rate", "fim_spm_rate", "mlm_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`--{name}` is {getattr(self, name)}: give a share, from 0 to 1")
-        if not self.mlm_probability:
-            raise ValueError("`--mlm_probability` is 0: give a share above it, or nothing is predicted")
+    fim_spm_rate: float = field(
+        default=0.5,
+        metadata={
+            "help": "Fraction of the rearranged documents in the order suffix-prefix-middle, from 0 to 1; the others "
+            "are in the order prefix-suffix-middle.",
+            "min": 0,
+            "max": 1,
+            "requires": ("objective", "fim"),
+        },
+    )
+    mlm_probability: float = field(
+        default=0.15,
+        metadata={
+            "help": "Fraction of the tokens to mask and predict, above 0 and at most 1.",
+            "above": 0,
+            "max": 1,
+            "requires": ("objective", "masked"),
+        },
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={"help": PATIENCE.format("validation loss"), "min": 1},
+    )
+    sample_prompt: str = field(default="", metadata={"help": "Prompt of the sample text generated after training."})
 
 
 @dataclass
 class FinetuneArguments:
-    """What the fine-tuning recipe does around the Trainer."""
+    """What the fine-tuning recipe does in addition to the Trainer."""
 
     _argument_group_name = "fine-tuning"  # of `--help`
 
     early_stopping_patience: int | None = field(
         default=None,
         metadata={
-            "help": "Stop after this many evaluations without a better `--metric_for_best_model` (the loss, if none is "
-            "given), and keep the best weights. Needs --eval_strategy steps or epoch."
+            "help": PATIENCE.format("--metric_for_best_model (default: the loss)"),
+            "min": 1,
         },
     )
 
 
 @dataclass
 class EvalArguments:
-    """Which model to score, against which other one."""
+    """Which model to score, and against which other one."""
 
     _argument_group_name = "evaluation"  # of `--help`
 
-    model_name_or_path: str = field(
-        metadata={"help": "A folder, a Hub id, a .gguf file or the folder of a PEFT adapter."}
-    )
+    model_name_or_path: str = field(metadata={"help": f"{MODEL}, or the folder of a PEFT adapter."})
     baseline: str | None = field(
-        default=None, metadata={"help": "A second model, scored on the same rows; the difference gets a p-value."}
+        default=None,
+        metadata={"help": "A second model to score on the same rows; the difference is reported with a p-value."},
     )
     harness: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Tasks of lm-evaluation-harness (the extra `harness`), by name or as local YAML files; with "
-            "--num_fewshot, --max_eval_samples and --prompt_style chat."
+            "help": "Tasks of lm-evaluation-harness, by name or as local YAML files; --num_fewshot, --max_eval_samples "
+            "and --prompt_style chat apply to them. Requires the extra `harness`."
         },
     )
     output_dir: str | None = field(
         default=None,
-        metadata={"help": "Folder of the results. Left out: one in outputs/eval, named by the model and the tasks."},
+        metadata={"help": "Folder of the results. Default: a folder in outputs/eval named after model and tasks."},
     )
     batch_size: int | None = field(
         default=None,
-        metadata={"help": "Prompts answered together on each rank. Left out: 8, or what a YAML file of a task says."},
+        metadata=BATCH_SIZE | {"help": f"{BATCH_SIZE['help']} Default: that of a task's YAML file, else 8."},
     )
     dtype: str | None = field(
         default=None,
         metadata={
-            "help": "Precision. Left out: bfloat16 where the hardware has it.",
+            "help": "Data type of the weights. Default: bfloat16 if the hardware supports it, else float32.",
             "choices": ["float32", "bfloat16", "float16"],
         },
     )
-    seed: int = field(default=42, metadata={"help": "Seed of the solved examples and of a split."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that a Hub repository brings along."})
+    seed: int = field(default=42, metadata={"help": "Random seed of few-shot examples and of the validation split."})
+    trust_remote_code: bool = field(default=False, metadata=REMOTE_CODE)
 
 
 @dataclass
 class GenerateArguments:
-    """Which prompts to complete, and how; sampling options by their transformers names."""
+    """Which prompts to complete, and how; sampling options have the names that transformers gives them."""
 
     _argument_group_name = "generation"  # of `--help`
 
-    model_name_or_path: str = field(metadata={"help": "A folder, a Hub id or a .gguf file."})
-    prompt: list[str] | None = field(default=None, metadata={"help": "One or several prompts."})
+    model_name_or_path: str = field(metadata={"help": f"{MODEL}."})
+    prompt: list[str] | None = field(default=None, metadata={"help": "One or more prompts."})
     prompt_file: str | None = field(
-        default=None, metadata={"help": 'File of prompts: .txt, one a line, or .jsonl, {"prompt": ...} a line.'}
+        default=None,
+        metadata={"help": 'File of prompts: .txt with one per line, or .jsonl with {"prompt": ...} per line.'},
     )
     suffix: list[str] | None = field(
         default=None,
-        metadata={"help": "What comes behind: a model of `--objective fim` writes the middle. One for each --prompt."},
+        metadata={
+            "help": "Text that follows the completion, one for each --prompt; for a model trained with --objective fim."
+        },
     )
-    output_file: str | None = field(default=None, metadata={"help": "JSON Lines of prompt and completion."})
+    output_file: str | None = field(
+        default=None,
+        metadata={"help": "JSON Lines file for prompts and completions. Default: print them."},
+    )
     prompt_style: str | None = field(default=None, metadata=PROMPT_STYLE)
-    batch_size: int = field(default=8, metadata={"help": "Prompts generated together."})
-    max_new_tokens: int = field(default=128, metadata={"help": "Tokens of a completion at most."})
-    do_sample: bool = field(default=False, metadata={"help": "Draw tokens at random instead of the likeliest."})
-    temperature: float = field(default=1.0, metadata={"help": "Below 1 sharpens, above 1 flattens, with --do_sample."})
-    top_k: int = field(default=50, metadata={"help": "Draw from this many likeliest tokens; 0: from all."})
-    top_p: float = field(default=1.0, metadata={"help": "Draw from the likeliest tokens of this probability together."})
-    repetition_penalty: float = field(default=1.0, metadata={"help": "Above 1 makes tokens already used less likely."})
-    num_beams: int = field(default=1, metadata={"help": "Beams of a beam search."})
-    seed: int = field(default=42, metadata={"help": "Seed of the drawing."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that a Hub repository brings along."})
+    batch_size: int = field(default=8, metadata=BATCH_SIZE)
+    max_new_tokens: int = field(default=128, metadata={"help": "Maximum number of tokens of a completion.", "min": 1})
+    do_sample: bool = field(default=False, metadata={"help": "Sample tokens instead of taking the most likely one."})
+    temperature: float = field(
+        default=1.0,
+        metadata={
+            "help": "Temperature of sampling: the distribution is sharper below 1 and flatter above 1.",
+            "above": 0,
+            "requires": ("do_sample",),
+        },
+    )
+    top_k: int = field(
+        default=50,
+        metadata={"help": "Sample from this many most likely tokens; 0: from all.", "requires": ("do_sample",)},
+    )
+    top_p: float = field(
+        default=1.0,
+        metadata={
+            "help": "Sample from the most likely tokens whose probabilities add up to this.",
+            "requires": ("do_sample",),
+        },
+    )
+    repetition_penalty: float = field(
+        default=1.0,
+        metadata={"help": "Penalty of tokens that occur already; 1 is none, and higher values repeat less."},
+    )
+    num_beams: int = field(default=1, metadata={"help": "Number of beams; 1: no beam search.", "min": 1})
+    seed: int = field(default=42, metadata={"help": "Random seed of sampling."})
+    trust_remote_code: bool = field(default=False, metadata=REMOTE_CODE)

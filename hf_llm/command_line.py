@@ -1,18 +1,16 @@
-"""How a run is described: flags and YAML files, parsed into the dataclasses of the recipe and `TrainingArguments`."""
+"""Flags and YAML files, parsed into the dataclasses of a recipe and `TrainingArguments`."""
 
 import argparse
 import copy
 import dataclasses
 import difflib
-import importlib.util
 import json
-import os
+import math
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from transformers import HfArgumentParser
 
 from hf_llm.arguments import (
@@ -24,54 +22,29 @@ from hf_llm.arguments import (
     ModelArguments,
     TaskArguments,
 )
-from hf_llm.hardware import has_bfloat16
-from hf_llm.mappings import MappingLoader, parse_mapping
-from hf_llm.messages import hide_progress, one_line, show_messages, stop
+from hf_llm.mappings import parse_mapping, read_yaml
+from hf_llm.messages import exit_with_error, set_up_logging
 
-# Settings of a file that would overrule what these flags ask for.
-REPLACED = {"num_train_epochs": ("max_steps",)}
-# The same for the default config, which describes its own small model and run.
-REPLACED_DEFAULTS = REPLACED | {
+OWN_METADATA = ("min", "above", "max", "requires", "excludes", "mapping")  # argparse does not know these
+# Values of TrainingArguments that transformers accepts silently, or refuses hours later without the flag's name.
+TRAINER_BOUNDS = {
+    "learning_rate": {"min": 0},
+    "per_device_train_batch_size": {"min": 1},
+    "per_device_eval_batch_size": {"min": 1},
+    "gradient_accumulation_steps": {"min": 1},
+    **{name: {"above": 0} for name in ("num_train_epochs", "save_steps", "eval_steps", "logging_steps")},
+}
+# Settings of a YAML file that are ignored if the command line has the flag, because they would take precedence over it.
+IGNORED_SETTINGS = {"num_train_epochs": ("max_steps",)}
+# The same for the default config, which describes a small model and a short run.
+IGNORED_DEFAULTS = IGNORED_SETTINGS | {
     "model_type": ("config_overrides", "initializer_range"),
     "config_overrides": ("initializer_range",),
     "early_stopping_patience": ("max_steps",),
-    "streaming": ("max_steps",),  # whose text is not the default's
+    "streaming": ("max_steps",),
 }
-# What transformers takes without a word, or refuses hours later without the flag's name.
-AT_LEAST = {
-    "max_length": 2,
-    "lora_r": 1,
-    **dict.fromkeys(
-        ("min_chars", "passage_min_chars", "decontamination_ngram", "deduplication_ngram", "shard_bytes"), 1
-    ),
-    "learning_rate": 0,
-    "num_fewshot": 0,
-    "new_tokens": 0,
-    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
-    **dict.fromkeys(("max_train_samples", "max_eval_samples"), 1),
-    **dict.fromkeys(("early_stopping_patience", "dataset_num_proc", "batch_size", "max_new_tokens", "num_beams"), 1),
-}
-# Flags that do nothing unless another one is given, or has one of these values.
-IDLE_WITHOUT = {
-    **dict.fromkeys(("fim_rate", "fim_spm_rate"), ("objective", "fim")),
-    "mlm_probability": ("objective", "masked"),
-    **dict.fromkeys(("temperature", "top_k", "top_p"), ("do_sample",)),
-    "language_threshold": ("languages",),
-    **dict.fromkeys(("decontamination_ngram", "decontamination_mode"), ("decontaminate",)),
-    "pseudonym_key_file": ("anonymize", "pseudonyms"),
-    **dict.fromkeys(("jaccard_threshold", "deduplication_ngram"), ("near_deduplication",)),
-    "passage_min_chars": ("passage_deduplication", "lines", "paragraphs"),
-    "ray_address": ("runner", "ray"),
-    "dataset_config_name": ("dataset_name",),
-}
-# Flags that do nothing beside one of these.
-IDLE_BESIDE = {
-    **dict.fromkeys(("vocab_size", "algorithm"), ("tokenizer_name", "model_name_or_path")),
-    "validation_fraction": ("validation_file",),
-}
-ABOVE_ZERO = ("num_train_epochs", "save_steps", "eval_steps", "logging_steps", "temperature")
-# What run_clm.py, TRL, LLaMA-Factory and axolotl call it.
-ELSEWHERE = {
+# Names in run_clm.py, TRL, LLaMA-Factory and axolotl -> names here.
+NAMES_IN_OTHER_TOOLS = {
     **dict.fromkeys(("block_size", "max_seq_length", "cutoff_len", "sequence_len"), "max_length"),
     **dict.fromkeys(("epochs", "num_epochs"), "num_train_epochs"),
     **dict.fromkeys(("batch_size", "micro_batch_size"), "per_device_train_batch_size"),
@@ -85,29 +58,33 @@ ELSEWHERE = {
 }
 
 
-OWN_METADATA = ("mapping",)  # of a field, which argparse does not know
-
-
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults behind the flags, and a recipe's commands as its docstring has them, to be copied."""
+    """Help with the defaults of the flags, and with a recipe's docstring as it is, so that commands can be copied."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 def has_trainer(dataclass_types: list[type]) -> bool:
-    """Whether `TrainingArguments` are among them: by their name, since importing them takes seconds of `--help`."""
+    """Whether `TrainingArguments` is one of them, by its name: importing it would add seconds to `--help`."""
     return any(dataclass_type.__name__ == "TrainingArguments" for dataclass_type in dataclass_types)
 
 
 class RecipeParser(HfArgumentParser):
-    """Flags typed by the dataclasses; an error is one line on stderr, exit status 2, and names what is nearest."""
+    """Parser of a recipe's dataclasses; an error is one line on stderr, with exit status 2."""
 
     def __init__(self, dataclass_types: list[type], description: str | None):
         layout = {"usage": "%(prog)s [--config FILE] [flags]", "formatter_class": HelpFormatter}
         super().__init__(dataclass_types, description=description, allow_abbrev=False, **layout)
         if has_trainer(dataclass_types):
             self._optionals.title = "the Trainer (transformers.TrainingArguments)"
-        self._action_groups.append(self._action_groups.pop(self._action_groups.index(self._optionals)))  # the last
-        self.add_argument("--config", help="YAML file: a saved command line. Flags given beside it override it.")
-        self.origin = ""  # where the flags being parsed come from, for the error message
+            # None: bfloat16 is used if the hardware supports it.
+            self.set_defaults(bf16=None, logging_nan_inf_filter=False)
+            self.set_defaults(restore_callback_states_from_checkpoint=True)  # or early stopping counts from 0 again
+        self._action_groups.append(self._action_groups.pop(self._action_groups.index(self._optionals)))  # last in help
+        self.add_argument("--config", help="YAML file with arguments. Flags on the command line override it.")
+        self.origin = ""  # of the flags being parsed, for error messages
+        self.options = [f for group in dataclass_types for f in dataclasses.fields(group) if f.init]
 
     def _parse_dataclass_field(self, parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:
         """Add the flag of a field, without the metadata that argparse does not know."""
@@ -125,60 +102,77 @@ class RecipeParser(HfArgumentParser):
             self.error(str(error))
 
     def error(self, message: str) -> NoReturn:
-        stop(f"{self.origin}{message}", status=2)
+        exit_with_error(f"{self.origin}{message}", status=2)
 
-    def check_known(self, argv: list[str]) -> None:
-        """End where a flag is unknown, which argparse would say after it missed the required ones."""
+    def check_flags(self, argv: list[str]) -> None:
+        """Exit if a flag is unknown, which argparse reports only after required ones, or if a list is given twice."""
         known = {option for action in self._actions for option in action.option_strings}
         for flag in argv:
             if flag.startswith("--") and " " not in flag and flag_name(flag) not in known:
-                hint = self.nearest(flag) or "; a value that begins with -- is written as `--name=--value`"
+                hint = self.suggest(flag) or "; write a value that begins with -- as `--name=--value`"
                 self.error(f"unknown argument `{flag}`{hint}")
+        for action in self._actions:
+            if action.nargs == "+" and sum(flag_name(flag) in action.option_strings for flag in argv) > 1:
+                self.error(f"`--{action.dest}` is given twice: put all its values after one")
 
-    def nearest(self, name: str) -> str:
-        """The known flag that an unknown one may mean: by another package's name, a part of it, or its letters."""
+    def suggest(self, name: str) -> str:
+        """Return a hint to the known flag nearest to an unknown one: another tool's name, a part of it, or similar."""
         known = [action.dest for action in self._actions if action.dest != "help"]
         dashes, name = "--" * name.startswith("--"), flag_name(name).lstrip("-").replace("-", "_")
-        name = ELSEWHERE[name] if ELSEWHERE.get(name) in known else name
-        holding = [flag for flag in known if min(len(flag), len(name)) > 3 and (name in flag or flag in name)]
-        near = difflib.get_close_matches(name, holding, 1, cutoff=0) or difflib.get_close_matches(name, known, 1)
+        name = NAMES_IN_OTHER_TOOLS[name] if NAMES_IN_OTHER_TOOLS.get(name) in known else name
+        containing = [flag for flag in known if min(len(flag), len(name)) > 3 and (name in flag or flag in name)]
+        near = difflib.get_close_matches(name, containing, 1, cutoff=0) or difflib.get_close_matches(name, known, 1)
         return f"; the nearest is `{dashes}{near[0]}`" if near else ""
 
-    def config_flags(self, path: str, replaced: set[str], flag: str = "config") -> list[str]:
-        """A YAML file, without the keys in `replaced`, as the command line that it stands for, each value checked."""
-        try:
-            text = Path(path).expanduser().read_text(encoding="utf-8")
-            settings = yaml.safe_load(text) or {}
-            typed = yaml.load(text, MappingLoader) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ValueError(f"`--{flag}` {path} cannot be read: {one_line(error)}") from None
-        except ValueError as error:
-            raise ValueError(f"`{path}`: {error}") from None
-        if not isinstance(settings, dict):
-            raise ValueError(f"`--{flag}` {path}: write lines `key: value`")
+    def parse(self, argv: list[str]) -> dict[str, Any]:
+        """Parse flags to values by name; exit if there is anything else."""
+        namespace, unknown = self.parse_known_args(argv)
+        if unknown:
+            self.error(f"unknown argument `{unknown[0]}`{self.suggest(unknown[0])}")
+        return vars(namespace)
+
+    def config_flags(self, argv: list[str], default_config: str | None) -> list[str]:
+        """Flags of the YAML file of `--config`, or of the default one, without settings that `argv` overrides."""
+        namespace, _ = self.parse_known_args([*self.placeholders({}), *argv])
+        path, ignored = namespace.config, IGNORED_SETTINGS
+        if path is None and getattr(namespace, "model_name_or_path", None) is None:
+            path, ignored = default_config, IGNORED_DEFAULTS
+        used = [name for name in flag_names(argv) if getattr(namespace, name, None) is not False]
+        ignored_keys = {key for name in used for key in ignored.get(name, ())}
+        return self.read_config(path, ignored_keys) if path else []
+
+    def read_config(self, path: str, ignored_keys: set[str], flag: str = "config") -> list[str]:
+        """Read a YAML file as flags, and check each value.
+
+        Args:
+            ignored_keys: settings to leave out.
+            flag: the argument that names the file, for error messages.
+
+        Raises:
+            ValueError: the file cannot be read, or has an unknown key.
+        """
+        settings = read_yaml(path, flag)
         known = {action.dest: action for action in self._actions if action.dest not in ("help", "config")}
         for key, value in settings.items():
-            if key in known and value is False and "no" in (known[key].choices or ()):
-                settings[key] = "no"  # what YAML makes of it
-            if isinstance(value, dict):
-                settings[key] = typed[key]
             if key not in known:
-                raise ValueError(f"`{path}`: unknown key `{key}`{self.nearest(str(key))}")
-        settings = {key: value for key, value in settings.items() if value is not None and key not in replaced}
+                raise ValueError(f"`{path}`: unknown key `{key}`{self.suggest(str(key))}")
+            if value is False and "no" in (known[key].choices or ()):
+                settings[key] = "no"  # which YAML reads as False
+        settings = {key: value for key, value in settings.items() if value is not None and key not in ignored_keys}
         flags = [flag for key, value in settings.items() for flag in to_flags(key, value)]
         self.origin = f"`{path}`: "
-        self.parse_known_args([*flags, *self.required_flags(settings)])
+        self.parse_known_args([*flags, *self.placeholders(settings)])
         self.origin = ""
         return flags
 
-    def required_flags(self, settings: dict[str, Any]) -> list[str]:
-        """Stand-ins for required flags that a file need not hold, while the file alone is checked."""
+    def placeholders(self, settings: dict[str, Any]) -> list[str]:
+        """Values for required flags that are not in `settings`, to parse the others without them."""
         missing = [action.dest for action in self._actions if action.required and action.dest not in settings]
         return [f"--{name}=x" for name in missing]
 
 
 def to_flags(key: str, value: Any) -> list[str]:
-    """`key: value` of a YAML file as flags; argparse gives the value its type."""
+    """Write `key: value` of a YAML file as flags, whose values argparse converts."""
     if isinstance(value, list):
         return [f"--{key}", *map(str, value)]
     if isinstance(value, dict):
@@ -195,68 +189,51 @@ def parse_args(
     """Parse a recipe's command line into its dataclasses.
 
     Args:
-        dataclass_types: e.g. `[ModelArguments, DataArguments, TrainingArguments]`; every flag is a field of one.
-        argv: the command line, `sys.argv[1:]` when left out.
-        default_config: file next to the recipe that describes a new model; read when the command line names neither
-            `--config` nor `--model_name_or_path`.
+        dataclass_types: e.g. `[ModelArguments, DataArguments, TrainingArguments]`; each flag is a field of one.
+        argv: the command line. Default: `sys.argv[1:]`.
+        description: text at the top of `--help`.
+        default_config: YAML file of a new model, which is read if the command line has neither `--config` nor
+            `--model_name_or_path`.
 
     Returns:
-        One instance of each dataclass. `TrainingArguments` are made last, after DeepSpeed has been prepared.
+        One instance of each dataclass. `TrainingArguments` must be the last, because making them starts DeepSpeed.
 
     Raises:
         ValueError: unreadable file, unknown key, inconsistent DeepSpeed configuration.
         SystemExit: an unknown flag or a value of the wrong type, with one line on stderr and status 2.
     """
-    show_messages()
+    set_up_logging()
     argv = sys.argv[1:] if argv is None else argv
     parser = RecipeParser(dataclass_types, description)
-    if has_trainer(dataclass_types):
-        # None: neither asked for nor refused, so that bfloat16 is used where the hardware has it.
-        parser.set_defaults(bf16=None, logging_nan_inf_filter=False)
-        parser.set_defaults(restore_callback_states_from_checkpoint=True)  # or patience would begin anew on resuming
-    parser.check_known(argv)
-    named, unknown = parser.parse_known_args([*parser.required_flags({}), *argv])
-    given, config = names_of(argv), named.config
-    replacing = REPLACED
-    if config is None and getattr(named, "model_name_or_path", None) is None:
-        config, replacing = default_config, REPLACED_DEFAULTS
-    asked = [name for name in given if getattr(named, name, None) is not False]
-    replaced = {setting for name in asked for setting in replacing.get(name, ())}
-    flags = parser.config_flags(config, replaced) if config else []
-    namespace, unknown = parser.parse_known_args(flags + argv)
-    if unknown:
-        parser.error(f"unknown argument `{unknown[0]}`{parser.nearest(unknown[0])}")
-    for action in parser._actions:
-        if action.nargs == "+" and sum(name in action.option_strings for name in map(flag_name, argv)) > 1:
-            parser.error(f"`--{action.dest}` is given twice: put all its values behind one")
-    values = vars(namespace)
-    check_bounds(values)
-    in_file = names_of(flags) - given
-    check_used(values, given, in_file)
-    for event in ("save", "eval"):
-        # `--save_steps 100` would do nothing beside a strategy of "no", which is a default or in the file.
-        for names, stronger in ((given, set()), (in_file, given)):
-            if f"{event}_steps" in names and f"{event}_strategy" not in names | stronger:
-                values[f"{event}_strategy"] = "steps"
+    parser.check_flags(argv)
+    config_flags = parser.config_flags(argv, default_config)
+    values = parser.parse(config_flags + argv)
+    named, in_file = flag_names(argv), flag_names(config_flags) - flag_names(argv)
+    check_bounds(parser.options, values)
+    check_effects(parser.options, values, named, in_file)
+    set_strategies(values, named, in_file)
     return tuple(build(dataclass_type, values) for dataclass_type in dataclass_types)
 
 
 def parse_tasks(
     argv: list[str], task_args: EvalTaskArguments, data_args: DataArguments, args: EvalArguments
 ) -> dict[str, tuple[TaskArguments, DataArguments, EvalArguments]]:
-    """The arguments of each `--task` of the evaluation recipe, under the name of the task or of its YAML file.
+    """Parse the arguments of each `--task` of the evaluation recipe.
 
     Args:
         argv: the command line that the other arguments were parsed from.
 
+    Returns:
+        Name of the task, or of its YAML file, and its arguments.
+
     Raises:
-        ValueError: a file cannot be read or has an unknown key, or two tasks have one name.
+        ValueError: a file cannot be read or has an unknown key, or two tasks have the same name.
     """
     tasks = {}
     for entry in task_args.task:
         name = Path(entry).stem
         if name in tasks:
-            raise ValueError(f"`--task` has `{name}` twice, and their results would have one place: rename a file")
+            raise ValueError(f"`--task` has `{name}` twice, and their results the same file name: rename a YAML file")
         tasks[name] = parse_task(entry, argv, task_args, data_args, args)
     return tasks
 
@@ -264,9 +241,9 @@ def parse_tasks(
 def parse_task(
     name: str, argv: list[str], task_args: EvalTaskArguments, data_args: DataArguments, args: EvalArguments
 ) -> tuple[TaskArguments, DataArguments, EvalArguments]:
-    """The arguments of one task, given by its name or as a YAML file, whose settings the flags of `argv` override.
+    """Parse the arguments of one task: a name, or a YAML file, whose settings the flags of `argv` override.
 
-    Of a file the seed counts too, by which rows were split off and drawn, and the batch size.
+    Seed and batch size of the file are used too; the seed decides which rows are drawn.
 
     Raises:
         ValueError: the file cannot be read, or has an unknown key.
@@ -277,12 +254,12 @@ def parse_task(
 
     groups = [ModelArguments, AdapterArguments, TaskArguments, DataArguments, FinetuneArguments, TrainingArguments]
     parser = RecipeParser(groups, None)
-    in_file = parser.config_flags(name, set(), "task")
-    values = vars(parser.parse_known_args([*in_file, *argv])[0])
-    of_file, rest = parser.parse_known_args(in_file)
+    config_flags = parser.read_config(name, set(), "task")
+    values = vars(parser.parse_known_args([*config_flags, *argv])[0])
+    in_file, rest = parser.parse_known_args(config_flags)
     if rest:
-        raise ValueError(f"`--task` {name}: its `task` names several; write a file for each")
-    values["task"] = of_file.task  # the flag is the file's name
+        raise ValueError(f"`--task` {name}: its `task` names several tasks; write a file for each")
+    values["task"] = in_file.task  # the flag names the file
     batch_size = args.batch_size or values["per_device_eval_batch_size"]
     settings = dataclasses.replace(args, seed=values["seed"], batch_size=batch_size)
     return build(TaskArguments, values), build(DataArguments, values), settings
@@ -293,105 +270,64 @@ def flag_name(flag: str) -> str:
     return flag.split("=")[0]
 
 
-def names_of(flags: list[str]) -> set[str]:
-    """The arguments that a command line names."""
-    return {flag_name(flag).lstrip("-").replace("-", "_") for flag in flags if flag.startswith("--")}
+def flag_names(argv: list[str]) -> set[str]:
+    """Names of the arguments in a command line: `["--max-length", "5"]` -> `{"max_length"}`."""
+    return {flag_name(flag).lstrip("-").replace("-", "_") for flag in argv if flag.startswith("--")}
 
 
-def check_bounds(values: dict[str, Any]) -> None:
-    """Refuse numbers that make no sense, before any work."""
-    for name, lowest in AT_LEAST.items():
-        if values.get(name) is not None and not values[name] >= lowest:  # also where it is no number
-            raise ValueError(f"`--{name}` is {values[name]}: give at least {lowest}")
-    for name in ABOVE_ZERO:
-        if values.get(name) is not None and not values[name] > 0:
-            raise ValueError(f"`--{name}` is {values[name]}: give a number above 0")
+def check_bounds(options: list[dataclasses.Field], values: dict[str, Any]) -> None:
+    """Raise an error for a number out of the bounds of its field."""
+    for option in options:
+        bounds, value = TRAINER_BOUNDS.get(option.name, option.metadata), values[option.name]
+        if value is None or not bounds.keys() & {"min", "above"}:
+            continue
+        high_enough = value >= bounds["min"] if "min" in bounds else value > bounds["above"]
+        if not (high_enough and value <= bounds.get("max", math.inf)):  # also if it is NaN
+            remedy = f"at least {bounds['min']}" if "min" in bounds else f"a number above {bounds['above']}"
+            remedy += f" and at most {bounds['max']}" if "max" in bounds else ""
+            raise ValueError(f"`--{option.name}` is {value}: give {remedy}")
     if values.get("max_steps", 1) < 1 and values["max_steps"] != -1:
         raise ValueError(f"`--max_steps` is {values['max_steps']}: give at least 1, or -1 for `--num_train_epochs`")
 
 
-def check_used(values: dict[str, Any], given: set[str], in_file: set[str]) -> None:
-    """Refuse what would do nothing; a file may hold it where the command line overrides what it depends on."""
-    for name, (needed, *choices) in IDLE_WITHOUT.items():
-        named = name in given or (name in in_file and not given & {needed, f"no_{needed}"})
-        value = values.get(needed)
-        if named and not (value in choices if choices else value):
-            remedy = " ".join([needed, *choices[:1]])
-            raise ValueError(f"`--{name}` does nothing without `--{remedy}`: give both or neither")
-    for name, others in IDLE_BESIDE.items():
-        for other in others:
-            if values.get(other) and (name in given or {name, other} <= in_file):
-                raise ValueError(f"`--{name}` does nothing beside `--{other}`: leave one of them out")
+def check_effects(options: list[dataclasses.Field], values: dict[str, Any], named: set[str], in_file: set[str]) -> None:
+    """Raise an error for an argument that would have no effect.
+
+    A file may contain it if the command line overrides what it depends on.
+
+    Args:
+        named: arguments of the command line.
+        in_file: arguments of the YAML file alone.
+    """
+    for option in options:
+        name = option.name
+        if requires := option.metadata.get("requires"):
+            needed, *choices = requires
+            present = name in named or (name in in_file and not named & {needed, f"no_{needed}"})
+            if present and not (values[needed] in choices if choices else values[needed]):
+                remedy = " ".join([needed, *choices[:1]])
+                raise ValueError(f"`--{name}` has no effect without `--{remedy}`: give both or neither")
+        for other in option.metadata.get("excludes", ()):
+            if values[other] and (name in named or {name, other} <= in_file):
+                raise ValueError(f"`--{name}` has no effect with `--{other}`: leave one of them out")
+
+
+def set_strategies(values: dict[str, Any], named: set[str], in_file: set[str]) -> None:
+    """Let `--save_steps` and `--eval_steps` set their strategy to "steps", unless it is given with them.
+
+    With the strategy "no", which is a default or in the file, they would have no effect.
+    """
+    for event in ("save", "eval"):
+        for names, precedence in ((named, set()), (in_file, named)):
+            if f"{event}_steps" in names and f"{event}_strategy" not in names | precedence:
+                values[f"{event}_strategy"] = "steps"
 
 
 def build(dataclass_type: type, values: dict[str, Any]) -> Any:
-    """One dataclass from the parsed values."""
+    """Make one dataclass from the parsed values."""
     fields = {f.name: values[f.name] for f in dataclasses.fields(dataclass_type) if f.init}
     if has_trainer([dataclass_type]):
-        return build_training_arguments(fields)
+        from hf_llm.training.arguments import build_training_arguments
+
+        return build_training_arguments(fields, script=sys.argv[0])
     return dataclass_type(**fields)
-
-
-# Trackers whose package has their name.
-TRACKERS = ("tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "swanlab", "trackio", "dvclive", "codecarbon")
-LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "ter", "repetition")
-
-
-def build_training_arguments(values: dict[str, Any]) -> "TrainingArguments":  # noqa: F821 imported below
-    """`TrainingArguments` with the token kept out, DeepSpeed prepared, and the precision that the hardware has."""
-    import torch
-    from transformers import TrainingArguments
-
-    from hf_llm.distributed.deepspeed_config import prepare_deepspeed
-    from hf_llm.hardware import share_cores
-
-    if token := values.pop("hub_token"):
-        # huggingface_hub finds it there; in the arguments it would be written to training_args.bin and pushed.
-        os.environ["HF_TOKEN"] = token
-    check_trackers(values["report_to"])
-    on_cpu = values["use_cpu"] or not torch.accelerator.is_available()
-    if values["bf16"] is None:
-        values["bf16"] = not values["fp16"] and has_bfloat16(on_cpu)
-    if on_cpu and not values["deepspeed"]:
-        values["use_cpu"] = True  # or TrainingArguments refuses bf16
-    if on_cpu:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found nothing else
-        share_cores()
-    if values["disable_tqdm"]:
-        hide_progress()
-    prepare_deepspeed(values, script=sys.argv[0])
-    if values["push_to_hub"]:
-        check_push(values)
-        # What is published by mistake cannot be taken back.
-        values["hub_private_repo"] = values["hub_private_repo"] is not False
-    if (values["metric_for_best_model"] or "").removeprefix("eval_") in LOWER_IS_BETTER:
-        # The Trainer takes every score but a loss for one to be raised.
-        values["greater_is_better"] = values["greater_is_better"] or False
-    values["remove_unused_columns"] = False  # the collator reads the lengths that the model does not take
-    values["include_num_input_tokens_seen"] = "non_padding"  # what throughput is counted in
-    values["batch_eval_metrics"] = True  # sums per batch, so that evaluation needs no memory for logits
-    return TrainingArguments(**values)
-
-
-def check_trackers(names: str | list[str] | None) -> None:
-    """Refuse at the start a tracker whose package is missing."""
-    for name in [names] if isinstance(names, str) else names or []:
-        packages = ("tensorboard", "tensorboardX") if name == "tensorboard" else (name,)
-        if name in TRACKERS and not any(map(importlib.util.find_spec, packages)):
-            raise ValueError(f"`--report_to` {name} is not installed: `pip install {name}`, or `--report_to none`")
-
-
-def check_push(values: dict[str, Any]) -> None:
-    """Refuse at the start what could only fail, or publish too much, hours later."""
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
-    named = values["hub_model_id"] or Path(values["output_dir"] or "trainer_output").resolve().name
-    try:
-        validate_repo_id(named)
-    except HFValidationError as error:
-        raise ValueError(f"`--hub_model_id` {named} cannot be a repository: {error}") from None
-    if values["hub_strategy"] in ("checkpoint", "all_checkpoints"):
-        raise ValueError(
-            f"`--hub_strategy` {values['hub_strategy']} would publish optimizer states, which are pickles, and local "
-            "paths: take every_save or end"
-        )

@@ -1,18 +1,19 @@
-"""What this machine can do: precisions, cores, the peak rate of its device."""
+"""What this machine can do: precision, cores, peak FLOP/s."""
 
 import logging
 import math
 import os
 import time
+from typing import TYPE_CHECKING
 
-import torch
-from accelerate.utils import get_int_from_env
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
 
 def has_bfloat16(on_cpu: bool) -> bool:
-    """Whether the hardware multiplies bfloat16 matrices itself; emulation is slower than float32."""
+    """Whether the hardware multiplies bfloat16 matrices natively; emulation is slower than float32."""
     import torch
 
     if on_cpu:
@@ -22,24 +23,27 @@ def has_bfloat16(on_cpu: bool) -> bool:
 
 
 def share_cores() -> None:
-    """Give each CPU rank its share of the cores.
+    """Set the number of threads of this CPU rank to its share of the cores, if a launcher set OMP_NUM_THREADS to 1.
 
-    `accelerate launch` and torchrun set OMP_NUM_THREADS to 1 where the user said nothing, and a run of one rank would
-    leave all cores but one idle.
+    `accelerate launch` and torchrun do so by default, and a run of one rank would use one core.
     """
+    import torch
+
     launched = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & os.environ.keys()
     if launched and os.environ.get("OMP_NUM_THREADS") == "1":
-        threads = max(1, len(os.sched_getaffinity(0)) // get_int_from_env(["LOCAL_WORLD_SIZE"], 1))
+        threads = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
         torch.set_num_threads(threads)
-        logger.info(f"CPU: {get_int_from_env(['WORLD_SIZE'], 1)} rank(s), {threads} threads in each")
+        logger.info(f"CPU: {os.environ.get('WORLD_SIZE', 1)} rank(s), {threads} threads in each")
 
 
-# Dense bfloat16 FLOP/s of the data sheets, by a part of the device's name.
+# Dense bfloat16 FLOP/s by a part of the device's name, from NVIDIA's data sheets.
 PEAK_FLOPS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12}
 
 
-def peak_flops(device: torch.device, bf16: bool) -> tuple[float, str]:
-    """FLOP/s that the device can reach, and where the figure is from."""
+def peak_flops(device: "torch.device", bf16: bool) -> tuple[float, str]:
+    """Peak FLOP/s of a device, from its data sheet or else measured on a matrix product, and the source."""
+    import torch
+
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     for part, peak in PEAK_FLOPS.items():
         if part in name:

@@ -1,4 +1,4 @@
-"""What a person reads on the terminal: log messages, progress bars, errors in one line."""
+"""What a user reads on the terminal: log messages, progress bars, errors in one line."""
 
 import contextlib
 import logging
@@ -11,24 +11,27 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 MAX_ERROR_CHARACTERS = 300
-ORIGIN = "_origin"  # column with the file and line of a row, as an error names them
+ORIGIN = "_origin"  # column with the file and line of a row, for error messages
 
 
-def show_messages() -> None:
-    """The package's own messages on stderr, and progress bars: those of rank 0."""
+def set_up_logging() -> None:
+    """Write the package's log messages to stderr, and on other ranks than 0 only errors, without progress bars."""
     if int(os.environ.get("RANK", 0)) > 0:
-        hide_progress()
+        disable_progress_bars()
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-    for message in ("`is_gradient_checkpointing`", "Could not find a config file"):  # PEFT's: nothing for a user to do
+    for message in (
+        "`is_gradient_checkpointing`",
+        "Could not find a config file",
+    ):  # PEFT's, which a user need not act on
         warnings.filterwarnings("ignore", message=message)
     package = logging.getLogger("hf_llm")
     package.handlers = [handler]
     package.setLevel(logging.INFO if int(os.environ.get("RANK", 0)) == 0 else logging.ERROR)
 
 
-def hide_progress() -> None:
-    """No bars of `datasets` and transformers."""
+def disable_progress_bars() -> None:
+    """Turn off the progress bars of `datasets` and transformers."""
     import datasets
     import transformers
 
@@ -36,12 +39,12 @@ def hide_progress() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def stop(message: object, status: int) -> NoReturn:
-    """One line on stderr, from each machine or from the rank that alone has the error; and the exit status."""
+def exit_with_error(message: object, status: int) -> NoReturn:
+    """Write one line to stderr and exit: one line per machine, or that of the only rank that has the error."""
     from tqdm import tqdm
 
     for bar in list(getattr(tqdm, "_instances", [])):
-        bar.close()  # or the message would stand at the end of its line
+        bar.close()  # or the message would continue its line
     first = "0" in (os.environ.get("RANK", "0"), os.environ.get("LOCAL_RANK"))
     # `of_one_rank`: set by a stream on an error that other ranks may not have.
     if first or getattr(message, "of_one_rank", False):
@@ -51,7 +54,7 @@ def stop(message: object, status: int) -> NoReturn:
 
 @contextlib.contextmanager
 def report_errors():
-    """Around a recipe's main: one line on stderr instead of a traceback, which `HF_LLM_TRACEBACK=1` shows.
+    """Report errors of a recipe in one line on stderr; `HF_LLM_TRACEBACK=1` shows the traceback instead.
 
     Bad input (`ValueError`, or a package that an option needs) ends the recipe with status 2; a loss that is not
     finite, a full disk or a failed push with status 1; Ctrl-C with 130.
@@ -64,20 +67,22 @@ def report_errors():
     try:
         yield
     except (ValueError, ImportError) as error:
-        stop(error, status=2)
+        exit_with_error(error, status=2)
     except HTTPError as error:
-        stop(f"the Hub: {error}. Run without `--push_to_hub`, or with another `--hub_model_id` or HF_TOKEN", status=1)
+        remedy = "run without `--push_to_hub`, or with another `--hub_model_id` or HF_TOKEN"
+        exit_with_error(f"the Hub: {error}: {remedy}", status=1)
     except (FloatingPointError, OSError) as error:
-        stop(error, status=1)
+        exit_with_error(error, status=1)
     except KeyboardInterrupt:
-        stop("interrupted; with a checkpoint in `--output_dir`, `--resume_from_checkpoint true` goes on", status=130)
+        remedy = "`--resume_from_checkpoint true` resumes from a checkpoint in `--output_dir`"
+        exit_with_error(f"interrupted; {remedy}", status=130)
 
 
 def one_line(error: Exception, path: str | None = None) -> str:
-    """The message of another library's error in one line, shortened, without the secrets that a URL may hold.
+    """Shorten the message of another library's error to one line, without the secrets that a URL may contain.
 
     Args:
-        path: named beside the message already; it becomes "the file" within it.
+        path: a file that is named next to the message already; in the message it becomes "the file".
     """
     line = " ".join(str(error).split()) or type(error).__name__
     line = line.replace(path, "the file") if path else line
@@ -86,14 +91,18 @@ def one_line(error: Exception, path: str | None = None) -> str:
 
 
 def without_secrets(url: str) -> str:
-    """A URL without what it may hold of users, passwords and signatures."""
+    """Remove user, password, query and fragment from a URL, which may contain secrets."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 @contextlib.contextmanager
 def add_origin(row: dict[str, Any], default: str = "a row"):
-    """Put the row's origin, its file and line, before the message of a `ValueError`."""
+    """Put the origin of a row, its file and line, before the message of a `ValueError`.
+
+    Args:
+        default: origin of a row that has none.
+    """
     try:
         yield
     except ValueError as error:

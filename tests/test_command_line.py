@@ -10,7 +10,6 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
-from hf_llm import command_line
 from hf_llm.arguments import GenerateArguments, ModelArguments, PreparationArguments, PretrainArguments, TextArguments
 from hf_llm.command_line import parse_args
 from hf_llm.messages import report_errors
@@ -95,7 +94,7 @@ def test_flags_override_the_file(parse):
         (["--block_size", "2"], "unknown argument `--block_size`; the nearest is `--max_length`"),
         (["--max-lenght=3"], "unknown argument `--max-lenght=3`; the nearest is `--max_length`"),
         (["--prompt", "--x"], "unknown argument `--prompt`"),
-        (["--run_name", "--x"], "`--x`; a value that begins with -- is written as `--name=--value`"),
+        (["--run_name", "--x"], "`--x`; write a value that begins with -- as `--name=--value`"),
         (["stray"], "unknown argument `stray`"),
         (["--max_length", "many"], "argument --max_length/--max-length: invalid int value: 'many'"),
         (["--lr_scheduler_type", "cosin"], "invalid choice: 'cosin'"),
@@ -143,13 +142,13 @@ def test_a_required_flag_may_stand_in_the_file_or_beside_it(parse, refusal):
 @pytest.mark.parametrize(
     "argv, config, message",
     [
-        (["--fim_rate=1"], None, "`--fim_rate` does nothing without `--objective fim`: give both or neither"),
-        ([], "mlm_probability: 0.3", "nothing without `--objective masked`"),
-        (["--tokenizer_name", "x", "--vocab_size", "9"], None, "`--vocab_size` does nothing beside `--tokenizer_name`"),
+        (["--fim_rate=1"], None, "`--fim_rate` has no effect without `--objective fim`: give both or neither"),
+        ([], "mlm_probability: 0.3", "no effect without `--objective masked`"),
+        (["--tokenizer_name", "x", "--vocab_size", "9"], None, "`--vocab_size` has no effect with `--tokenizer_name`"),
         (
             [],
             "validation_file: a\nvalidation_fraction: 0.1",
-            "nothing beside `--validation_file`: leave one of them out",
+            "no effect with `--validation_file`: leave one of them out",
         ),
     ],
 )
@@ -161,7 +160,7 @@ def test_a_flag_that_would_do_nothing_is_refused(refusal, argv, config, message)
 @pytest.mark.parametrize(
     "argv, message",
     [
-        (["--ray_address", "ray://head:1"], "nothing without `--runner ray`"),
+        (["--ray_address", "ray://head:1"], "no effect without `--runner ray`"),
         (["--passage_min_chars", "9"], "without `--passage_deduplication lines`"),
         (["--jaccard_threshold=1", "--no_near_deduplication"], "`--near_deduplication`"),
         (["--pseudonym_key_file", "key"], "without `--anonymize pseudonyms`"),
@@ -176,7 +175,7 @@ def test_a_step_that_is_not_taken_has_no_settings(refusal, argv, message):
 def test_a_temperature_without_sampling_is_refused(refusal):
     """The likeliest token is the same at any temperature."""
     argv = ["--model_name_or_path", "x", "--temperature", "2"]
-    assert "nothing without `--do_sample`" in refusal(*argv, classes=[GenerateArguments])
+    assert "no effect without `--do_sample`" in refusal(*argv, classes=[GenerateArguments])
 
 
 @pytest.mark.parametrize(
@@ -210,7 +209,7 @@ def test_the_token_goes_to_the_environment_and_nowhere_else(parse):
 )
 def test_bfloat16_is_used_where_the_hardware_has_it_unless_told_otherwise(parse, monkeypatch, argv, hardware, expected):
     """The user's word wins either way."""
-    monkeypatch.setattr(command_line, "has_bfloat16", lambda on_cpu: hardware)
+    monkeypatch.setattr("hf_llm.training.arguments.has_bfloat16", lambda on_cpu: hardware)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     *_, args = parse(*argv)
     assert args.bf16 is expected
@@ -253,7 +252,7 @@ def test_a_list_given_twice_is_refused(parse, capsys):
     """The first would be forgotten."""
     with pytest.raises(SystemExit):
         parse("--train_file", "a.txt", "--train_file", "b.txt")
-    assert "`--train_file` is given twice: put all its values behind one" in capsys.readouterr().err
+    assert "`--train_file` is given twice: put all its values after one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("pretrain*.yaml")), ids=lambda path: path.stem)
@@ -264,7 +263,7 @@ def test_shipped_files_parse(path, monkeypatch):
         assert values["deepspeed"] is None or (CONFIGS.parent.parent / values["deepspeed"]).is_file()
         values |= {"deepspeed": None, "use_cpu": True}
 
-    monkeypatch.setattr("hf_llm.distributed.deepspeed_config.prepare_deepspeed", without_launcher)
+    monkeypatch.setattr("hf_llm.training.arguments.prepare_deepspeed", without_launcher)
     model, data, _, args = parse_args(PRETRAIN, ["--config", str(path)])
     assert args.output_dir == f"outputs/{path.stem}"
     assert (

@@ -95,7 +95,7 @@ def test_a_new_unigram_is_trained(said, work):
     ("name", "part"),
     {
         "nothing": "nothing is to be added to",
-        "nowhere": "`--new_tokens` extends a vocabulary: name it by `--model_name_or_path`",
+        "nowhere": "`--new_tokens` extends a vocabulary: name the model or tokenizer with",
         "there": "`--output_dir` . exists already and is not an empty folder",
     }.items(),
 )

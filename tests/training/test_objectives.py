@@ -245,8 +245,8 @@ def test_what_does_not_fit_the_objective_is_one_line(processes, corpus, tiny_bas
     with_base = {"tokenizer_name": tiny_base, "config_overrides": format_mapping(ROBERTA)}
     bad = {
         "`--model_type` llama has no masked language model here": {"objective": "masked"},
-        "`--fim_rate` is 2.0: give a share, from 0 to 1": {"objective": "fim", "fim_rate": 2},
-        "`--mlm_probability` is 0: give a share above it": {"objective": "masked", "mlm_probability": 0},
+        "`--fim_rate` is 2.0: give at least 0 and at most 1": {"objective": "fim", "fim_rate": 2},
+        "`--mlm_probability` is 0.0: give a number above 0": {"objective": "masked", "mlm_probability": 0},
         "has no tokens for `--objective` fim": with_base | {"objective": "fim"},
         "has no mask token": with_base | {"objective": "masked", "model_type": "roberta"},
     }
