@@ -41,7 +41,7 @@ for variable, value in {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"
     os.environ.setdefault(variable, value)
 
 PARTS = {  # seconds of each of nine minutes
-    "pretraining": 230,
+    "pretraining": 250,
     "finetuning": 70,
     "attention": 40,
     "zero": 45,
@@ -84,12 +84,12 @@ def pretraining_cells() -> list[dict]:
     ]
     cells = []
     for model, settings in runs:
-        limit = 75 if settings.get("torch_compile") or settings.get("attention") == "flex_attention" else 40
+        limit = 90 if settings.get("torch_compile") or settings.get("attention") == "flex_attention" else 40
         settings = {"by": "hf_llm"} | settings
         cell = {"model": model, "batches": batches[model], "settings": settings, "limit": limit}
         if settings.keys() & {"activation_checkpointing", "loss"}:  # they leave room for more
             cell["batches"] = [2 * batches[model][0], *batches[model][:2]]
-        if limit == 75 or settings.get("attention") == "varlen" or settings.get("loss") == "Liger":
+        if limit == 90 or settings.get("attention") == "varlen" or settings.get("loss") == "Liger":
             cell["needs_gpu"] = True
         cells.append(cell)
     return cells

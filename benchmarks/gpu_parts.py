@@ -457,17 +457,21 @@ def find_documents(model, args, kwargs) -> None:
 
 
 def register_varlen() -> None:
-    """Attention by `torch.nn.attention.varlen.varlen_attn`, without a mask: one kernel for all documents of a batch."""
+    """Attention by `torch.nn.attention.varlen.varlen_attn`, without a mask: one kernel for all documents of a batch.
+
+    It takes half precision only: float32 is computed in bfloat16.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
     def attend(module, query, key, value, attention_mask, scaling=None, **kwargs):
-        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else query.dtype
+        autocast, half = torch.is_autocast_enabled("cuda"), query.dtype in (torch.float16, torch.bfloat16)
+        dtype = query.dtype if half or not query.is_cuda else torch.bfloat16
         rows, heads, width, size = query.shape
         key, value = (part.repeat_interleave(heads // part.shape[1], 1) for part in (key, value))
         flat = [part.to(dtype).transpose(1, 2).reshape(rows * width, heads, size) for part in (query, key, value)]
         borders, longest = documents["cumulative"], documents["longest"]
         output = varlen_attn(*flat, borders, borders, longest, longest, scale=scaling, window_size=(-1, 0))
-        return output.view(rows, width, heads, size), None
+        return output.view(rows, width, heads, size).to(dtype if autocast else query.dtype), None
 
     AttentionInterface.register("varlen", attend)
     AttentionMaskInterface.register("varlen", lambda *args, **kwargs: None)

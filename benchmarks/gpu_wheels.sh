@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 LIMIT_MIB=64
 WHEELS="transformers tokenizers peft datasets dill multiprocess evaluate trl fastokens nltk gguf zstandard
-        defusedxml pydantic pydantic_core typing-inspection hjson"
+        defusedxml pydantic pydantic_core typing-inspection hjson lazy-loader"
 NOT_PINNED="annotated-types==0.8.0 liger-kernel==0.8.5"
 SOURCES="deepspeed rouge_score"  # no wheels in the index: built here, without compiled operators
 
