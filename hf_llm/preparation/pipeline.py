@@ -231,6 +231,7 @@ def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | Non
     """Prepare `args.files` and write the result to `args.output_dir`, which appears complete or not at all.
 
     Args:
+        args: the files, the steps and their settings.
         tokenizer: counts the tokens of the remaining texts. Default: they are not counted.
 
     Returns:
