@@ -15,6 +15,22 @@ from hf_llm.files import (
 )
 
 
+def test_a_file_appears_complete_or_not_at_all(tmp_path, monkeypatch):
+    """If the process is killed while writing, the old content is left."""
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", killed)
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    write_text(path, "ünew")
+    assert path.read_text(encoding="utf-8") == "ünew" and os.listdir(tmp_path) == ["file.txt"]
+
+
 def test_an_error_leaves_the_earlier_file_and_nothing_else(tmp_path):
     """Neither half of the new one nor its temporary file."""
     write_text(tmp_path / "new" / "a.txt", "earlier")

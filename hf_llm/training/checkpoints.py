@@ -1,4 +1,4 @@
-"""Checkpoints that are complete or ignored: a manifest is written last, and only what has one is resumed from."""
+"""Checkpoints with a manifest, which is written last: a run is only resumed from a checkpoint that has one."""
 
 import json
 import logging
@@ -24,22 +24,25 @@ CHECKPOINT_MANIFEST = "complete.json"
 
 
 def write_manifest(checkpoint: Path, run: dict[str, object]) -> None:
-    """List the checkpoint's files with their sizes in `complete.json`, beside the facts of the run."""
+    """Write `complete.json`: the checkpoint's files with their sizes in bytes, and the facts of the run."""
     files = {str(f.relative_to(checkpoint)): f.stat().st_size for f in sorted(checkpoint.rglob("*")) if f.is_file()}
     write_text(checkpoint / CHECKPOINT_MANIFEST, json.dumps({"run": run, "files": files}, indent=1) + "\n")
 
 
 def read_manifest(checkpoint: Path) -> dict:
-    """The manifest of a complete checkpoint.
+    """Read the manifest of a checkpoint, and check that the checkpoint is complete.
+
+    Returns:
+        `{"run": facts, "files": {path: bytes}}`.
 
     Raises:
-        ValueError: no manifest, or a file is missing or has another size: the checkpoint is half written.
+        ValueError: there is no manifest, or a file is missing or has another size.
     """
     try:
         manifest = json.loads((checkpoint / CHECKPOINT_MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise ValueError(
-            f"checkpoint `{checkpoint}` has no {CHECKPOINT_MANIFEST}: it is half written or not one of ours"
+            f"checkpoint `{checkpoint}` has no {CHECKPOINT_MANIFEST}: it is half written or was not written by hf_llm"
         ) from None
     for name, size in manifest["files"].items():
         path = checkpoint / name
@@ -48,8 +51,8 @@ def read_manifest(checkpoint: Path) -> dict:
     return manifest
 
 
-def complete_checkpoints(output_dir: str) -> list[Path]:
-    """The complete checkpoints of a run, oldest first; each incomplete one is named in the log."""
+def find_complete_checkpoints(output_dir: str) -> list[Path]:
+    """List the complete checkpoints in a folder by their step, and log which ones are incomplete."""
     complete = []
     for name in sort_checkpoints(output_dir) if Path(output_dir).is_dir() else []:
         try:
@@ -61,25 +64,33 @@ def complete_checkpoints(output_dir: str) -> list[Path]:
 
 
 def find_checkpoint(resume_from_checkpoint: str | None, output_dir: str) -> str | None:
-    """The checkpoint folder that `--resume_from_checkpoint` (true, or a folder) means; None starts from step 0.
+    """Find the checkpoint to resume from.
+
+    Args:
+        resume_from_checkpoint: `true` for the newest complete one in `output_dir`, the path of a checkpoint, or `false`
+            or None for a new run.
+
+    Returns:
+        The checkpoint's folder; None starts from step 0.
 
     Raises:
-        ValueError: the named folder is half written; the output folder holds checkpoints of an earlier run, which
-            would be mixed up with the new ones, or cannot be written to.
+        ValueError: the named checkpoint is incomplete; a new run would mix its checkpoints with those of an earlier run
+            in `output_dir`; or `output_dir` cannot be written to.
     """
     check_writable(output_dir)
-    asked = str(resume_from_checkpoint or "false").lower()
-    if asked not in ("true", "false"):
-        read_manifest(Path(resume_from_checkpoint).expanduser())
-        return str(Path(resume_from_checkpoint).expanduser())
-    complete = complete_checkpoints(output_dir)
-    if asked == "true":
+    value = str(resume_from_checkpoint or "false").lower()
+    if value not in ("true", "false"):
+        checkpoint = Path(resume_from_checkpoint).expanduser()
+        read_manifest(checkpoint)
+        return str(checkpoint)
+    complete = find_complete_checkpoints(output_dir)
+    if value == "true":
         if not complete:
             logger.warning(f"No complete checkpoint in {output_dir}: starting from step 0")
         return str(complete[-1]) if complete else None
     if complete:
         raise ValueError(
-            f"`--output_dir` {output_dir} holds {complete[-1].name} of an earlier run: go on with "
+            f"`--output_dir` {output_dir} holds {complete[-1].name} of an earlier run: resume it with "
             "`--resume_from_checkpoint true`, or name another folder"
         )
     if (Path(output_dir) / "config.json").exists():
@@ -88,10 +99,13 @@ def find_checkpoint(resume_from_checkpoint: str | None, output_dir: str) -> str 
 
 
 def check_same_run(checkpoint: str, run: dict[str, object]) -> None:
-    """Resuming is exact only where data, row length, batch and seed are the ones that the checkpoint was made with.
+    """Refuse to resume from a checkpoint that was written with other data or settings: resuming would not be exact.
+
+    Args:
+        run: the facts of the new run, see `run_facts`.
 
     Raises:
-        ValueError: every difference, with both values.
+        ValueError: facts differ; the message lists each with both values.
     """
     before = read_manifest(Path(checkpoint))["run"]
     changed = [f"{key} was {before.get(key)} and is {value}" for key, value in run.items() if before.get(key) != value]
@@ -100,21 +114,22 @@ def check_same_run(checkpoint: str, run: dict[str, object]) -> None:
 
 
 class CompleteCheckpoints(TrainerCallback):
-    """Writes the manifest when every rank has finished its part, and only then removes the oldest checkpoints.
+    """Write a checkpoint's manifest when all ranks have saved their files, and only then remove the oldest checkpoints.
 
-    The Trainer itself removes old checkpoints before the other ranks have written the new one. So its
-    `save_total_limit` is taken over here.
+    The Trainer removes old checkpoints before the other ranks have written the new one. So this callback sets the
+    `save_total_limit` of its arguments to None, and removes them itself.
 
     Args:
-        run: facts written into the manifest, which `check_same_run` compares on resuming.
+        args: the Trainer's arguments, changed as described.
+        run: facts for the manifest, which `check_same_run` compares when a run is resumed.
     """
 
-    def __init__(self, args, run: dict[str, object]):
+    def __init__(self, args: TrainingArguments, run: dict[str, object]):
         self.run = run
         self.save_total_limit, args.save_total_limit = args.save_total_limit, None
 
     def on_train_begin(self, args, state, control, **kwargs):
-        # Resumed from an earlier one: later checkpoints are written anew, and must not count as complete meanwhile.
+        # Checkpoints after the one resumed from will be written again, and must not count as complete until then.
         for name in sort_checkpoints(args.output_dir) if args.should_save else []:
             if int(name.rpartition("-")[2]) > state.global_step:
                 (Path(name) / CHECKPOINT_MANIFEST).unlink(missing_ok=True)
@@ -130,43 +145,49 @@ class CompleteCheckpoints(TrainerCallback):
 
 
 def save_final_model(trainer: Trainer) -> None:
-    """Write model, config, generation config and tokenizer beside the final place, check them, then move them there.
+    """Save model, config, generation config and tokenizer to a temporary folder, check them, and move them into place.
 
-    A reader of the folder sees the old model or the new one. Without `training_args.bin`: a pickle with user paths.
+    Readers of the output folder see the old model or the new one. `training_args.bin`, a pickle with user paths, is
+    left out. All ranks must call.
+
+    Raises:
+        RuntimeError: weights are missing in the saved files.
     """
     args = trainer.args
-    beside = Path(args.output_dir) / "_saving"
+    temporary = Path(args.output_dir) / "_saving"
     if args.should_save:
-        shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed here; its shards may have other names
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a killed run; its shards may have other names
     trainer.accelerator.wait_for_everyone()
-    trainer.model.config.use_cache = True  # the Trainer switched it off for training; users of the folder generate
-    trainer.save_model(str(beside), _internal_call=True)  # internal: the push has its own time and place
+    trainer.model.config.use_cache = True  # off during training; users of the folder generate
+    trainer.save_model(str(temporary), _internal_call=True)  # _internal_call: do not push
     trainer.accelerator.wait_for_everyone()
     if args.should_save:
-        (beside / "training_args.bin").unlink()
-        check_weights(beside, trainer.model)
+        (temporary / "training_args.bin").unlink()
+        check_weights(temporary, trainer.model)
         for pattern in ("model*.safetensors*", "adapter_*", "config.json"):  # a whole model, or an adapter
             for stale in Path(args.output_dir).glob(pattern):
-                if not (beside / stale.name).exists():
+                if not (temporary / stale.name).exists():
                     stale.unlink()
-        for path in sorted(beside.iterdir(), key=lambda path: path.name == "config.json"):  # config.json last
+        for path in sorted(temporary.iterdir(), key=lambda path: path.name == "config.json"):  # config.json last
             os.replace(path, Path(args.output_dir) / path.name)
-        shutil.rmtree(beside)
+        shutil.rmtree(temporary)
     trainer.accelerator.wait_for_everyone()
     trainer.model.config.use_cache = args.use_cache
 
 
 def check_weights(folder: Path, model: PreTrainedModel) -> None:
-    """The folder's safetensors files hold as many elements as the model, or its adapter, has parameters.
+    """Check that the folder's safetensors files hold as many elements as the model, or its adapter, has parameters.
 
-    Tied ones are counted once.
+    Tied parameters are counted once. Names are not compared, because transformers renames parameters of some models
+    when it saves them, or splits their experts.
 
-    Names are not compared: transformers saves some models under other names, or with their experts apart.
+    Raises:
+        RuntimeError: there are fewer elements than parameters.
     """
     saved = 0
     for path in folder.glob("*.safetensors"):
         with safe_open(path, "pt") as tensors:
-            shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118 no mapping
+            shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118 not a mapping
         saved += sum(math.prod(shape) for shape in shapes)
     expected = count_parameters(model, trained=hasattr(model, "get_base_model"))
     if saved < expected:
@@ -206,13 +227,13 @@ def optimizer_facts(args: TrainingArguments) -> dict[str, Any]:
 
 
 def rows_facts(rows: Dataset) -> dict[str, Any]:
-    """Number of rows, and a hash of a thousand of them."""
-    spread = np.unique(np.linspace(0, len(rows) - 1, 1000).astype(int))
-    return {"rows": len(rows), "data": Hasher.hash([ids.tolist() for ids in rows.select(spread)["input_ids"]])}
+    """Number of rows, and a hash of a thousand of them, evenly spaced."""
+    sample = np.unique(np.linspace(0, len(rows) - 1, 1000).astype(int))
+    return {"rows": len(rows), "data": Hasher.hash([ids.tolist() for ids in rows.select(sample)["input_ids"]])}
 
 
 def adapter_facts(model: PreTrainedModel) -> dict[str, Any]:
-    """Settings of adapters that loading their weights does not bring back."""
+    """Settings of an adapter that are not restored with its weights."""
     if not hasattr(model, "peft_config"):
         return {}
     config = model.peft_config["default"]

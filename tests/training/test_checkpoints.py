@@ -2,13 +2,11 @@
 
 import json
 import logging
-import os
 from pathlib import Path
 
 import pytest
 from tiny import new_tokenizer, new_trainer
 
-from hf_llm.files import write_text
 from hf_llm.training import checkpoints
 from hf_llm.training.checkpoints import (
     CompleteCheckpoints,
@@ -22,7 +20,7 @@ RUN = {"rows": 10, "seed": 42, "batch": 8}
 
 
 def write_checkpoint(output_dir, step, run=RUN):
-    """A complete checkpoint, with a file in a folder as DeepSpeed writes them."""
+    """Write a complete checkpoint, with a file in a subfolder as DeepSpeed does."""
     checkpoint = output_dir / f"checkpoint-{step}"
     (checkpoint / "global_step").mkdir(parents=True)
     (checkpoint / "model.safetensors").write_bytes(b"weights")
@@ -44,20 +42,20 @@ def missing(checkpoint):
 
 
 DAMAGES = {
-    no_manifest: "has no complete.json: it is half written or not one of ours",
+    no_manifest: "has no complete.json: it is half written or was not written by hf_llm",
     truncated: "is half written: global_step/rank_0.pt is missing or has another size",
     missing: "is half written: model.safetensors is missing or has another size",
 }
 
 
 def test_a_complete_checkpoint_is_recognised(tmp_path):
-    """With the facts of its run."""
+    """Its manifest has the facts of the run."""
     assert read_manifest(write_checkpoint(tmp_path, 3))["run"] == RUN
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_refused_when_named_and_ignored_when_not(tmp_path, damage, caplog):
-    """The newest complete one is taken instead, and the log says what was passed over."""
+    """Otherwise the newest complete one is used, and the log names the one that was ignored."""
     write_checkpoint(tmp_path, 5)
     damaged = write_checkpoint(tmp_path, 10)
     damage(damaged)
@@ -69,7 +67,7 @@ def test_a_damaged_checkpoint_is_refused_when_named_and_ignored_when_not(tmp_pat
 
 
 def test_true_means_the_newest_by_step(tmp_path):
-    """100 comes after 20, whatever the order of writing and of the alphabet."""
+    """100 is newer than 20, whatever the order of writing and of the alphabet."""
     for step in (100, 20, 3):
         write_checkpoint(tmp_path, step)
     assert find_checkpoint("True", str(tmp_path)) == str(tmp_path / "checkpoint-100")
@@ -77,28 +75,28 @@ def test_true_means_the_newest_by_step(tmp_path):
 
 @pytest.mark.parametrize("asked", ["true", "false", None])
 def test_a_folder_without_complete_checkpoints_starts_from_step_0(tmp_path, asked):
-    """A new folder, and one that a run died in before its first checkpoint was whole."""
+    """A new folder, and one whose run was killed before its first checkpoint was complete."""
     assert find_checkpoint(asked, str(tmp_path / "new")) is None
     no_manifest(write_checkpoint(tmp_path, 5))
     assert find_checkpoint(asked, str(tmp_path)) is None
 
 
-def test_a_named_folder_is_taken(tmp_path):
-    """Also of another output folder."""
+def test_a_named_checkpoint_is_used(tmp_path):
+    """Also one in another output folder."""
     checkpoint = write_checkpoint(tmp_path / "a", 5)
     assert find_checkpoint(str(checkpoint), str(tmp_path / "b")) == str(checkpoint)
 
 
 @pytest.mark.parametrize("asked", [None, "false"])
 def test_a_new_run_does_not_mix_its_checkpoints_with_those_of_an_earlier_one(tmp_path, asked):
-    """The error names the checkpoint and both ways out."""
+    """The error names the checkpoint and both remedies."""
     write_checkpoint(tmp_path, 5)
     with pytest.raises(ValueError, match=r"holds checkpoint-5 of an earlier run: .*--resume_from_checkpoint true`, or"):
         find_checkpoint(asked, str(tmp_path))
 
 
 def test_a_checkpoint_of_another_run_is_refused_with_every_difference(tmp_path):
-    """Each with both values; the same run passes."""
+    """Each difference with both values; equal facts pass."""
     checkpoint = str(write_checkpoint(tmp_path, 5))
     check_same_run(checkpoint, RUN)
     with pytest.raises(ValueError) as error:
@@ -106,24 +104,8 @@ def test_a_checkpoint_of_another_run_is_refused_with_every_difference(tmp_path):
     assert "is of another run: rows was 10 and is 11; batch was 8 and is 4" in str(error.value)
 
 
-def test_a_file_appears_complete_or_not_at_all(tmp_path, monkeypatch):
-    """Killed while writing, the old content stands."""
-    path = tmp_path / "file.txt"
-    write_text(path, "old")
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(os, "replace", killed)
-        write_text(path, "new")
-    assert path.read_text() == "old"
-    write_text(path, "ünew")
-    assert path.read_text(encoding="utf-8") == "ünew" and os.listdir(tmp_path) == ["file.txt"]
-
-
 def train(output_dir, **settings):
-    """Four steps, a checkpoint at each."""
+    """Train four steps with a checkpoint at each, and return the names of those that are left."""
     settings = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2} | settings
     trainer = new_trainer(output_dir, new_tokenizer(), **settings)
     trainer.add_callback(CompleteCheckpoints(trainer.args, RUN))
@@ -132,7 +114,7 @@ def train(output_dir, **settings):
 
 
 def test_a_run_keeps_the_newest_checkpoints_complete_and_without_pickled_arguments(tmp_path):
-    """`save_total_limit` of them; `training_args.bin` holds user paths and is not kept."""
+    """`save_total_limit` of them; `training_args.bin`, which holds user paths, is removed."""
     assert train(tmp_path) == ["checkpoint-3", "checkpoint-4"]
     for step in (3, 4):
         files = read_manifest(tmp_path / f"checkpoint-{step}")["files"]
@@ -146,12 +128,12 @@ def test_without_a_limit_all_checkpoints_stay(tmp_path):
 
 
 def test_the_best_checkpoint_is_not_removed(tmp_path):
-    """With a learning rate that makes things worse, an early one is the best; it stays beside the last."""
+    """With a learning rate that is far too high an early checkpoint is the best one; it and the last one are kept."""
     settings = {"eval_strategy": "steps", "eval_steps": 1, "learning_rate": 3.0, "lr_scheduler_type": "constant"}
     best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": False}
     kept = train(tmp_path, **settings, **best)
     best = json.loads((tmp_path / "checkpoint-4" / "trainer_state.json").read_text())["best_model_checkpoint"]
-    assert Path(best).name in ("checkpoint-1", "checkpoint-2"), "the run was to get worse"
+    assert Path(best).name in ("checkpoint-1", "checkpoint-2"), "the loss was expected to rise"
     assert kept == [Path(best).name, "checkpoint-4"]
 
 

@@ -1,4 +1,4 @@
-"""A run stops when it must, says how fast it was, resumes exactly, and leaves a folder that is complete."""
+"""A run stops on errors, logs its speed, resumes exactly, and leaves a complete folder."""
 
 import json
 import logging
@@ -29,14 +29,14 @@ def run(trainer, checkpoint=None):
     return run_training(trainer, checkpoint, packing=True, reports=REPORTS)
 
 
-class At(TrainerCallback):
-    """Does something to the model at a moment of one step."""
+class AtStep(TrainerCallback):
+    """Call `act(model)` at one event, e.g. `on_step_begin`, of one step."""
 
-    def __init__(self, moment, step, act):
+    def __init__(self, event, step, act):
         self.step, self.act = step, act
-        setattr(self, moment, self.do)
+        setattr(self, event, self.call)
 
-    def do(self, args, state, control, model=None, **kwargs):
+    def call(self, args, state, control, model=None, **kwargs):
         if state.global_step == self.step:
             self.act(model)
 
@@ -58,19 +58,19 @@ def finished(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "moment, act, message",
+    "event, act, message",
     [
         ("on_step_begin", break_weights, "the loss of step 3 is not finite"),
         ("on_pre_optimizer_step", break_gradients, "the weights after step 3 are not finite"),
     ],
 )
-def test_a_loss_that_is_not_finite_stops_the_run_at_once(tmp_path, moment, act, message):
-    """At the very step, before anything of it is saved, with the last good checkpoint named.
+def test_a_loss_that_is_not_finite_stops_the_run_at_once(tmp_path, event, act, message):
+    """At that step, before anything of it is saved; the error names the last good checkpoint.
 
-    A gradient that overflows spoils the weights while its own loss looks well: they are not saved either.
+    An infinite gradient breaks the weights while the loss of its own step is finite: they are not saved either.
     """
     trainer = new_trainer(tmp_path, TOKENIZER, **EVERY_STEP)
-    trainer.add_callback(At(moment, 2, act))
+    trainer.add_callback(AtStep(event, 2, act))
     with pytest.raises(FloatingPointError, match=f"{message}; last good checkpoint: {tmp_path}/checkpoint-2. Lower"):
         run(trainer)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-2"]
@@ -78,17 +78,17 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_once(tmp_path, moment, act, 
     assert all(tensor.isfinite().all() for tensor in weights.values())
 
 
-def test_weights_that_end_broken_are_not_saved(tmp_path):
-    """The last step has no next one whose loss would show it."""
+def test_weights_that_the_last_step_breaks_are_not_saved(tmp_path):
+    """No later step has a loss that would show it."""
     trainer = new_trainer(tmp_path, TOKENIZER)
-    trainer.add_callback(At("on_pre_optimizer_step", 3, break_gradients))
+    trainer.add_callback(AtStep("on_pre_optimizer_step", 3, break_gradients))
     with pytest.raises(FloatingPointError, match=r"weights after step 4 .* last good checkpoint: none was saved"):
         run(trainer)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_token_that_a_cut_leaves_over_does_not_stop_the_run(tmp_path):
-    """Alone in a batch it would have nothing to predict, and a loss of 0 / 0."""
+def test_documents_one_token_longer_than_two_rows_do_not_stop_the_run(tmp_path):
+    """A last piece of one token would have nothing to predict, and a loss of 0 / 0."""
     trainer = new_trainer(tmp_path, TOKENIZER, per_device_train_batch_size=1, max_steps=20)
     (ids,) = TOKENIZER(["a" * 300], add_special_tokens=False).input_ids
     trainer.train_dataset, _ = pack(Dataset.from_dict({"input_ids": [ids[:33]] * 5}), 16, packing=False)
@@ -97,7 +97,7 @@ def test_a_token_that_a_cut_leaves_over_does_not_stop_the_run(tmp_path):
 
 
 def test_early_stopping_needs_an_evaluation(tmp_path):
-    """Without one it would never stop; without patience nothing changes."""
+    """Without one the run would never stop; without patience the arguments do not change."""
     args = new_trainer(tmp_path, TOKENIZER).args
     assert enable_early_stopping(args, None) == [] and not args.load_best_model_at_end
     with pytest.raises(ValueError, match=r"`--early_stopping_patience` needs .* add `--eval_strategy epoch`"):
@@ -105,7 +105,7 @@ def test_early_stopping_needs_an_evaluation(tmp_path):
 
 
 def test_early_stopping_ends_the_run_and_keeps_the_best_weights(tmp_path):
-    """Two evaluations after the best one it is over, and the weights of that one are what is left."""
+    """It stops two evaluations after the best one, whose weights are saved."""
     settings = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 20, "learning_rate": 3.0}
     args = new_trainer(tmp_path, TOKENIZER, **settings).args
     callbacks = enable_early_stopping(args, 2)
@@ -118,7 +118,7 @@ def test_early_stopping_ends_the_run_and_keeps_the_best_weights(tmp_path):
 
 
 def test_a_resumed_run_ends_with_the_same_bits(finished, tmp_path, caplog):
-    """Two of four steps, then the rest: every weight equals that of the run in one go; the log says where."""
+    """Resumed after two of four steps, every weight equals that of an uninterrupted run; the log names the step."""
     caplog.set_level(logging.INFO, "hf_llm")
     _, _, folder = finished
     shutil.copytree(folder / "checkpoint-2", tmp_path / "checkpoint-2")
@@ -128,8 +128,8 @@ def test_a_resumed_run_ends_with_the_same_bits(finished, tmp_path, caplog):
     assert f"Resuming from step 2: {tmp_path}/checkpoint-2" in caplog.messages
 
 
-def test_no_weight_that_is_tied_is_called_missing(tmp_path, caplog, monkeypatch):
-    """It has no place of its own in a checkpoint; of another one the Trainer would still warn."""
+def test_tied_weights_are_not_reported_as_missing(tmp_path, caplog, monkeypatch):
+    """A checkpoint stores tied weights once; weights that are really missing are still reported."""
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     whole = new_trainer(tmp_path / "whole", TOKENIZER, new_model(tie_word_embeddings=True), **EVERY_STEP)
     checkpoint = str(run(whole) and tmp_path / "whole" / "checkpoint-2")
@@ -142,9 +142,9 @@ def test_no_weight_that_is_tied_is_called_missing(tmp_path, caplog, monkeypatch)
 
 @pytest.mark.parametrize("save_strategy", ["steps", "epoch"])
 def test_a_run_killed_after_its_last_checkpoint_is_not_trained_further(tmp_path, save_strategy):
-    """In the middle of an epoch and at its end: the same bits, the same scores, no step; and no training loss of 0.
+    """Within an epoch and at its end: equal weights and scores, no further step, and no training loss of 0.
 
-    The schedule is constant, so that one step more would move the weights.
+    The learning rate is constant, so one more step would change the weights.
     """
     steps = 4 if save_strategy == "steps" else -1
     settings = {"save_strategy": save_strategy, "save_steps": 4, "max_steps": steps, "num_train_epochs": 1}
@@ -162,7 +162,7 @@ def test_a_run_killed_after_its_last_checkpoint_is_not_trained_further(tmp_path,
 
 
 def test_a_finished_run_keeps_its_figures(tmp_path):
-    """Started once more, it has nothing to train, and nothing to say of its own speed."""
+    """Resumed again it trains nothing, and keeps the speed that was measured before."""
     before = run(new_trainer(tmp_path, TOKENIZER, **EVERY_STEP))
     after = run(new_trainer(tmp_path, TOKENIZER, **EVERY_STEP), str(tmp_path / "checkpoint-4"))
     figures = {name for name in before if name.startswith("train_")}
@@ -170,7 +170,7 @@ def test_a_finished_run_keeps_its_figures(tmp_path):
 
 
 def test_more_steps_than_the_checkpoint_had_are_trained(finished, tmp_path, caplog):
-    """A finished run goes on where `--max_steps` is raised; that the schedule changes is said."""
+    """A finished run continues when `--max_steps` is raised, with a warning that the schedule changes."""
     shutil.copytree(finished[2] / "checkpoint-4", tmp_path / "checkpoint-4")
     trainer = new_trainer(tmp_path, TOKENIZER, max_steps=6)
     run(trainer, str(tmp_path / "checkpoint-4"))
@@ -178,7 +178,7 @@ def test_more_steps_than_the_checkpoint_had_are_trained(finished, tmp_path, capl
 
 
 def test_early_stopping_is_resumed_with_the_patience_that_was_left(tmp_path):
-    """Killed between two evaluations, or after the one that stopped it: it stops at the same step, with the best."""
+    """Killed before or after the evaluation that stops it, it ends at the same step with the same best weights."""
     settings = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 20, "learning_rate": 3.0}
 
     def start(folder, checkpoint=None):
@@ -202,7 +202,7 @@ def test_early_stopping_is_resumed_with_the_patience_that_was_left(tmp_path):
     ],
 )
 def test_a_run_with_other_settings_is_not_resumed(finished, tmp_path, settings, difference):
-    """Nor one on other data."""
+    """The same holds for other data."""
     checkpoint = str(finished[2] / "checkpoint-2")
     with pytest.raises(ValueError, match=difference):
         run(new_trainer(tmp_path, TOKENIZER, **settings), checkpoint)
@@ -232,7 +232,7 @@ def test_manifests_keep_the_names_of_the_facts_of_a_run(finished):
 
 
 def test_the_final_folder_is_complete_and_ready_to_use(finished):
-    """Model, generation config and tokenizer load; the cache is on; results lie in the Trainer's own files."""
+    """Model, generation config and tokenizer load; the cache is on; the results are in the Trainer's own files."""
     trainer, metrics, folder = finished
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert all(torch.equal(p, trainer.model.get_parameter(name)) for name, p in model.named_parameters())
@@ -245,15 +245,15 @@ def test_the_final_folder_is_complete_and_ready_to_use(finished):
     assert (folder / "train_results.json").exists() and (folder / "eval_results.json").exists()
 
 
-def test_training_goes_on_without_a_cache_after_saving(tmp_path):
-    """A cache would switch the isolation of packed documents off in the evaluation that follows."""
+def test_the_cache_stays_off_in_training_after_saving(tmp_path):
+    """With a cache, packed documents would see each other in the evaluation that follows."""
     trainer = new_trainer(tmp_path, TOKENIZER)
     save_final_model(trainer)
     assert trainer.model.config.use_cache is False
 
 
 def test_saving_removes_what_an_earlier_model_left(tmp_path):
-    """Shards of a larger model, and those of a run that was killed while saving: a reader would mix them up."""
+    """Shards of a larger model, and those of a run killed while saving, would be loaded with the new ones."""
     for stale in ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "_saving/model-9.safetensors"):
         (tmp_path / stale).parent.mkdir(exist_ok=True)
         (tmp_path / stale).write_text("stale")
@@ -266,8 +266,8 @@ def test_saving_removes_what_an_earlier_model_left(tmp_path):
 
 @pytest.mark.parametrize("damage", ["lost", "cut"])
 @pytest.mark.parametrize("tied", [True, False])
-def test_saved_weights_that_are_not_the_models_are_noticed(tmp_path, tied, damage):
-    """A tensor lost on the way, or one with a part of its shape, as a badly gathered ZeRO-3 model has."""
+def test_incomplete_saved_weights_are_an_error(tmp_path, tied, damage):
+    """A tensor is missing, or is only a shard of itself, as after a failed gathering under ZeRO-3."""
     model = new_model(tie_word_embeddings=tied)
     model.save_pretrained(tmp_path)
     check_weights(tmp_path, model)
@@ -281,7 +281,7 @@ def test_saved_weights_that_are_not_the_models_are_noticed(tmp_path, tied, damag
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_flops_of_a_token_equal_a_count_by_hand(tied):
-    """6 for each parameter in a matrix product, 12 for each attended token, layer and channel; no embedding lookup."""
+    """6 for each parameter of a matrix product, 12 for each attended token, layer and channel; 0 for embeddings."""
     hidden, inner, layers, heads, head, vocab = 16, 32, 2, 2, 8, 300
     model = new_model(tie_word_embeddings=tied)
     block = hidden * heads * head + 2 * hidden * head + heads * head * hidden + 3 * hidden * inner + 2 * hidden
@@ -292,30 +292,32 @@ def test_flops_of_a_token_equal_a_count_by_hand(tied):
     assert flops_per_token(model, attended=10.0, logits_share=0.25) == 6 * without_logits + attention
 
 
-def test_a_token_attends_in_its_own_document():
-    """Pieces of 3 and 1 token: three tokens are in a piece of 3, one in a piece of 1."""
+def test_the_attended_length_is_averaged_over_tokens_not_over_documents():
+    """Pieces of 3 and 1 tokens: three tokens are in a piece of 3, one in a piece of 1."""
     rows = packed(["x"], TOKENIZER)[1].select([0]).map(lambda row: {"lengths": [3, 1]})
     assert mean_attended_length(rows) == pytest.approx((3 * 3 + 1) / 4)
 
 
-def test_logits_that_are_skipped_do_not_count_as_done():
-    """One label in four tokens, where the collator skips prompts."""
+def test_skipped_logits_do_not_count_as_computed():
+    """Three labels of four tokens are -100; they count only if the collator skips prompts."""
     rows = Dataset.from_list([{"labels": [-100, -100, 5]}, {"labels": [-100]}])
     assert logits_share(rows, PackingCollator(0, skip_prompts=True)) == 0.25
     assert logits_share(rows, PackingCollator(0)) == 1
 
 
-def test_a_run_says_how_many_steps_its_rows_make():
-    """By epochs, or by steps; packed rows are fewer than examples."""
+def test_the_log_says_how_many_steps_the_rows_make():
+    """From the number of epochs, or from `max_steps`."""
     plan = {"train_batch_size": 4, "gradient_accumulation_steps": 2, "world_size": 2, "dataloader_drop_last": False}
     plan |= {"num_train_epochs": 3, "max_steps": -1, "learning_rate": 5e-5}
-    said = describe_schedule(SimpleNamespace(**plan), 33)
-    assert said == "33 rows, 16 a step: 3 steps an epoch, 9 in all at learning rate 5e-05"
+    assert (
+        describe_schedule(SimpleNamespace(**plan), 33)
+        == "33 rows, 16 a step: 3 steps an epoch, 9 in all at learning rate 5e-05"
+    )
     assert "20 in all" in describe_schedule(SimpleNamespace(**plan | {"max_steps": 20}), 33)
 
 
-def test_throughput_counts_training_and_leaves_out_evaluation_and_saving(tmp_path, monkeypatch):
-    """On a clock by which a step takes 2 s, an evaluation or a checkpoint 100 s: each log has its tokens / 2 s."""
+def test_throughput_excludes_evaluation_and_saving(tmp_path, monkeypatch):
+    """With a clock on which a step takes 2 s, and an evaluation or a checkpoint 100 s."""
     clock = SimpleNamespace(now=0.0)
 
     def perf_counter():
@@ -353,8 +355,8 @@ def test_throughput_counts_training_and_leaves_out_evaluation_and_saving(tmp_pat
 
 
 @pytest.mark.parametrize("model_type", ["gpt_neox", "mixtral"])
-def test_models_that_are_saved_under_other_names_pass_the_check_of_the_weights(tmp_path, model_type):
-    """transformers renames an output layer, or parts experts, when it saves; nothing is missing then."""
+def test_the_check_of_saved_weights_allows_renamed_parameters(tmp_path, model_type):
+    """transformers renames an output layer, or splits experts, when it saves; nothing is missing then."""
     config = AutoConfig.for_model(
         model_type, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=64
     )
