@@ -15,7 +15,7 @@ from hf_llm.messages import report_errors
 def main():
     argv, groups = sys.argv[1:], [EvalTaskArguments, DataArguments, EvalArguments]
     task_args, data_args, args = parse_args(groups, argv, description=__doc__)
-    # Seconds of imports that `--help` and a wrong flag need not wait for.
+    # These imports take seconds, which `--help` and errors in flags need not wait for.
     from hf_llm.distributed.ranks import shut_down
     from hf_llm.evaluation.harness import run_harness, save_harness
     from hf_llm.evaluation.results import compare_and_save, results_folder

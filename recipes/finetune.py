@@ -1,4 +1,4 @@
-"""Fine-tune a causal language model for an application, scored by the application's own metric while it trains.
+"""Fine-tune a causal language model for an application, and evaluate it with the application's metric during training.
 
 accelerate launch recipes/finetune.py --config recipes/configs/summarization.yaml
 accelerate launch recipes/finetune.py --config recipes/configs/translation.yaml --model_name_or_path FOLDER --lora_r 16

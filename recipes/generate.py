@@ -1,9 +1,9 @@
-"""Complete prompts, answer them where the model has a chat template, or fill in what stands before a suffix.
+"""Complete prompts, answer them with a chat model, or fill in the middle between a prompt and a suffix.
 
-    python recipes/generate.py --model_name_or_path outputs/pretrain_tiny --prompt "Return the"
-    python recipes/generate.py --model_name_or_path outputs/pretrain_tiny --prompt_file prompts.txt \
-        --do_sample --temperature 0.8 --top_k 40 --output_file completions.jsonl
-    python recipes/generate.py --model_name_or_path outputs/fim --prompt "def add(a, b):" --suffix "return total"
+python recipes/generate.py --model_name_or_path outputs/pretrain_tiny --prompt "Return the"
+python recipes/generate.py --model_name_or_path outputs/pretrain_tiny --prompt_file prompts.txt \\
+    --do_sample --temperature 0.8 --top_k 40 --output_file completions.jsonl
+python recipes/generate.py --model_name_or_path outputs/fim --prompt "def add(a, b):" --suffix "return total"
 """
 
 from hf_llm.arguments import GenerateArguments
@@ -13,7 +13,7 @@ from hf_llm.messages import report_errors
 
 def main():
     (args,) = parse_args([GenerateArguments], description=__doc__)
-    # Seconds of imports that `--help` and a wrong flag need not wait for.
+    # These imports take seconds, which `--help` and errors in flags need not wait for.
     from hf_llm.data.prompting import uses_chat
     from hf_llm.evaluation.generation import complete, format_prompts, read_prompts, sampling_options
     from hf_llm.files import check_output_file, write_json_lines

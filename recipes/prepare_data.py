@@ -1,4 +1,4 @@
-"""Prepare raw files for training: cleaned, without duplicates, in shards, every dropped row counted by its reason.
+"""Prepare raw files for training: clean, filter and deduplicate documents, write shards, count what is dropped and why.
 
 python recipes/prepare_data.py --files 'raw/*.jsonl.gz' --output_dir data/prepared
 python recipes/prepare_data.py --files crawl books.csv --dataset_text_field body --output_dir data/prepared
@@ -12,7 +12,7 @@ from hf_llm.messages import report_errors
 
 def main():
     (args,) = parse_args([PreparationArguments], description=__doc__)
-    # Imports of seconds, which `--help` and a wrong flag need not wait for, nor a run without a tokenizer for torch.
+    # These imports take seconds, which `--help` and errors in flags need not wait for; torch only for a tokenizer.
     from hf_llm.preparation.pipeline import prepare
     from hf_llm.preparation.report import print_summary
 

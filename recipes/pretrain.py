@@ -1,4 +1,4 @@
-"""Pretrain a language model from raw text: one command, from documents to a checkpoint with its scores.
+"""Pretrain a language model from raw text: from documents to a checkpoint and its scores in one command.
 
 accelerate launch recipes/pretrain.py
 accelerate launch recipes/pretrain.py --train_file 'books/*.txt' --output_dir outputs/books

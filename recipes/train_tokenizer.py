@@ -1,4 +1,4 @@
-"""Train a tokenizer, or extend the vocabulary of a model for a language: new tokens learned, their embeddings set.
+"""Train a tokenizer, or extend the vocabulary of a model, e.g. for another language, and initialize its embeddings.
 
 python recipes/train_tokenizer.py --train_file 'books/*.txt' --vocab_size 32768 --output_dir outputs/tokenizer
 python recipes/train_tokenizer.py --train_file chinese.jsonl --model_name_or_path outputs/pretrain_tiny \\
@@ -14,7 +14,7 @@ from hf_llm.messages import report_errors
 
 def main():
     (args,) = parse_args([TokenizerArguments], description=__doc__)
-    # Seconds of imports that `--help` and a wrong flag need not wait for.
+    # These imports take seconds, which `--help` and errors in flags need not wait for.
     from hf_llm.data.sources import load_splits
     from hf_llm.data.vocabulary import learn_vocabulary
     from hf_llm.files import check_new_folder
