@@ -1,40 +1,26 @@
-"""The last step: a model card beside the weights, and a push to the Hub that is checked file by file."""
+"""The last step of a run: a model card, and a push to the Hub after which every file is compared."""
 
 import json
 import logging
-import math
 import mmap
-import re
 import shlex
-import textwrap
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import (
-    CommitOperationAdd,
-    CommitOperationDelete,
-    EvalResult,
-    HfApi,
-    ModelCard,
-    ModelCardData,
-    get_token,
-)
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from huggingface_hub.utils import filter_repo_objects, validate_repo_id
-from transformers import AutoModelForMaskedLM, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from hf_llm.files import atomic_path
-from hf_llm.models.inspection import detect_auto_class
+from hf_llm.messages import one_line
+from hf_llm.publishing.card import card_hyperparameters, card_results, write_model_card
 
 logger = logging.getLogger(__name__)
 
-# The figures of a run that the model card shows.
-REPORTED = ("eval_loss", "eval_perplexity", "eval_bits_per_byte", "train_tokens_packed", "num_input_tokens_seen")
-# Never pushed: folders (checkpoints), unfinished files, anything pickled (`training_args.bin`, optimizer states), and
-# what names this machine (logs, the best checkpoint's path). `hf upload --exclude` reads the same patterns.
+# Never pushed: folders (checkpoints), unfinished files, pickles (`training_args.bin`, optimizer states), and files with
+# local paths (logs, the best checkpoint's path). `hf upload --exclude` reads the same patterns.
 NOT_PUSHED = [
     "*/*",
     ".*",
@@ -47,15 +33,20 @@ NOT_PUSHED = [
     "*.log",
     "complete.json",
     "trainer_state.json",
-    "predictions.jsonl",  # with the texts that were evaluated
+    "predictions.jsonl",  # contains the evaluated texts
     "events.out.*",
 ]
-# What `from_pretrained` or a reader would mix with the new files if an earlier push had left it in the repository.
-REPLACED = ["*.safetensors", "*.bin", "*.pt", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
+# Deleted from the repository if not pushed again: `from_pretrained` or a reader would mix them with the new files.
+DELETED_IF_OLD = ["*.safetensors", "*.bin", "*.pt", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
 
 
 def publish(trainer: Trainer, results: dict[str, float], *, base_model: str | None, dataset: str | None) -> None:
-    """Write the model card, and with `--push_to_hub` push the final folder, which is complete on the disk by now.
+    """Write the model card, and with `--push_to_hub` push the final folder. Call it last, when all results are saved.
+
+    Args:
+        results: what `run_training` returns.
+        base_model: that was fine-tuned, or None for a new model.
+        dataset: id on the Hub, or None for local files.
 
     Raises:
         ConnectionError: the push failed; the message says how to push again.
@@ -67,24 +58,17 @@ def publish(trainer: Trainer, results: dict[str, float], *, base_model: str | No
         args.output_dir,
         base_model=base_model,
         datasets=[dataset] if dataset else [],
-        # The task's scores are those that have an interval.
-        results={name: value for name, value in results.items() if name in REPORTED or f"{name}_ci95_low" in results},
-        hyperparameters=hyperparameters(args),
+        results=card_results(results),
+        hyperparameters=card_hyperparameters(args),
     )
     if args.push_to_hub:
-        repo_id = trainer.hub_model_id
-        url = push_folder(
-            args.output_dir,
-            repo_id,
-            private=args.hub_private_repo,
-            revision=args.hub_revision,
-            commit_message="Final model",
-        )
+        target = {"private": args.hub_private_repo, "revision": args.hub_revision}
+        url = push_folder(args.output_dir, trainer.hub_model_id, commit_message="Final model", **target)
         logger.info(f"Pushed and verified: {url}")
 
 
 def check_base(args: TrainingArguments, model: PreTrainedModel) -> None:
-    """Refuse to publish adapters on a base that only this machine has: nobody could load them.
+    """Refuse to publish adapters whose base model is local: nobody else could load them.
 
     Raises:
         ValueError: the base is a local folder or file.
@@ -98,19 +82,18 @@ def check_base(args: TrainingArguments, model: PreTrainedModel) -> None:
 
 
 def push_callbacks(trainer: Trainer) -> list[TrainerCallback]:
-    """The callbacks of `--push_to_hub` for `run_training`."""
+    """Return the callbacks of `--push_to_hub` for `run_training`."""
     return [PushCheckpoints(trainer)] if trainer.args.push_to_hub else []
 
 
 class PushCheckpoints(TrainerCallback):
-    """`--hub_strategy every_save`: pushes the model of each checkpoint while training goes on, one at a time.
+    """Pushes the model of each checkpoint in the background, one at a time, with `--hub_strategy every_save`.
 
-    The Trainer itself would push all of the output folder's root, with `training_args.bin` in it: a pickle with user
-    paths. So its `hub_strategy` is taken over here, to work on checkpoints that are complete. A push that fails costs
-    a line in the log: the final one is still to come.
+    This replaces the Trainer's own pushes, which would include `training_args.bin`, a pickle with local paths, and
+    files of unfinished checkpoints. A push that fails is only logged, since the final push is still to come.
 
     Args:
-        trainer: with `push_to_hub`. Add this callback after `CompleteCheckpoints`.
+        trainer: with `push_to_hub`. Add this callback after `CompleteCheckpoints`. Its `hub_strategy` is changed.
 
     Raises:
         ValueError: a private push was asked for, and the repository is public.
@@ -118,7 +101,7 @@ class PushCheckpoints(TrainerCallback):
 
     def __init__(self, trainer: Trainer):
         if trainer.args.should_save:
-            _check_private(trainer.hub_model_id, trainer.args.hub_private_repo is not False)
+            check_private(trainer.hub_model_id, trainer.args.hub_private_repo is not False)
         self.trainer = trainer
         self.strategy, trainer.args.hub_strategy = trainer.args.hub_strategy, HubStrategy.END
         self.pool, self.running = ThreadPoolExecutor(1), None
@@ -137,100 +120,29 @@ class PushCheckpoints(TrainerCallback):
         try:
             push_folder(folder, self.trainer.hub_model_id, commit_message=title, **target)
         except (ConnectionError, OSError, ValueError) as error:
-            reason = textwrap.shorten(str(error.__cause__ or error), 300)
-            logger.warning(f"Step {step} is not on the Hub, training goes on: {reason}")
-
-
-def hyperparameters(args: TrainingArguments) -> dict[str, Any]:
-    """The settings of training that the model card shows, for readers who want to train the same way."""
-    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    names = ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm", "warmup_steps", "seed")
-    schedule = {"optim": args.optim.value, "lr_scheduler_type": args.lr_scheduler_type.value}
-    return {"rows per step": batch, **schedule, **{name: getattr(args, name) for name in names}, "bf16": args.bf16}
-
-
-def write_model_card(
-    folder: str | Path,
-    *,
-    base_model: str | None,
-    datasets: list[str],
-    results: dict[str, float],
-    hyperparameters: dict[str, Any],
-    language: str | None = None,
-    license: str | None = None,
-) -> None:
-    """Write `README.md`: where the model comes from, its results, how to load it, how it was trained.
-
-    Local names stay out: of base model and data sets only Hub ids are named, and hyperparameters that hold a path or
-    a token are left out.
-
-    Example:
-        >>> write_model_card("out", base_model=None, datasets=["karpathy/tiny_shakespeare"],
-        ...                  results={"perplexity": 12.5}, hyperparameters={"learning_rate": 3e-4})
-    """
-    folder, base_model, datasets = Path(folder), _hub_id(base_model), [name for name in datasets if _hub_id(name)]
-    data_names = ", ".join(datasets) or "local files"
-    auto_class = detect_auto_class(str(folder))
-    pipeline = "fill-mask" if auto_class is AutoModelForMaskedLM else "text-generation"
-    evaluated_on = {"dataset_type": datasets[0] if len(datasets) == 1 else "custom", "dataset_name": data_names}
-    eval_results = [
-        EvalResult(task_type=pipeline, metric_type=name, metric_value=float(value), **evaluated_on)
-        for name, value in results.items()
-        if math.isfinite(value)  # the Hub reads the metadata as JSON, which has no NaN
-    ]
-    card_data = ModelCardData(
-        model_name=folder.resolve().name,
-        base_model=base_model,
-        datasets=datasets or None,
-        eval_results=eval_results or None,
-        language=language,
-        license=license,
-        library_name="peft" if (folder / "adapter_config.json").is_file() else "transformers",
-        pipeline_tag=pipeline,
-        tags=["hf_llm"],
-    )
-    origin = f"Fine-tuned from `{base_model}`" if base_model else "Trained"
-    public = {name: value for name, value in hyperparameters.items() if not _is_local_or_secret(value)}
-    card = ModelCard(f"""---
-{card_data.to_yaml()}
----
-
-# {folder.resolve().name}
-
-{origin} on {data_names} with hf_llm and the Hugging Face Trainer.
-
-## Results
-
-{_table("Metric", {name: f"{value:.6g}" for name, value in results.items()})}
-
-## How to load it
-
-```python
-from transformers import {auto_class.__name__}, AutoTokenizer
-
-name = "USER/REPOSITORY"  # this repository's id, or the folder it was downloaded to
-model = {auto_class.__name__}.from_pretrained(name)
-tokenizer = AutoTokenizer.from_pretrained(name)
-```
-
-## Hyperparameters
-
-{_table("Name", public)}
-""")
-    if (token := get_token()) and token in str(card):
-        raise ValueError("`README.md` would contain the Hub token: take it out of the arguments of the model card")
-    with atomic_path(folder / "README.md") as temporary:
-        card.save(temporary)
+            logger.warning(f"Step {step} is not on the Hub, training continues: {one_line(error.__cause__ or error)}")
 
 
 def push_folder(
     folder: str | Path, repo_id: str | None, *, private: bool | None, revision: str | None = None, commit_message: str
 ) -> str:
-    """Push a finished model folder in one commit, compare every file on the Hub with its local one, return the URL.
+    """Push a finished model folder in one commit, and compare every file on the Hub with the local one.
 
-    Only files in the folder's root go: no checkpoints, optimizer states, pickles or logs. `repo_id` None: the folder's
-    name under the user's own namespace. `private` None: private. `revision`: a branch, created where it is missing.
-    The token is huggingface_hub's own: `HF_TOKEN` or `hf auth login`. Whatever goes wrong, the folder is left as it is.
+    Only files in the folder's root are pushed: no checkpoints, optimizer states, pickles or logs. The token is that of
+    `HF_TOKEN` or `hf auth login`. The local folder is never changed.
+
+    Args:
+        repo_id: default: the folder's name, in the user's own namespace.
+        private: default: private.
+        revision: branch to push to, created if it is missing; default: main.
+
+    Returns:
+        The repository's URL.
+
+    Raises:
+        ValueError: the model is incomplete, a file contains the token, the id is not valid, or a private push was asked
+            for and the repository is public.
+        ConnectionError: the push failed, or a file differs on the Hub; the message has the command that pushes again.
 
     Example:
         >>> push_folder("out/tiny-llama", None, private=None, commit_message="1000 steps")
@@ -241,25 +153,26 @@ def push_folder(
     files = {name: folder / name for name in filter_repo_objects(names, ignore_patterns=NOT_PUSHED)}
     private, repo_id = private is not False, repo_id or folder.resolve().name
     validate_repo_id(repo_id)
-    _check_complete(folder, files)
-    _check_no_token(files)
+    check_complete(folder, files)
+    check_no_token(files)
     try:
-        return _upload_and_verify(folder, files, repo_id, private, revision, commit_message)
-    except (HTTPError, OSError, RuntimeError, json.JSONDecodeError) as error:  # an HTML error page is no JSON
-        raise ConnectionError(_failure(error, folder, repo_id, private, revision)) from error
+        return upload_and_verify(folder, files, repo_id, private, revision, commit_message)
+    except (HTTPError, OSError, RuntimeError, json.JSONDecodeError) as error:  # JSON: of an HTML error page
+        raise ConnectionError(describe_failure(error, folder, repo_id, private, revision)) from error
 
 
-def _upload_and_verify(
+def upload_and_verify(
     folder: Path, files: dict[str, Path], repo_id: str, private: bool, revision: str | None, commit_message: str
 ) -> str:
+    """Push the files in one commit, and return the repository's URL if their checksums on the Hub are right."""
     api = HfApi()
     url = api.create_repo(repo_id, private=private, exist_ok=True)
-    _check_private(url.repo_id, private)
+    check_private(url.repo_id, private)
     if revision is not None:
         api.create_branch(url.repo_id, branch=revision, exist_ok=True)
     remote = [entry.path for entry in api.list_repo_tree(url.repo_id, revision=revision)]
-    stale = [name for name in filter_repo_objects(remote, allow_patterns=REPLACED) if name not in files]
-    # `upload_folder` may split a push into several commits, and readers would see half a model in between.
+    stale = [name for name in filter_repo_objects(remote, allow_patterns=DELETED_IF_OLD) if name not in files]
+    # `upload_folder` may make several commits, between which readers would see half a model.
     operations = [CommitOperationDelete(name) for name in stale]
     operations += [CommitOperationAdd(name, path) for name, path in files.items()]
     commit = api.create_commit(url.repo_id, operations, commit_message=commit_message, revision=revision)
@@ -272,7 +185,8 @@ def _upload_and_verify(
     return str(url)
 
 
-def _check_private(repo_id: str, private: bool) -> None:
+def check_private(repo_id: str, private: bool) -> None:
+    """Refuse a private push to a public repository."""
     if private and not HfApi().model_info(repo_id).private:
         raise ValueError(
             f"`{repo_id}` is a public repository: pass `--hub_private_repo false` (`private=False`) to push there, or "
@@ -280,7 +194,8 @@ def _check_private(repo_id: str, private: bool) -> None:
         )
 
 
-def _check_complete(folder: Path, files: Iterable[str]) -> None:
+def check_complete(folder: Path, files: Iterable[str]) -> None:
+    """Refuse a folder without a configuration, or without some of the weights that its index lists."""
     index = folder / "model.safetensors.index.json"
     weights = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else set()
     missing = sorted(weights - set(files))
@@ -290,11 +205,12 @@ def _check_complete(folder: Path, files: Iterable[str]) -> None:
         missing.insert(0, "config.json")
     if missing:
         raise ValueError(
-            f"`{folder}` holds no complete model: {', '.join(missing)} missing; save the model there first"
+            f"`{folder}` does not hold a complete model: {', '.join(missing)} missing; save the model there first"
         )
 
 
-def _check_no_token(files: dict[str, Path]) -> None:
+def check_no_token(files: dict[str, Path]) -> None:
+    """Refuse files that contain the Hub token."""
     token = (get_token() or "").encode()
     for name, path in files.items():
         if not token or not path.stat().st_size:
@@ -304,46 +220,18 @@ def _check_no_token(files: dict[str, Path]) -> None:
                 raise ValueError(f"`{name}` contains the Hub token: remove it there; nothing was pushed")
 
 
-def _failure(error: Exception, folder: Path, repo_id: str, private: bool, revision: str | None) -> str:
+def describe_failure(error: Exception, folder: Path, repo_id: str, private: bool, revision: str | None) -> str:
+    """Return the message of a failed push, with the command that pushes again."""
     command = ["hf", "upload", repo_id, str(folder), ".", "--private" if private else "--no-private"]
     command += ["--revision", revision] if revision else []
     command += [word for pattern in NOT_PUSHED for word in ("--exclude", pattern)]
-    # The client wraps a failed transfer of a file in a RuntimeError that does not say why.
+    # The client hides the cause of a failed file transfer behind a RuntimeError.
     cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
     if isinstance(cause, HfHubHTTPError) and cause.response.status_code in (401, 403):
         remedy = "Log in (`hf auth login`, or `HF_TOKEN`) and push"
     else:
         remedy = "Push"
-    reason = textwrap.shorten(str(cause) or type(cause).__name__, 300).rstrip(".")
     return (
-        f"Push to `{repo_id}` failed: {reason}. The local results in `{folder}` are complete. "
+        f"Push to `{repo_id}` failed: {one_line(cause).rstrip('.')}. The local results in `{folder}` are complete. "
         f"{remedy} again with: {shlex.join(command)}"
     )
-
-
-def _hub_id(name: str | None) -> str | None:
-    """The name, if it can be a repository's on the Hub; None for a local folder or file."""
-    if not name or Path(name).exists():
-        return None
-    try:
-        validate_repo_id(name)
-    except ValueError:
-        return None
-    return name
-
-
-def _is_local_or_secret(value: Any) -> bool:
-    """Whether a hyperparameter holds a local path or something like a token, at any depth."""
-    if isinstance(value, dict):
-        return any(map(_is_local_or_secret, value.values()))
-    if isinstance(value, list | tuple):
-        return any(map(_is_local_or_secret, value))
-    text = str(value)
-    return text.startswith("hf_") or (bool(re.search(r"[/\\]", text)) and _hub_id(text) is None)
-
-
-def _table(heading: str, rows: dict[str, Any]) -> str:
-    if not rows:
-        return "None were recorded."
-    cells = ((name, " ".join(str(value).split()).replace("|", "\\|")) for name, value in rows.items())
-    return "\n".join([f"| {heading} | Value |", "|---|---|", *(f"| `{name}` | {value} |" for name, value in cells)])

@@ -1,7 +1,6 @@
-"""Claims about `hf_llm.publishing.hub`, checked with the real huggingface_hub client against `hub_server.HubServer`."""
+"""A push is complete, verified and private; the huggingface_hub client talks to `hub_server.HubServer`."""
 
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -11,13 +10,14 @@ import huggingface_hub
 import pytest
 import torch
 from hub_server import HubServer
-from huggingface_hub import HfApi, ModelCard, constants
+from huggingface_hub import HfApi, constants
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from hf_llm.publishing.hub import push_folder, write_model_card
+from hf_llm.publishing.card import write_model_card
+from hf_llm.publishing.hub import push_folder
 
-# The client's own: huggingface_hub 2.4 sends LFS files in a way that its HTTP client calls outdated.
+# huggingface_hub 2.4 sends LFS files in a way that its HTTP client has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 TEXT = "the cat sat on the mat"
@@ -32,7 +32,7 @@ torch.save(model(**tokenizer({TEXT!r}, return_tensors="pt", return_token_type_id
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """A Hub that this process's client talks to, as a logged-in user."""
+    """A Hub on this machine to which this process's client is logged in."""
     with HubServer() as server:
         for name, value in server.env(tmp_path / "home").items():
             monkeypatch.setenv(name, value)
@@ -48,7 +48,7 @@ def server(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
-    """A tiny trained-looking folder: model, tokenizer, results, and what a Trainer leaves around them."""
+    """The folder of a tiny model as after a run: model, tokenizer, results, and other files that a Trainer leaves."""
     folder = tmp_path_factory.mktemp("runs") / "tiny-llama"
     vocab = {word: number for number, word in enumerate(["<unk>", *dict.fromkeys(TEXT.split())])}
     backend = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
@@ -86,7 +86,7 @@ def push(folder: Path, repo_id: str | None = "user/tiny", private: bool | None =
 
 
 def test_pushed_files_equal_the_local_ones_in_a_private_repository(server, trained):
-    """Without further arguments every final file arrives unchanged, and only its owner can see it."""
+    """By default every final file arrives unchanged, and only the owner can see the repository."""
     url = push(trained)
     repo = server.repos["user/tiny"]
     assert url == f"{server.endpoint}/user/tiny"
@@ -98,12 +98,12 @@ def test_pushed_files_equal_the_local_ones_in_a_private_repository(server, train
 
 
 def test_checkpoints_pickles_and_temporary_files_are_never_pushed(server, trained):
-    """Nothing but the final files is in the repository: no optimizer state, training_args.bin or local path."""
+    """Only the final files are in the repository: no optimizer state, `training_args.bin` or local path."""
     push(trained)
     assert server.repos["user/tiny"].files().keys() == PUSHED | {".gitattributes"}
 
 
-def test_a_push_is_one_commit_with_the_given_message(server, trained):
+def test_a_push_is_one_commit_with_its_message(server, trained):
     """Readers see the old model or the new one, never half of it."""
     push(trained)
     titles = [commit.title for commit in server.repos["user/tiny"].history()]
@@ -111,7 +111,7 @@ def test_a_push_is_one_commit_with_the_given_message(server, trained):
 
 
 def test_a_pushed_model_gives_the_same_logits_in_a_new_process(server, trained, tmp_path):
-    """`from_pretrained(repo_id)` on a machine with nothing but the token computes what the local folder computes."""
+    """`from_pretrained(repo_id)` with only the token at hand computes the same as the local folder."""
     push(trained)
     subprocess.run([sys.executable, "-c", LOAD_AND_SCORE, "user/tiny", "logits.pt"], check=True, cwd=tmp_path)
     inputs = AutoTokenizer.from_pretrained(trained)(TEXT, return_tensors="pt", return_token_type_ids=False)
@@ -121,7 +121,7 @@ def test_a_pushed_model_gives_the_same_logits_in_a_new_process(server, trained, 
 
 
 def test_a_private_model_cannot_be_loaded_without_the_token(server, trained, tmp_path):
-    """The repository is private to the client that downloads files, not only in the model's page."""
+    """The files are private too, not only the model's page."""
     push(trained)
     with pytest.raises(huggingface_hub.errors.RepositoryNotFoundError):
         HfApi().hf_hub_download("user/tiny", "config.json", token=False, cache_dir=tmp_path / "other")
@@ -134,8 +134,8 @@ def test_the_repository_is_named_after_the_folder_by_default(server, trained, mo
     assert push(Path("."), repo_id=None) == f"{server.endpoint}/user/tiny-llama"
 
 
-def test_a_public_push_is_public_only_when_asked_for(server, trained):
-    """`private=False` makes the repository public, and a later default push refuses to publish there unasked."""
+def test_a_push_is_public_only_with_private_false(server, trained):
+    """It makes the repository public, and a later push with the default refuses to publish there."""
     push(trained, private=False)
     assert not server.repos["user/tiny"].private
     commits = server.repos["user/tiny"].history()
@@ -145,7 +145,7 @@ def test_a_public_push_is_public_only_when_asked_for(server, trained):
 
 
 def test_a_revision_is_pushed_to_its_own_branch(server, trained):
-    """`revision` creates the branch where it is missing and leaves main alone."""
+    """`revision` creates the branch if it is missing, and main is unchanged."""
     push(trained, revision="step-1000")
     push(trained, revision="step-1000")
     repo = server.repos["user/tiny"]
@@ -153,8 +153,8 @@ def test_a_revision_is_pushed_to_its_own_branch(server, trained):
     assert repo.files("main").keys() == {".gitattributes"}
 
 
-def test_a_second_push_leaves_no_old_weights_behind(server, folder):
-    """After a single-file model has become a sharded one, `from_pretrained` cannot pick up the old file."""
+def test_a_second_push_removes_old_weights(server, folder):
+    """After a single-file model has become a sharded one, `from_pretrained` cannot load the old file."""
     push(folder)
     (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
     index = {"weight_map": {"lm_head.weight": "model-00001-of-00001.safetensors"}}
@@ -165,7 +165,7 @@ def test_a_second_push_leaves_no_old_weights_behind(server, folder):
 
 
 def test_a_file_with_the_token_in_it_is_refused_before_any_request(server, folder):
-    """The error names the file, not the token; the repository is not even created."""
+    """The error names the file and not the token; the repository is not created."""
     (folder / "all_results.json").write_text(json.dumps({"arguments": ["--hub_token", server.token]}))
     with pytest.raises(ValueError, match=r"`all_results.json` contains the Hub token") as raised:
         push(folder)
@@ -175,15 +175,15 @@ def test_a_file_with_the_token_in_it_is_refused_before_any_request(server, folde
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
 def test_an_incomplete_model_is_refused_before_any_request(server, folder, missing):
-    """A folder without configuration or weights is bad input, told at once."""
+    """A folder without configuration or weights is a `ValueError`."""
     (folder / missing).unlink()
-    with pytest.raises(ValueError, match="holds no complete model"):
+    with pytest.raises(ValueError, match="does not hold a complete model"):
         push(folder)
     assert not server.requests
 
 
 def test_a_missing_shard_is_refused_before_any_request(server, folder):
-    """An index that names a file which is not there is an incomplete model, too."""
+    """A model is also incomplete if a shard in its index is missing."""
     index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=r"model-00002-of-00002.safetensors missing"):
@@ -192,8 +192,8 @@ def test_a_missing_shard_is_refused_before_any_request(server, folder):
 
 
 @pytest.mark.parametrize("step", ["POST /api/repos/create", "PUT /lfs-objects", "POST /api/models/user/tiny/commit"])
-def test_a_failing_hub_costs_one_line_that_says_how_to_push_again(server, folder, step):
-    """Whichever step fails, local results are complete, and the printed command finishes the push as it was meant."""
+def test_a_failed_push_is_an_error_of_one_line_with_the_command_that_pushes_again(server, folder, step):
+    """Whichever step fails, the local results are complete, and the printed command pushes them as intended."""
     server.fail_on(step, 500 if "PUT" not in step else 403)  # the client retries a PUT after a 500 for seconds
     with pytest.raises(ConnectionError) as raised:
         push(folder)
@@ -214,8 +214,8 @@ def test_a_failing_hub_costs_one_line_that_says_how_to_push_again(server, folder
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_a_file_that_arrives_changed_is_found(server, trained, name):
-    """Large files are compared by SHA-256 and small ones by Git hash; one flipped bit is an error with the remedy."""
+def test_a_file_that_arrives_changed_is_an_error(server, trained, name):
+    """Large files are compared by SHA-256 and small ones by Git hash, and one flipped bit is enough."""
     server.corrupt(name)
     with pytest.raises(ConnectionError, match=f"`{name}` on the Hub at commit .* differs .* again with: hf upload"):
         push(trained)
@@ -224,15 +224,15 @@ def test_a_file_that_arrives_changed_is_found(server, trained, name):
     assert server.repos["user/tiny"].files()[name] == (trained / name).read_bytes()
 
 
-def test_a_file_that_does_not_arrive_is_found(server, trained):
-    """A push whose commit lacks a file is an error, not a model without weights."""
+def test_a_file_that_does_not_arrive_is_an_error(server, trained):
+    """Otherwise the Hub would have a model without weights."""
     server.lose("model.safetensors")
     with pytest.raises(ConnectionError, match=r"`model.safetensors` on the Hub at commit .* missing or differs"):
         push(trained)
 
 
-def test_a_wrong_token_says_how_to_log_in(server, trained, monkeypatch):
-    """401 is one line with the remedy and without the token; nothing is created."""
+def test_the_error_of_a_wrong_token_says_how_to_log_in(server, trained, monkeypatch):
+    """Status 401 gives one line with the remedy and without the token; nothing is created."""
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     with pytest.raises(ConnectionError, match=r"Log in .* push again with: hf upload") as raised:
         push(trained)
@@ -241,65 +241,24 @@ def test_a_wrong_token_says_how_to_log_in(server, trained, monkeypatch):
     assert not server.repos
 
 
-def test_a_hub_that_cannot_be_reached_is_the_same_one_line(server, trained, monkeypatch):
-    """No network: the local results are named complete, with the command for later."""
+def test_without_a_network_the_error_is_one_line_too(server, trained, monkeypatch):
+    """It says that the local results are complete, and has the command for later."""
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # the discard port; nothing listens
     with pytest.raises(ConnectionError, match=r"are complete. Push again with: hf upload user/tiny") as raised:
         push(trained)
     assert "\n" not in str(raised.value)
 
 
-def test_a_bad_repository_name_is_bad_input(server, trained):
-    """A name that no repository can have is a ValueError, not a network problem."""
+def test_an_invalid_repository_name_is_refused_before_any_request(server, trained):
+    """It is a `ValueError`, not a network problem."""
     with pytest.raises(ValueError, match="two words"):
         push(trained, repo_id="user/two words")
     assert not server.requests
 
 
-def card(folder: Path, **changes) -> ModelCard:
-    arguments = {"base_model": None, "datasets": [], "results": {}, "hyperparameters": {}, **changes}
-    write_model_card(folder, **arguments)
-    return ModelCard.load(folder / "README.md")
-
-
-def test_the_model_card_shows_results_to_readers_and_to_the_hub(tmp_path):
-    """The results are a table in the text and a model-index in the metadata, where the Hub looks for them."""
-    results = {"eval_loss": 2.5257286, "perplexity": 12.5, "broken": float("nan")}
-    written = card(tmp_path, base_model="gpt2", datasets=["me/poems"], results=results, language="en", license="mit")
-    assert "| `perplexity` | 12.5 |" in written.text
-    assert "| `broken` | nan |" in written.text
-    assert {result.metric_type: result.metric_value for result in written.data.eval_results} == {
-        "eval_loss": 2.5257286,
-        "perplexity": 12.5,
-    }
-    assert (written.data.base_model, written.data.datasets) == ("gpt2", ["me/poems"])
-    assert (written.data.language, written.data.license) == ("en", "mit")
-    assert "AutoModelForCausalLM.from_pretrained" in written.text
-
-
-def test_the_model_card_holds_no_local_path_and_no_token(tmp_path, monkeypatch):
-    """Paths and tokens in any argument stay on this machine."""
-    monkeypatch.setenv("HF_TOKEN", "hf_" + "secret" * 6)
-    monkeypatch.chdir(tmp_path)
-    Path("data/base").mkdir(parents=True)
-    hyperparameters = {
-        "learning_rate": 3e-4,
-        "output_dir": str(tmp_path),
-        "train_file": ["data/base", "~/more.txt"],
-        "deepspeed": {"offload": {"nvme_path": "/local_nvme"}},
-        "hub_token": os.environ["HF_TOKEN"],
-    }
-    text = str(card(tmp_path, base_model="data/base", datasets=[str(tmp_path)], hyperparameters=hyperparameters))
-    assert "| `learning_rate` | 0.0003 |" in text
-    for secret in (str(tmp_path.parent), "data/base", "more.txt", "nvme", "secret"):
-        assert secret not in text
-    with pytest.raises(ValueError, match="would contain the Hub token"):
-        card(tmp_path, results={os.environ["HF_TOKEN"]: 1.0})
-
-
 def test_the_model_card_is_pushed_with_the_model(server, folder):
-    """A card written before the push is in the repository, and no unfinished one beside it."""
-    written = card(folder, results={"perplexity": 12.5})
+    """A card written before the push is in the repository, without its temporary file."""
+    write_model_card(folder, base_model=None, datasets=[], results={"perplexity": 12.5}, hyperparameters={})
     push(folder)
-    assert server.repos["user/tiny"].files()["README.md"].decode() == str(written)
+    assert server.repos["user/tiny"].files()["README.md"] == (folder / "README.md").read_bytes()
     assert not (folder / ".README.md.tmp").exists()
