@@ -177,8 +177,8 @@ def zero2_resumed(processes, corpus, work, zero2):
 
 @pytest.fixture(scope="session")
 def zero3(from_trained):
-    """Two ranks with half the batch each, by torchrun."""
-    return from_trained("zero3", launcher=["torchrun", "--standalone", "--nproc_per_node", 2], **ZERO3)
+    """Two ranks with half the batch each."""
+    return from_trained("zero3", {"ranks": 2}, **ZERO3)
 
 
 STREAMED = {"streaming": True, "per_device_train_batch_size": 4, "save_steps": 5, "logging_steps": 1}
