@@ -78,7 +78,7 @@ def report_errors():
         exit_with_error(f"interrupted; {remedy}", status=130)
 
 
-def one_line(error: Exception, path: str | None = None) -> str:
+def one_line(error: BaseException, path: str | None = None) -> str:
     """Shorten the message of another library's error to one line, without the secrets that a URL may contain.
 
     Args:

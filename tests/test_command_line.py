@@ -1,4 +1,4 @@
-"""A YAML file is a saved command line; what is wrong in either is said in one line, and no token is kept."""
+"""A YAML file is a saved command line; an error in either is reported in one line, and no token is kept."""
 
 import io
 import logging
@@ -21,7 +21,7 @@ TOKEN = "hf_notarealtokenbutkeptout"
 
 @pytest.fixture(autouse=True)
 def _untouched():
-    """Environment and log handlers as before: parsing sets both for a process of its own."""
+    """Restore the environment and the log handlers, which parsing sets."""
     package = logging.getLogger("hf_llm")
     handlers, level = package.handlers, package.level
     with mock.patch.dict(os.environ):
@@ -33,7 +33,7 @@ def _untouched():
 
 @pytest.fixture
 def parse(tmp_path):
-    """Parse a command line with an output folder; a dict stands for the YAML file of `--config`."""
+    """Parse a command line with an output folder; `config` is the text of the YAML file of `--config`."""
 
     def parse(*argv, config=None, classes=PRETRAIN, **options):
         if config is not None:
@@ -48,7 +48,7 @@ def parse(tmp_path):
 
 @pytest.fixture
 def refusal(parse, capsys):
-    """The one line on stderr with which a command line is refused, with exit status 2."""
+    """Return the line on stderr with which a command line is refused with exit status 2."""
 
     def refusal(*argv, **options):
         with pytest.raises(SystemExit) as stopped, report_errors():
@@ -80,7 +80,7 @@ lr_scheduler_kwargs: {min_lr_rate: 0.1}
 
 
 def test_flags_override_the_file(parse):
-    """A list on the command line takes the place of the one in the file, rather than adding to it."""
+    """A list on the command line replaces the one in the file."""
     config = "max_length: 128\nlearning_rate: 1e-3\ntrain_file: [a.txt, b.txt]\npacking: false\n"
     _, data, _, args = parse("--max_length=64", "--train_file", "c.txt", "--packing", config=config)
     assert (data.max_length, data.train_file, data.packing, args.learning_rate) == (64, ["c.txt"], True, 1e-3)
@@ -102,7 +102,7 @@ def test_flags_override_the_file(parse):
     ],
 )
 def test_a_wrong_flag_is_refused_in_one_line(refusal, argv, message):
-    """Abbreviations too: `--max_step` must not set `max_steps` behind the user's back."""
+    """Abbreviations too: argparse would let `--max_step` set `max_steps`."""
     assert message in refusal(*argv)
 
 
@@ -118,19 +118,19 @@ def test_a_wrong_flag_is_refused_in_one_line(refusal, argv, message):
         ("a: [", "cannot be read"),
     ],
 )
-def test_a_wrong_file_is_named(refusal, config, message):
-    """With the key and what is wrong about it."""
+def test_an_error_in_a_file_is_reported_with_the_file(refusal, config, message):
+    """And with the key."""
     line = refusal(config=config)
     assert "run.yaml" in line and message in line
 
 
-def test_a_file_that_is_not_there_is_named(refusal):
-    """As every unreadable file."""
+def test_a_missing_file_is_refused(refusal):
+    """With the argument and the path."""
     assert "`--config` nowhere.yaml cannot be read" in refusal("--config", "nowhere.yaml")
 
 
-def test_a_required_flag_may_stand_in_the_file_or_beside_it(parse, refusal):
-    """But somewhere it must."""
+def test_a_required_flag_may_be_in_the_file_or_on_the_command_line(parse, refusal):
+    """It is an error only if it is in neither."""
     generate = {"classes": [GenerateArguments]}
     (args,) = parse("--model_name_or_path", "folder", config="num_beams: 3", **generate)
     assert (args.model_name_or_path, args.num_beams) == ("folder", 3)
@@ -152,8 +152,8 @@ def test_a_required_flag_may_stand_in_the_file_or_beside_it(parse, refusal):
         ),
     ],
 )
-def test_a_flag_that_would_do_nothing_is_refused(refusal, argv, config, message):
-    """The user counts on it: ignored, it would change the result in silence."""
+def test_a_flag_without_effect_is_refused(refusal, argv, config, message):
+    """Ignored silently, it would give another result than the user expects."""
     assert message in refusal(*argv, config=config)
 
 
@@ -166,8 +166,8 @@ def test_a_flag_that_would_do_nothing_is_refused(refusal, argv, config, message)
         (["--pseudonym_key_file", "key"], "without `--anonymize pseudonyms`"),
     ],
 )
-def test_a_step_that_is_not_taken_has_no_settings(refusal, argv, message):
-    """`--ray_address` alone would run on this machine, and a key alone leave placeholders."""
+def test_settings_of_a_step_that_is_off_are_refused(refusal, argv, message):
+    """With `--ray_address` alone the run would stay on this machine, with a key alone use placeholders."""
     required = ["--files", "x", "--output_dir", "x"]
     assert message in refusal(*required, *argv, classes=[PreparationArguments])
 
@@ -188,13 +188,13 @@ def test_a_temperature_without_sampling_is_refused(refusal):
         (["--validation_file", "x"], "validation_fraction: 0.1"),
     ],
 )
-def test_a_file_may_hold_what_the_command_line_makes_idle(parse, argv, config):
-    """It is a saved command line, of which one flag is overridden."""
+def test_a_file_may_contain_what_the_command_line_makes_ineffective(parse, argv, config):
+    """One of its settings is overridden, and the others need not be removed from it."""
     assert parse(*argv, config=config)
 
 
 def test_the_token_goes_to_the_environment_and_nowhere_else(parse):
-    """`training_args.bin` and every other dump of the arguments is free of it."""
+    """Neither `training_args.bin` nor any other dump of the arguments contains it."""
     *_, args = parse("--hub_token", TOKEN)
     assert os.environ["HF_TOKEN"] == TOKEN
     saved = io.BytesIO()
@@ -207,8 +207,10 @@ def test_the_token_goes_to_the_environment_and_nowhere_else(parse):
     "argv, hardware, expected",
     [([], True, True), ([], False, False), (["--bf16", "false"], True, False), (["--bf16"], False, True)],
 )
-def test_bfloat16_is_used_where_the_hardware_has_it_unless_told_otherwise(parse, monkeypatch, argv, hardware, expected):
-    """The user's word wins either way."""
+def test_bfloat16_is_used_if_the_hardware_supports_it_unless_the_flag_is_given(
+    parse, monkeypatch, argv, hardware, expected
+):
+    """The flag takes precedence either way."""
     monkeypatch.setattr("hf_llm.training.arguments.has_bfloat16", lambda on_cpu: hardware)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     *_, args = parse(*argv)
@@ -226,14 +228,14 @@ def test_bfloat16_is_used_where_the_hardware_has_it_unless_told_otherwise(parse,
     ids=["bare", "flag", "config", "model"],
 )
 def test_the_default_file_describes_a_new_model_only(parse, tmp_path, argv, config, expected):
-    """It is read without `--config` and `--model_name_or_path`, and flags override it too."""
+    """It is read without `--config` and `--model_name_or_path`, and flags override it."""
     (tmp_path / "default.yaml").write_text("max_length: 77\n")
     _, data, *_ = parse(*argv, config=config, default_config=str(tmp_path / "default.yaml"))
     assert data.max_length == expected
 
 
 def test_epochs_on_the_command_line_replace_the_steps_of_a_file(parse, tmp_path):
-    """max_steps would win over them in silence; steps on the command line still do."""
+    """`max_steps` takes precedence in the Trainer, and on the command line it still does."""
     (tmp_path / "run.yaml").write_text("max_steps: 7\n")
     config = ["--config", str(tmp_path / "run.yaml"), "--num_train_epochs", "2"]
     *_, epochs = parse(*config)
@@ -241,15 +243,15 @@ def test_epochs_on_the_command_line_replace_the_steps_of_a_file(parse, tmp_path)
     assert (epochs.max_steps, epochs.num_train_epochs, steps.max_steps) == (-1, 2, 9)
 
 
-def test_no_means_no_in_a_yaml_file_too(parse, tmp_path):
-    """YAML reads the word as false."""
+def test_an_unquoted_no_in_a_yaml_file_is_a_choice(parse, tmp_path):
+    """YAML reads it as false."""
     (tmp_path / "run.yaml").write_text("save_strategy: no\n")
     *_, args = parse("--config", str(tmp_path / "run.yaml"))
     assert args.save_strategy == "no"
 
 
 def test_a_list_given_twice_is_refused(parse, capsys):
-    """The first would be forgotten."""
+    """The first one would be ignored."""
     with pytest.raises(SystemExit):
         parse("--train_file", "a.txt", "--train_file", "b.txt")
     assert "`--train_file` is given twice: put all its values after one" in capsys.readouterr().err
@@ -257,7 +259,7 @@ def test_a_list_given_twice_is_refused(parse, capsys):
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("pretrain*.yaml")), ids=lambda path: path.stem)
 def test_shipped_files_parse(path, monkeypatch):
-    """Every key is known and every value has its type; a DeepSpeed JSON that is named is there."""
+    """Every key is known, every value has its type, and the DeepSpeed JSON file exists."""
 
     def without_launcher(values, script):
         assert values["deepspeed"] is None or (CONFIGS.parent.parent / values["deepspeed"]).is_file()
@@ -282,7 +284,7 @@ def test_help_shows_every_flag(classes, capsys):
 
 
 def test_help_begins_with_the_commands_and_has_the_trainers_flags_last(capsys):
-    """Hundreds of `TrainingArguments` would hide the ones that are ours."""
+    """The more than hundred `TrainingArguments` would hide the others."""
     with pytest.raises(SystemExit):
         parse_args(PRETRAIN, ["--help"], description="Train.\n\nrecipe one\nrecipe two")
     shown = capsys.readouterr().out
@@ -291,27 +293,8 @@ def test_help_begins_with_the_commands_and_has_the_trainers_flags_last(capsys):
     assert headings == ["model:", "data:", "pretraining:", "the Trainer (transformers.TrainingArguments):"]
 
 
-@pytest.mark.parametrize(
-    "error, status",
-    [
-        (ValueError("bad\n  input"), 2),
-        (FloatingPointError("bad\n  input"), 1),
-        (ConnectionError("bad\n  input"), 1),
-    ],
-)
-def test_bad_input_ends_in_one_line_without_a_traceback(error, status, capsys, monkeypatch):
-    """Status 2 for what the user wrote, 1 for what happened; `HF_LLM_TRACEBACK=1` shows the traceback."""
-    with pytest.raises(SystemExit) as stopped, report_errors():
-        raise error
-    assert stopped.value.code == status
-    assert capsys.readouterr().err == "error: bad input\n"
-    monkeypatch.setenv("HF_LLM_TRACEBACK", "1")
-    with pytest.raises(type(error)), report_errors():
-        raise error
-
-
 def test_flags_that_describe_another_model_replace_the_one_of_the_default_config(tmp_path, monkeypatch):
-    """`--num_train_epochs` lifts the default's `max_steps`; `--model_type` its model; `--eval_steps` is not in vain."""
+    """`--num_train_epochs` replaces its `max_steps`, `--model_type` its model; `--eval_steps` sets the strategy."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "default.yaml").write_text(
         "config_overrides: hidden_size=8\nmax_steps: 3\ninitializer_range: 0.5\neval_steps: 7\nsave_strategy: 'no'\n"
@@ -321,7 +304,12 @@ def test_flags_that_describe_another_model_replace_the_one_of_the_default_config
     model_args, args = parse_args([ModelArguments, TrainingArguments], flags, default_config="default.yaml")
     assert (model_args.config_overrides, model_args.initializer_range, args.max_steps) == (None, None, -1)
     assert (args.save_strategy, args.save_steps, args.eval_strategy, args.eval_steps) == ("steps", 5, "steps", 7)
-    streaming = ["--streaming", "true", "--output_dir", "out"]  # of another text, whose steps nobody has named
+    streaming = [
+        "--streaming",
+        "true",
+        "--output_dir",
+        "out",
+    ]  # of other text, for which the number of steps is unknown
     _, args = parse_args([TextArguments, TrainingArguments], streaming, default_config="steps.yaml")
     assert args.max_steps == -1
     _, args = parse_args([TextArguments, TrainingArguments], [*streaming[:1], "false"], default_config="steps.yaml")
