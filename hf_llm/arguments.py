@@ -223,7 +223,9 @@ class PreparationArguments:
     language_threshold: float = field(
         default=0.65,
         metadata={
-            "help": "Minimum probability of a document's language, from 0 to 1.",
+            "help": "Minimum probability of a document's language, up to 1.",
+            "above": 0,
+            "max": 1,
             "requires": ("languages",),
         },
     )
@@ -278,7 +280,9 @@ class PreparationArguments:
     jaccard_threshold: float = field(
         default=0.8,
         metadata={
-            "help": "Minimum Jaccard similarity of the word n-grams of near duplicates, from 0 to 1.",
+            "help": "Minimum Jaccard similarity of the word n-grams of near duplicates, up to 1.",
+            "above": 0,
+            "max": 1,
             "requires": ("near_deduplication",),
         },
     )

@@ -172,6 +172,15 @@ def test_settings_of_a_step_that_is_off_are_refused(refusal, argv, message):
     assert message in refusal(*required, *argv, classes=[PreparationArguments])
 
 
+@pytest.mark.parametrize("flag", ["--jaccard_threshold", "--language_threshold"])
+@pytest.mark.parametrize("value", ["0", "1.5", "nan"])
+def test_thresholds_out_of_bounds_are_refused(refusal, flag, value):
+    """Those of the preparation are above 0 and at most 1."""
+    argv = ["--files", "x", "--output_dir", "x", "--languages", "en", flag, value]
+    message = f"`{flag}` is {float(value)}: give a number above 0 and at most 1"
+    assert message in refusal(*argv, classes=[PreparationArguments])
+
+
 def test_a_temperature_without_sampling_is_refused(refusal):
     """The likeliest token is the same at any temperature."""
     argv = ["--model_name_or_path", "x", "--temperature", "2"]

@@ -242,9 +242,6 @@ def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | Non
             empty.
     """
     target = check_new_folder(args.output_dir)
-    for name in ("jaccard_threshold", "language_threshold"):
-        if not 0 < getattr(args, name) <= 1:
-            raise ValueError(f"`--{name}` is {getattr(args, name)}: give a number above 0 and at most 1")
     paths = find_sources("--files", args.files)
     names = relative_names(paths)
     steps = build_row_steps(args)
