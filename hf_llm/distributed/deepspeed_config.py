@@ -143,9 +143,9 @@ def choose_config(deepspeed: str | dict[str, Any] | None) -> str | dict[str, Any
     path = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
     if path and deepspeed not in (None, path):
         raise ValueError(f"`--deepspeed_config_file` is `{path}` and `--deepspeed` another file: name one JSON")
-    if not (deepspeed or path):
+    if not (config := deepspeed or path):
         raise ValueError(
             "`accelerate launch --use_deepspeed` without a JSON: add `--deepspeed ds_configs/zero2.json`, or launch "
             "without `--use_deepspeed`"
         )
-    return deepspeed or path
+    return config

@@ -39,7 +39,7 @@ def num_positions(model: torch.nn.Module) -> float:
     return getattr(plain.config.get_text_config(), "max_position_embeddings", None) or math.inf
 
 
-def count_parameters(model: PreTrainedModel, trained: bool = False) -> int:
+def count_parameters(model: torch.nn.Module, trained: bool = False) -> int:
     """Count the parameters of the whole model, of which a rank holds only a share under ZeRO-3.
 
     Args:

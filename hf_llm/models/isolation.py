@@ -27,7 +27,7 @@ def isolation_leak(model: PreTrainedModel, collator: PackingCollator) -> float:
 
 def causality_leak(model: PreTrainedModel, collator: PackingCollator) -> float:
     """Measure how much the logits of a document's first half depend on its second half; see `measure_leak`."""
-    half = min(2 * PROBE_TOKENS, num_positions(model)) // 2
+    half = int(min(2 * PROBE_TOKENS, num_positions(model))) // 2
     return measure_leak(model, collator, [2 * half], slice(half, None), slice(0, half))
 
 
