@@ -92,6 +92,7 @@ def pretraining_cells() -> list[dict]:
         if limit == 90 or settings.get("attention") == "varlen" or settings.get("loss") == "Liger":
             cell["needs_gpu"] = True
         cells.append(cell)
+    cells[0]["limit"] = 60  # the first has a machine to warm up
     return cells
 
 
@@ -262,7 +263,8 @@ def probe(answers) -> None:
     """Runs in a process of its own: which GPU there is, and that this process may use it."""
     import torch
 
-    torch.ones(8, device="cuda").sum().item()
+    ones = torch.ones(64, 64, dtype=torch.bfloat16, device="cuda")
+    (ones @ ones).sum().item()  # loads the large libraries, which the first cell need not wait for then
     answers.send({"device": torch.cuda.get_device_name(), "GiB": round(torch.cuda.mem_get_info()[1] / 2**30, 1)})
 
 
@@ -277,10 +279,10 @@ def start(device: str):
     if device == "cpu":
         import_module("deepspeed")
         return fork, {"device": "cpu"}
-    about = run_apart(fork, probe, (), 60)
+    about = run_apart(fork, probe, (), 120)
     if "device" in about and FEWER_IMPORTS not in os.environ:
         import_module("deepspeed")  # which every Trainer imports
-        if "device" not in run_apart(fork, probe, (), 60):
+        if "device" not in run_apart(fork, probe, (), 120):
             os.environ[FEWER_IMPORTS] = "1"
             os.execv(sys.executable, [sys.executable, *sys.argv])
     if "device" in about:
