@@ -281,7 +281,7 @@ def test_files_without_texts_are_counted_with_on_error_skip(tmp_path):
     for name, content in contents.items():
         (tmp_path / name).write_text(content)
     pq.write_table(pa.table({"text": pa.nulls(1500, pa.string())}), tmp_path / "j.parquet")
-    manifest = prepare(arguments(tmp_path, "good.txt", *contents, "j.parquet", on_error="skip"))
+    manifest = prepare(arguments(tmp_path, "good.txt", *contents, "j.parquet", on_error="skip", **NO_STEPS))
     unreadable = {source["name"]: source.get("unreadable") for source in manifest["sources"]}
     unreadable_rows = {"d.jsonl": 2, "e.jsonl": 2, "h.jsonl": 2, "j.parquet": 1500}
     assert unreadable == dict.fromkeys(contents, 1) | unreadable_rows | {"good.txt": None} and manifest["rows"] == 1
