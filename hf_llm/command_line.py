@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from transformers import HfArgumentParser
 
 from hf_llm.arguments import (
@@ -22,15 +23,14 @@ from hf_llm.arguments import (
     ModelArguments,
     TaskArguments,
 )
-from hf_llm.mappings import parse_mapping, read_yaml
-from hf_llm.messages import exit_with_error, set_up_logging
+from hf_llm.mappings import MappingLoader, parse_mapping
+from hf_llm.messages import exit_with_error, one_line, set_up_logging
 
 OWN_METADATA = ("min", "above", "max", "requires", "excludes", "mapping")  # argparse does not know these
 # Values of TrainingArguments that transformers accepts silently, or refuses hours later without the flag's name.
 TRAINER_BOUNDS = {
     "learning_rate": {"min": 0},
-    "per_device_train_batch_size": {"min": 1},
-    "per_device_eval_batch_size": {"min": 1},
+    **{f"per_device_{split}_batch_size": {"min": 1} for split in ("train", "eval")},
     "gradient_accumulation_steps": {"min": 1},
     **{name: {"above": 0} for name in ("num_train_epochs", "save_steps", "eval_steps", "logging_steps")},
 }
@@ -171,13 +171,28 @@ class RecipeParser(HfArgumentParser):
         return [f"--{name}=x" for name in missing]
 
 
+def read_yaml(path: str, flag: str) -> dict[str, Any]:
+    """Read a YAML file of arguments; only in their mappings is 1e-4 a number, so that others stay the text they are.
+
+    Raises:
+        ValueError: it cannot be read, is not a mapping, or has a key twice.
+    """
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+        settings, typed = yaml.safe_load(text) or {}, yaml.load(text, MappingLoader) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"`--{flag}` {path} cannot be read: {one_line(error)}") from None
+    except ValueError as error:
+        raise ValueError(f"`{path}`: {error}") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"`--{flag}` {path}: write lines `key: value`")
+    return {key: typed.get(key, value) if isinstance(value, dict) else value for key, value in settings.items()}
+
+
 def to_flags(key: str, value: Any) -> list[str]:
     """Write `key: value` of a YAML file as flags, whose values argparse converts."""
-    if isinstance(value, list):
-        return [f"--{key}", *map(str, value)]
-    if isinstance(value, dict):
-        return [f"--{key}={json.dumps(value, default=str)}"]
-    return [f"--{key}={value}"]
+    value = json.dumps(value, default=str) if isinstance(value, dict) else value
+    return [f"--{key}", *map(str, value)] if isinstance(value, list) else [f"--{key}={value}"]
 
 
 def parse_args(

@@ -8,8 +8,6 @@ from typing import Any
 
 import yaml
 
-from hf_llm.messages import one_line
-
 QUOTED = r"\"(?:\\.|[^\"\\])*\"|'(?:''|[^'])*'"
 # What matters in splitting pairs: a quoted string at the start of a value or item, brackets and braces, commas.
 SPLIT_TOKENS = re.compile(rf"(?<=[=:,\[{{ ])(?:{QUOTED})|[\[\]{{}},]")
@@ -88,24 +86,6 @@ def format_mapping(mapping: dict[str, Any]) -> str:
     """Write a mapping as `key=value` pairs, which `parse_mapping` reads back."""
     plain = {key: isinstance(value, str) and not re.match(r"[\[{\"']|.*,", value) for key, value in mapping.items()}
     return ",".join(f"{key}={value if plain[key] else json.dumps(value)}" for key, value in mapping.items())
-
-
-def read_yaml(path: str, flag: str) -> dict[str, Any]:
-    """Read a YAML file of arguments; only in their mappings is 1e-4 a number, so that others stay the text they are.
-
-    Raises:
-        ValueError: it cannot be read, is not a mapping, or has a key twice.
-    """
-    try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
-        settings, typed = yaml.safe_load(text) or {}, yaml.load(text, MappingLoader) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"`--{flag}` {path} cannot be read: {one_line(error)}") from None
-    except ValueError as error:
-        raise ValueError(f"`{path}`: {error}") from None
-    if not isinstance(settings, dict):
-        raise ValueError(f"`--{flag}` {path}: write lines `key: value`")
-    return {key: typed.get(key, value) if isinstance(value, dict) else value for key, value in settings.items()}
 
 
 def read_json(value: str | dict[str, Any], flag: str) -> tuple[str, dict[str, Any]]:
