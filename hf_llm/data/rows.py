@@ -64,8 +64,6 @@ def draw_rows(part: Dataset, limit: int | None, seed: int) -> Dataset:
 def read_files(argument: str, patterns: list[str]) -> Dataset:
     """All rows of the files, with every column that one of them has."""
     rows = [row for path in find_files(argument, patterns) for row in read_rows(path)]
-    if not rows:
-        raise ValueError(f"`{argument}` {' '.join(patterns)} holds no row: name other files")
     columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
     for name, values in columns.items():
         try:

@@ -13,8 +13,9 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset, Value
 from datasets.exceptions import DatasetsError
 
 from hf_llm.arguments import SourceArguments, TextArguments, TokenizerArguments
+from hf_llm.data.byte_streams import BadFile
 from hf_llm.data.locations import find_files, find_sources
-from hf_llm.data.readers import BadFile, missing_column, read_texts
+from hf_llm.data.readers import missing_column, read_texts
 from hf_llm.messages import one_line
 from hf_llm.python_docs import python_docs
 
@@ -152,7 +153,7 @@ class TextFiles(datasets.ArrowBasedBuilder):
     types of columns that nobody asked for and names no broken line; its CSV loader reads the text "NA" as missing.
     """
 
-    VERSION = datasets.Version("1.0.0")  # to be raised when a reader changes: it is part of the cache's key
+    VERSION = datasets.Version("1.1.0")  # to be raised when a reader changes: it is part of the cache's key
     BUILDER_CONFIG_CLASS = TextFilesConfig
 
     def _info(self) -> datasets.DatasetInfo:

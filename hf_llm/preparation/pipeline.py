@@ -33,8 +33,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from hf_llm.arguments import PreparationArguments
+from hf_llm.data.byte_streams import file_format, open_bytes
 from hf_llm.data.locations import PREPARED_MANIFEST, find_files, find_sources
-from hf_llm.data.readers import file_format, open_bytes, read_documents, read_rows
+from hf_llm.data.readers import DOCUMENTS, read_documents, read_rows, read_texts
 from hf_llm.data.tokenization import PROOF_DOCUMENTS, select_engine
 from hf_llm.files import atomic_folder, check_new_folder, write_text
 from hf_llm.messages import ORIGIN, without_secrets
@@ -208,11 +209,8 @@ def build_row_steps(args: PreparationArguments) -> RowSteps:
 def evaluation_texts(patterns: list[str]) -> Iterator[str]:
     """Yield every string in the files of the evaluations, from all columns and nested values."""
     for path in find_files("--decontaminate", patterns):
-        if file_format(path)[0] in (".txt", ".md", ".html", ".htm"):
-            for texts, problems in read_documents(path, "text"):
-                if problems or not any(texts.to_pylist()):
-                    raise ValueError(problems.get(0, f"`--decontaminate` {path} is empty: remove it from the list"))
-                yield from texts.to_pylist()
+        if file_format(path)[0] in DOCUMENTS:
+            yield from (text for texts in read_texts(path, "text") for text in texts.to_pylist())
             continue
         for row in read_rows(path):
             yield from strings_in([value for name, value in row.items() if name != ORIGIN])

@@ -1,6 +1,147 @@
-"""Readers report what cannot be read in one line."""
+"""Each format has one reader: what is read as text and what is read as rows agree, and so do their errors."""
 
-from hf_llm.data.readers import READERS, read_documents
+import csv
+import gzip
+import io
+import json
+import random
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hf_llm.data import byte_streams
+from hf_llm.data.readers import READERS, read_documents, read_rows, read_texts
+from hf_llm.messages import ORIGIN
+
+ROWS = "".join(f'{number},"text {number}"\n' for number in range(50))
+DAMAGED = {  # file name -> content, part of the message
+    "never_closed.csv": (ROWS.replace('"text 4"', '"text 4').encode(), "line 6: the row that begins here has"),
+    "never_closed_last.csv": (
+        f'{ROWS}50,"text\n51,text\n'.encode(),
+        "line 52: the row that begins here has a quotation mark that is never closed",
+    ),
+    "two_never_closed.csv": (
+        ROWS.replace('"text 4"', '"text 4').replace('"text 20"', '"text 20').encode(),
+        "line 6: the row that begins here has text after a closing quotation mark",
+    ),
+    "backslashes.csv": (b'1,"he said \\"no\\" to me"\n', "line 2: the row that begins here has text after a closing"),
+    "more_values.csv": (b"1,a\n\n2,b,c\n", "line 4 has 3 values, and the first line names 2 columns"),
+    "fewer_values.csv": (b'1,"a\nb"\n2\n3,c\n', "line 4 has 1 values, and the first line names 2 columns"),
+    "latin_1.csv": ("1,a\n2,é\n".encode("latin-1"), "line 3 is not UTF-8"),
+    "empty.csv": (b"", "is empty"),
+    "cut_short.csv.gz": (gzip.compress(f"id,text\n{ROWS}".encode())[:-20], "cannot be read"),
+    "broken.jsonl": (b'{"text": "a"}\n\n{"text": \n', "line 3: Expecting value"),
+    "latin_1.jsonl": ('{"text": "a"}\n{"text": "é"}\n'.encode("latin-1"), "line 2: 'utf-8' codec can't decode"),
+    "zero_byte.jsonl": (b'{"text": "a\0"}\n', "line 1: Invalid control character"),
+    "surrogate.jsonl": (b'{"text": "a"}\n{"text": "\\ud83d"}\n', "line 2: `text` holds half of a surrogate pair"),
+    "surrogate.json": (b'[{"text": "a"}, {"text": "\\udE00"}]', "row 1: `text` holds half of a surrogate pair"),
+    "numbers.jsonl": (b'{"text": "a"}\n5\n', "line 2: found int, not an object"),
+    "numbers.json": (b'[{"text": "a"}, 5]', "row 1: found int, not an object"),
+    "empty.jsonl": (b"\n\n", "is empty"),
+    "empty.json": (b"[]", "is empty"),
+    "cut_short.jsonl.gz": (gzip.compress(b'{"text": "a"}\n' * 99)[:-9], "cannot be read"),
+    "damaged.parquet": (b"PAR1 and nothing else", "cannot be read"),
+}
+
+
+def write(path, content):
+    path.write_bytes(content)
+    return str(path)
+
+
+def origins(rows):
+    return [row[ORIGIN].rpartition("` ")[2] for row in rows]
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_files_are_refused_as_texts_and_as_rows(name, tmp_path):
+    """By the same message, which names the file and, where there is one, the line or row."""
+    content, message = DAMAGED[name]
+    content = b"id,text\n" + content if name.endswith(".csv") and content else content
+    path = write(tmp_path / name, content)
+    errors = []
+    for read in (lambda: list(read_texts(path, "text")), lambda: list(read_rows(path))):
+        with pytest.raises(ValueError) as info:
+            read()
+        errors.append(str(info.value))
+    assert errors[0] == errors[1] and errors[0].startswith(f"`{path}`") and message in errors[0]
+
+
+def test_rows_before_an_open_quotation_mark_are_kept_by_a_preparation(tmp_path):
+    """The file's other rows are one problem, which says where they begin."""
+    path = write(tmp_path / "a.csv", ('text\na\n"b\n\nc"\n"open\n' + "d\n" * 20).encode())
+    (texts, problems), (nulls, rest) = read_documents(path, "text")
+    assert texts.to_pylist() == ["a", "b\n\nc"] and not problems
+    assert nulls.to_pylist() == [None] and "line 6: the row that begins here" in rest[0]
+
+
+def test_marks_inside_unquoted_fields_are_text(tmp_path):
+    """As inches are written; spaces may follow a closing mark."""
+    path = write(tmp_path / "a.csv", b'id,text\n1,a 5" disk\n2,"a ""5"" disk" \n')
+    assert [row["text"] for row in read_rows(path)] == ['a 5" disk', 'a "5" disk ']
+
+
+def test_values_keep_their_types(tmp_path):
+    """All of a .csv file are text; those of JSON stay what they are, and dates are text."""
+    path = write(tmp_path / "a.csv", "\ufeffcode,day,n\n001,2020-01-01,NA\n,,\n".encode())
+    assert [list(row.values())[:3] for row in read_rows(path)] == [["001", "2020-01-01", "NA"], ["", "", ""]]
+    rows = [{"n": 1, "day": "2020-01-01"}, {"n": "one", "day": None}, {"n": [1.5, {"k": True}], "big": 1 << 80}]
+    path = write(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    assert list(read_rows(path)) == [row | {ORIGIN: f"`{path}` line {n}"} for n, row in enumerate(rows, 1)]
+
+
+def test_a_name_that_is_given_twice_means_the_last_value(tmp_path):
+    """In JSON and in a .csv file, as text and as rows."""
+    paths = write(tmp_path / "a.jsonl", b'{"a": "1", "a": "2"}\n'), write(tmp_path / "a.csv", b"a,a\n1,2\n")
+    for path in paths:
+        assert [texts.to_pylist() for texts in read_texts(path, "a")] == [["2"]]
+        assert [row["a"] for row in read_rows(path)] == ["2"]
+
+
+def test_rows_are_named_by_the_line_on_which_they_end(tmp_path):
+    """Line breaks inside fields count, of every kind, and so do blank lines."""
+    path = write(tmp_path / "a.csv", b'id,text\r\n1,"a\r\n\r\nb"\r\n\r\n2,"c\rd"\r\n3,e')
+    rows = list(read_rows(path))
+    assert [row["text"] for row in rows] == ["a\r\n\r\nb", "c\rd", "e"]
+    assert origins(rows) == ["line 4", "line 7", "line 8"]
+    path = write(tmp_path / "a.jsonl", b'{"a": 1}\n\n \n{"a": 2}\n')
+    assert origins(read_rows(path)) == ["line 1", "line 4"]
+    pq.write_table(pa.table({"n": range(1500)}), tmp_path / "a.parquet")
+    assert origins(read_rows(str(tmp_path / "a.parquet"))) == [f"row {number}" for number in range(1500)]
+
+
+@pytest.mark.parametrize("chunk", [3, 20, 1 << 20])
+def test_csv_files_are_read_as_by_pythons_csv_module(chunk, tmp_path, monkeypatch):
+    """Values and lines of 300 random files, however the chunks fall."""
+    monkeypatch.setattr(byte_streams, "CHUNK", chunk)
+    draw = random.Random(0)
+
+    def field():
+        plain = "".join(draw.choices('ab é"', k=draw.randint(0, 5))).lstrip('"')
+        pieces = draw.choices(["a", "é", ",", '""', "\n", "\r\n", "\r", " "], k=draw.randint(0, 8))
+        return draw.choice([plain, f'"{"".join(pieces)}"', f'"{"".join(pieces)}" '])
+
+    for _ in range(300):
+        end = draw.choice(["\n", "\r\n", "\r"])
+        text = f'"p",q{end}' + "".join(f"{field()},{field()}{end * draw.choice([1, 1, 2])}" for _ in range(4))
+        text = draw.choice([text, text.rstrip("\r\n")])
+        path = write(tmp_path / "a.csv", text.encode())
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        expected = [row | {ORIGIN: f"`{path}` line {reader.line_num}"} for row in reader]
+        assert list(read_rows(path)) == expected
+        assert [t for texts in read_texts(path, "p") for t in texts.to_pylist()] == [row["p"] for row in expected]
+
+
+def test_bad_rows_of_a_csv_file_are_null_in_their_place(tmp_path):
+    """So the numbers of the rows after them are right."""
+    path = write(tmp_path / "a.csv", "id,text\n1,a\n2\n3,é\n4,d\n".encode("latin-1"))
+    ((texts, problems),) = read_documents(path, "text")
+    assert texts.to_pylist() == ["a", None, None, "d"]
+    assert problems == {
+        1: f"`{path}` line 3 has 1 values, and the first line names 2 columns: correct or quote its values",
+        2: f"`{path}` line 4 is not UTF-8: convert it to UTF-8",
+    }
 
 
 def test_the_error_of_a_url_has_no_secrets(tmp_path, monkeypatch):

@@ -105,15 +105,19 @@ def test_a_mapping_that_does_not_fit_is_named_with_what_is_there(mapping, messag
     "name, content, message",
     [
         ("a.jsonl", '{"a": 1}\n{"a": \n', "a.jsonl` line 2: Expecting value"),
-        ("a.json", '[{"a": 1}, 2]', "a.json`: not an object: give one JSON object a line, or a list of them"),
+        (
+            "a.json",
+            '[{"a": 1}, 2]',
+            "a.json` row 1: found int, not an object: give one JSON object a line",
+        ),
         ("a.txt", "text", "a.txt` has no columns: give .jsonl, .json, .csv or .parquet"),
-        ("a.jsonl", "", "a.jsonl holds no row"),
-        ("a.csv", "text,label\na,b\nc,d,e\n", "a.csv` line 3: more values than the first line has names"),
+        ("a.jsonl", "", "a.jsonl` is empty: remove it from the list"),
+        ("a.csv", "text,label\na,b\nc,d,e\n", "a.csv` line 3 has 3 values, and the first line names 2 columns"),
         ("a.jsonl", '{"text": null, "label": "b"}', "a.jsonl` line 1: `text` is `None`, no text"),
         ("a.jsonl", '{"text": 5, "label": "b"}', "a.jsonl` line 1: `text` is `5`, no text"),
         ("a.jsonl", '{"text": 1}\n{"text": "b"}\n', "the values of column `text` are of several types"),
         ("a.jsonl", '{"text": "a", "label": 123456789012345678901234567890}', "the values of column `label` are"),
-        ("a.jsonl", '{"text": "\\ud800", "label": "a"}', "the values of column `text` are"),
+        ("a.jsonl", '{"text": "\\ud800", "label": "a"}', "a.jsonl` line 1: `text` holds half of a surrogate pair"),
         ("a.jsonl", '{"text": "a", "label": ["b"]}', "`label` is `['b']`: give one text or number in each row"),
     ],
 )
@@ -123,6 +127,23 @@ def test_a_broken_file_is_named_with_its_line(name, content, message, tmp_path):
     with pytest.raises(ValueError) as error:
         load("understanding", validation_file=[str(tmp_path / name)])
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("row", [5, 49])
+def test_a_quotation_mark_that_is_not_closed_is_refused(row, tmp_path):
+    """The rows after it are not read as one field: rows would be missing, and nothing would say so."""
+    rows = [f'"text {number}",{"good" if number % 2 else "bad"}\n' for number in range(50)]
+    rows[row] = rows[row].replace('",', ",")
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(rows))
+    with pytest.raises(ValueError, match=f"a.csv` line {row + 2}: the row that begins here has"):
+        load("understanding", validation_file=[str(tmp_path / "a.csv")])
+
+
+def test_a_row_without_all_values_is_refused(tmp_path):
+    """The missing label is not taken for a hidden one."""
+    (tmp_path / "a.csv").write_text("text,label\na,good\nb\nc,bad\n")
+    with pytest.raises(ValueError, match=r"a.csv` line 3 has 1 values, and the first line names 2 columns"):
+        load("understanding", validation_file=[str(tmp_path / "a.csv")])
 
 
 def test_the_same_rows_come_from_every_format(tmp_path):

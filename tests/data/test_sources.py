@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from hf_llm.arguments import TextArguments
-from hf_llm.data import readers, sources
+from hf_llm.data import byte_streams, readers, sources
 from hf_llm.data.sources import load_splits
 
 
@@ -126,7 +126,7 @@ def test_other_columns_may_be_anything(tmp_path):
 
 def test_lines_across_chunks_are_kept_whole(tmp_path, monkeypatch):
     """Rows are neither cut nor lost where one chunk ends, even if a row is longer than a chunk."""
-    monkeypatch.setattr(readers, "CHUNK", 64)
+    monkeypatch.setattr(byte_streams, "CHUNK", 64)
     rows = [f"{i} " + "x" * (i % 150) for i in range(300)]
     write_lines(tmp_path / "a.jsonl", [{"text": row} for row in rows])
     assert texts(tmp_path) == rows
@@ -322,7 +322,7 @@ def test_broken_json_line(tmp_path, line, problem):
 
 def test_broken_json_line_far_into_a_packed_file(tmp_path, monkeypatch):
     """Lines are counted across chunks and through compression."""
-    monkeypatch.setattr(readers, "CHUNK", 100)
+    monkeypatch.setattr(byte_streams, "CHUNK", 100)
     rows = b'{"text": "some text"}\n' * 500 + b"{\n"
     assert "a.jsonl.gz` line 501: " in error_of_file(tmp_path / "a.jsonl.gz", gzip.compress(rows))
 
@@ -331,12 +331,12 @@ def test_broken_json_line_far_into_a_packed_file(tmp_path, monkeypatch):
     "content, problem",
     [
         ('[{"text": "a"},\n {"text": }]', "line 2 column 11"),
-        ('[{"text": "a"}, ["b"]]', "item 1: found list, not an object"),
-        ('[{"text": "a"}, {"text": ["b"]}]', "item 1: `text` holds list, not a string"),
+        ('[{"text": "a"}, ["b"]]', "row 1: found list, not an object"),
+        ('[{"text": "a"}, {"text": ["b"]}]', "row 1: `text` holds list, not a string"),
     ],
 )
 def test_broken_json_list(tmp_path, content, problem):
-    """A list of objects is named by line and column, or by the item."""
+    """The message names the line and column where a list is broken, or the row that is not an object with a text."""
     assert problem in error_of_file(tmp_path / "a.json", content.encode())
 
 
@@ -359,7 +359,7 @@ def test_parquet_columns_are_checked(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, where", [("a.txt", "line 2"), ("a.jsonl", "line 2"), ("a.json", ""), ("a.csv", "Row #3")]
+    "name, where", [("a.txt", "line 2"), ("a.jsonl", "line 2"), ("a.json", ""), ("a.csv", "line 3")]
 )
 def test_other_encodings_are_refused(tmp_path, name, where):
     """Latin-1 is never guessed at: the file and the place are named."""
@@ -382,10 +382,13 @@ def test_packed_file_cut_short(tmp_path, name, kept):
 
 @pytest.mark.parametrize(
     "content, problem",
-    [("text,n\na,1\nb,2,3\n", "Row #3: Expected 2 columns, got 3"), ('text\na\n"b\nc\n', "quotation mark")],
+    [
+        ("text,n\na,1\nb,2,3\n", "line 3 has 3 values, and the first line names 2 columns"),
+        ('text\na\n"b\nc\n', "line 3: the row that begins here has a quotation mark that is never closed"),
+    ],
 )
 def test_broken_csv(tmp_path, content, problem):
-    """A row with a field too many is named; an open quotation mark does not swallow the rest of the file."""
+    """A row with too many values is named; a quotation mark that is not closed does not swallow what follows."""
     assert problem in error_of_file(tmp_path / "a.csv", content.encode())
 
 

@@ -376,7 +376,9 @@ def test_wrong_settings_are_reported_before_anything_is_read(tmp_path):
     write_lines(tmp_path / "a.jsonl", DOCUMENTS[:3])
     (tmp_path / "short").write_text("abc\n")
     (tmp_path / "empty.txt").write_text("")
-    assert "empty.txt is empty" in error_of(arguments(tmp_path, "a.jsonl", decontaminate=[str(tmp_path / "empty.txt")]))
+    assert "empty.txt` is empty" in error_of(
+        arguments(tmp_path, "a.jsonl", decontaminate=[str(tmp_path / "empty.txt")])
+    )
     assert "`--languages` 'english' is no language code" in error_of(
         arguments(tmp_path, "a.jsonl", languages=["english"])
     )
