@@ -1,1 +1,1 @@
-"""Scores of a model: perplexity, a task's own metric, lm-evaluation-harness."""
+"""Scores of a model: perplexity, the metric of a task, lm-evaluation-harness."""

@@ -14,13 +14,16 @@ from hf_llm.data.arrow import column
 
 
 def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Sum and number of the token losses of every row, for `Trainer(preprocess_logits_for_metrics=...)`.
+    """Sum and count the token losses of every row, for `Trainer(preprocess_logits_for_metrics=...)`.
 
-    Keeps 16 bytes a row instead of its logits, so that memory does not grow with the evaluation set.
+    Keeps 16 bytes per row instead of its logits, so that memory does not grow with the evaluation set.
+
+    For the labels [5, -100, 7] only the logits at position 1 count, which predict 7: no position predicts the first
+    label, position 0 predicts -100, and no label follows position 2.
 
     Args:
-        logits: (B, T, vocabulary); row i of a sequence predicts token i + 1. Or (L, vocabulary), those alone that
-            predict one of the batch's L labels, as `PackingCollator(skip_prompts=True)` asks for them.
+        logits: (B, T, vocabulary); position i predicts label i + 1. Or (L, vocabulary), only those that predict one of
+            the batch's L labels, as the model returns them for `PackingCollator(skip_prompts=True)`.
         labels: (B, T); -100 is not counted.
 
     Returns:
@@ -37,14 +40,27 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def masked_token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """As `token_losses`, where (B, T, vocabulary) logits predict the labels, (B, T), in their own places."""
+    """Sum and count the losses as `token_losses` does, for a masked model: position i predicts label i.
+
+    Args:
+        logits: (B, T, vocabulary).
+        labels: (B, T); -100 is not counted.
+    """
     return row_losses(logits[0] if isinstance(logits, tuple) else logits, labels)
 
 
 def row_losses(logits: Iterable[torch.Tensor], labels: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Summed loss in nats and number of labels of each row, (B, 2) float64, from (t, vocabulary) and (t,)."""
+    """Sum and count the losses of B rows.
+
+    Args:
+        logits: (t, vocabulary) of each row, each of which predicts the label at the same index.
+        labels: (t,) of each row; -100 is not counted.
+
+    Returns:
+        (B, 2) float64: summed loss in nats, number of labels.
+    """
     rows = []
-    for row_logits, row_labels in zip(logits, labels, strict=True):  # one row at a time: float32 copies
+    for row_logits, row_labels in zip(logits, labels, strict=True):  # row by row: the logits are copied to float32
         loss = torch.nn.functional.cross_entropy(row_logits.float(), row_labels, ignore_index=-100, reduction="none")
         rows.append(torch.stack([loss.double().sum(), (row_labels != -100).sum().double()]))
     return torch.stack(rows)
@@ -53,15 +69,15 @@ def row_losses(logits: Iterable[torch.Tensor], labels: Iterable[torch.Tensor]) -
 class TokenMetrics:
     """Mean token loss and perplexity, for `Trainer(compute_metrics=...)` with `batch_eval_metrics`.
 
-    The Trainer's own `eval_loss` averages the batches' means, whatever number of tokens each has; this one is the
-    mean over tokens, and it takes that one's place, so that perplexity = exp(eval_loss) holds.
+    The Trainer's own `eval_loss` is the mean of the batches' means, although batches have different numbers of tokens.
+    It is replaced by the mean over tokens, so that perplexity = exp(eval_loss).
     """
 
     def __init__(self):
         self.total = np.zeros(2)
 
     def __call__(self, prediction: EvalPrediction, compute_result: bool) -> dict[str, float]:
-        """Add one batch of `token_losses`; the scores after the last."""
+        """Add one batch of `token_losses`; return the scores after the last batch (`compute_result`)."""
         self.total += prediction.predictions.sum(0).cpu().numpy()
         if not compute_result:
             return {}
@@ -69,26 +85,26 @@ class TokenMetrics:
         return self.scores(loss, tokens)
 
     def scores(self, loss: float, tokens: float) -> dict[str, float]:
-        """From the summed loss in nats and the number of predicted tokens."""
+        """Compute the scores from the summed loss in nats and the number of predicted tokens."""
         mean = loss / max(tokens, 1)
         return {"loss": mean, "perplexity": perplexity(mean)}
 
 
 def perplexity(loss: float) -> float:
-    """exp(mean token loss in nats), infinite where a float cannot hold it."""
+    """exp(mean token loss in nats), infinity if it is too large for a float."""
     return math.exp(loss) if loss < 700 else math.inf
 
 
 class LanguageModelingMetrics(TokenMetrics):
-    """`TokenMetrics`, and bits per byte, which compare between tokenizers.
+    """`TokenMetrics`, and bits per byte, which are comparable between tokenizers.
 
-    Bits per byte is the length of the text when coded with the model, per UTF-8 byte: the losses of the predicted
-    tokens, plus log2(vocabulary) for each token that nothing predicts (the first of a row's piece where the
-    tokenizer puts no BOS). Ends of documents are paid for. What zlib level 9 makes of the same text stands beside it.
+    Bits per byte is the length of the text when compressed with the model, per UTF-8 byte: the losses of the predicted
+    tokens, end tokens included, plus log2(vocabulary) for each token without a prediction (the first one of each piece
+    of a document, unless it is a bos token). The figure of zlib level 9 for the same text is reported for comparison.
 
     Args:
         documents: the evaluated text, rows `{"text": str}`.
-        rows: what `pack` made of it.
+        rows: the rows that `pack` returns for it.
     """
 
     def __init__(self, documents: Dataset, rows: Dataset, tokenizer: PreTrainedTokenizerBase):
@@ -97,8 +113,8 @@ class LanguageModelingMetrics(TokenMetrics):
         self.num_bytes = pc.sum(pc.binary_length(texts)).as_py()
         self.zlib_bits_per_byte = zlib_bits_per_byte(text.as_py() for text in texts)
         pieces = pc.sum(pc.list_value_length(column(rows, "lengths"))).as_py()
-        opened = tokenizer("a").input_ids[0] == tokenizer.bos_token_id
-        self.unpredicted_bits = (pieces - opened * len(documents)) * math.log2(len(tokenizer))
+        starts_with_bos = tokenizer("a").input_ids[0] == tokenizer.bos_token_id
+        self.unpredicted_bits = (pieces - starts_with_bos * len(documents)) * math.log2(len(tokenizer))
 
     def scores(self, loss: float, tokens: float) -> dict[str, float]:
         return super().scores(loss, tokens) | {
@@ -108,7 +124,7 @@ class LanguageModelingMetrics(TokenMetrics):
 
 
 def zlib_bits_per_byte(texts: Iterable[str]) -> float:
-    """Bits per UTF-8 byte that zlib level 9 reaches on the texts, one after the other: what a model must beat."""
+    """Compute the bits per UTF-8 byte of the texts, compressed one after another by zlib level 9."""
     compressor = zlib.compressobj(9)
     num_bytes = compressed = 0
     for text in texts:

@@ -1,1 +1,1 @@
-"""Scores of generated text as `evaluate.Metric` classes that need no network, each with its bootstrap interval."""
+"""Metrics of generated text: `evaluate.Metric` classes that need no network, with bootstrap confidence intervals."""

@@ -1,4 +1,4 @@
-"""Scores of generated labels, which may be no label at all: accuracy, macro-F1, Matthews correlation."""
+"""Accuracy, macro-F1 and Matthews correlation of generated labels, which may be any text; share of stereotypes."""
 
 from collections.abc import Sequence
 
@@ -8,23 +8,23 @@ from hf_llm.metrics.base import TaskMetric
 
 
 class StereotypeShare(TaskMetric):
-    """Share of pairs of which the prediction is the reference, the stereotype, 0 to 1: 0.5 is no preference."""
+    """Share of pairs in which the prediction is the reference, the stereotype, 0 to 1; 0.5 is no preference."""
 
     score_names = ("stereotype_share",)
 
     def statistics(self, predictions: Sequence[str], references: list[list[str]]) -> np.ndarray:
-        """Whether each is, (N, 1)."""
+        """1 where the prediction is the stereotype, (N, 1)."""
         return np.array([[guess in texts] for guess, texts in zip(predictions, references, strict=True)], float)
 
 
 class Classification(TaskMetric):
-    """Accuracy, macro-F1 (0 to 1) and Matthews correlation (-1 to 1) of labels that are compared as they stand.
+    """Accuracy, macro-F1 (0 to 1) and Matthews correlation (-1 to 1) of labels, which are compared without changes.
 
-    As in scikit-learn every label that occurs counts in macro-F1, also one that is only predicted: free text where a
-    label should be lowers it more than any wrong label. In the interval, a label that a resample lacks counts with its
-    F1 over all rows: left out, it would push the interval above the score where many labels are rare.
+    As in scikit-learn, macro-F1 is the mean over all labels that occur, including those that are only predicted, so a
+    text that is not a label lowers it more than a wrong label does. A label that a resample lacks counts with its F1
+    over all rows: without it, the interval would lie above the score if many labels are rare.
 
-    A row with several gold labels is right with any of them, and else counts as its first.
+    A prediction is correct if it is any of several gold labels; if it is none, the first one counts as the gold label.
 
     Example:
         >>> Classification().compute(predictions=["cat", "dog"], references=["cat", "cat"])["accuracy"]
@@ -34,22 +34,22 @@ class Classification(TaskMetric):
     score_names = ("accuracy",)
 
     def statistics(self, predictions: Sequence[str], references: list[list[str]]) -> np.ndarray:
-        """(N, 3): whether the row is right, indices of its gold and of its predicted label."""
+        """(N, 3): 1 if the prediction is correct, index of the gold label, index of the predicted label."""
         pairs = zip(predictions, references, strict=True)
         gold = [prediction if prediction in labels else labels[0] for prediction, labels in pairs]
-        index = {label: place for place, label in enumerate(sorted({*gold, *predictions}))}
+        index = {label: number for number, label in enumerate(sorted({*gold, *predictions}))}
         pairs = zip(gold, predictions, strict=True)
         return np.array([[label == guess, index[label], index[guess]] for label, guess in pairs], dtype=int)
 
     def scores(self, statistics: np.ndarray, weights: np.ndarray) -> dict[str, float]:
-        """From the diagonal and the margins of the confusion matrix: all of it may be thousands of labels squared."""
-        right, gold, predicted = statistics.T
+        """Compute the scores from the diagonal and the margins of the confusion matrix, which itself may be large."""
+        correct, gold, predicted = statistics.T
         size, total = statistics[:, 1:].max() + 1, weights.sum()
         margin, guesses = np.bincount(gold, weights, size), np.bincount(predicted, weights, size)
-        hits = np.bincount(gold, weights * right, size)
+        hits = np.bincount(gold, weights * correct, size)
         occurrences = np.bincount(gold, minlength=size) + np.bincount(predicted, minlength=size)
-        f1_of_all = 2 * np.bincount(gold, right, size) / occurrences
-        f1 = np.divide(2 * hits, margin + guesses, out=f1_of_all, where=margin + guesses > 0)
+        f1_over_all_rows = 2 * np.bincount(gold, correct, size) / occurrences
+        f1 = np.divide(2 * hits, margin + guesses, out=f1_over_all_rows, where=margin + guesses > 0)
         spread = (total**2 - margin @ margin) * (total**2 - guesses @ guesses)
         covariance = hits.sum() * total - margin @ guesses
         return {

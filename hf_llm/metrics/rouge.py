@@ -1,4 +1,4 @@
-"""ROUGE by `rouge_score`, with a tokenizer for what its own would drop: every letter that is not ASCII."""
+"""ROUGE by `rouge_score`, with a tokenizer for other languages than English: its own drops letters beyond ASCII."""
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
@@ -15,15 +15,18 @@ from hf_llm.metrics.segmentation import language_code, segment_words
 
 
 class Rouge(TaskMetric):
-    """F-measures of ROUGE-1, ROUGE-2, ROUGE-L and ROUGE-Lsum, 0 to 1, each of the best reference of a row.
+    """F-measures of ROUGE-1, ROUGE-2, ROUGE-L and ROUGE-Lsum, 0 to 1, each for the best reference of a row.
 
-    ROUGE-Lsum takes a line for a sentence: put newlines between sentences, or it equals ROUGE-L.
+    For ROUGE-Lsum each line is a sentence: without newlines between sentences it equals ROUGE-L.
 
     Args:
-        use_stemmer: Porter stems, English only; scores with and without do not compare.
-        language: "en" has rouge_score's tokenizer; other languages words in any script, or characters where the
+        use_stemmer: compare Porter stems, for English only; scores with and without stems are not comparable.
+        language: "en" uses rouge_score's tokenizer; other languages use words of any script, or characters if the
             script has no spaces.
-        tokenizer: anything with `tokenize(text) -> list[str]`, instead.
+        tokenizer: an object with `tokenize(text) -> list[str]`, used instead.
+
+    Raises:
+        ValueError: stems are asked for together with another language or a tokenizer.
 
     Example:
         >>> Rouge().compute(predictions=["a cat sat"], references=[["the cat sat", "a dog"]])["rouge1"]
@@ -37,18 +40,18 @@ class Rouge(TaskMetric):
         english = language_code(language) == "en"
         if use_stemmer and (tokenizer or not english):
             raise ValueError(f"`use_stemmer` stems English only: leave it out with {tokenizer or language!r}")
-        # Without the caches most of the time would go into stems of the same words, and into the prediction's tokens:
-        # the scorer wants them twice for each reference.
+        # Without the caches most of the time is spent on stems of the same words, and on tokenizing predictions: the
+        # scorer tokenizes a prediction twice for each reference.
         stemmer = SimpleNamespace(stem=lru_cache(maxsize=None)(PorterStemmer().stem)) if use_stemmer else None
         tokenize = partial(ascii_words, stemmer=stemmer) if english else segment_words
         self.tokenize = lru_cache(maxsize=64)(tokenizer.tokenize if tokenizer else tokenize)
         self.scorer = RougeScorer(self.score_names, tokenizer=SimpleNamespace(tokenize=self.tokenize))
 
     def statistics(self, predictions: Sequence[str], references: list[list[str]]) -> np.ndarray:
-        """F-measures of each row, (N, 4).
+        """Compute the F-measures of each row, (N, 4).
 
         Raises:
-            ValueError: most references have no token, so that the tokenizer is one for another language.
+            ValueError: most references have no token, so the tokenizer must be for another language.
         """
         rows, blank = [], 0
         for prediction, texts in zip(predictions, references, strict=True):

@@ -1,4 +1,4 @@
-"""Text to tokens where there may be no spaces, and the one place that knows which languages have none."""
+"""Split text of any language into words, or into characters if its script has no spaces between words."""
 
 import regex
 
@@ -8,7 +8,8 @@ TWO_LETTERS = {
     "mya": "my", "tha": "th", "yue": "zh", "zho": "zh",
 }  # fmt: skip
 
-# By script and not by language: Chinese inside a German text has no spaces either. Marks stay with their letter.
+# By script and not by language, since Chinese within a German text has no spaces either. Combining marks stay with
+# their letter.
 UNSPACED_SCRIPTS = r"\p{Han}\p{Hiragana}\p{Katakana}ー\p{Khmer}\p{Lao}\p{Myanmar}\p{Thai}\p{Tibetan}"
 WORD_EXPRESSION = rf"[[{UNSPACED_SCRIPTS}]&&[\p{{L}}\p{{N}}]]\p{{M}}*|[[\p{{L}}\p{{M}}\p{{N}}]--[{UNSPACED_SCRIPTS}]]+"
 WORD_PATTERN = regex.compile(WORD_EXPRESSION, regex.V1)
@@ -16,7 +17,7 @@ WORD_OR_MARK_PATTERN = regex.compile(rf"{WORD_EXPRESSION}|\S", regex.V1)
 
 
 def language_code(language: str) -> str:
-    """The code by which languages are told apart here.
+    """Return the two-letter code of a language, or its three-letter code if no other is known here.
 
     Raises:
         ValueError: not a language code.
@@ -27,12 +28,12 @@ def language_code(language: str) -> str:
     """
     code = regex.split("[-_]", language.lower())[0]
     if not regex.fullmatch("[a-z]{2,3}", code):
-        raise ValueError(f"`language` {language!r} is no language code: give one as 'en', 'zh' or 'zho_Hans'")
+        raise ValueError(f"`language` {language!r} is not a language code: give one as 'en', 'zh' or 'zho_Hans'")
     return TWO_LETTERS.get(code, code)
 
 
 def segment_words(text: str) -> list[str]:
-    """Lower-case words of letters and digits in any script, characters where a script has no spaces.
+    """Split into lower-case words of letters and digits, and into characters in scripts without spaces.
 
     Example:
         >>> segment_words("GPT-2在2019年, über")
@@ -42,5 +43,5 @@ def segment_words(text: str) -> list[str]:
 
 
 def segment_words_and_marks(text: str) -> list[str]:
-    """As `segment_words`, with each punctuation mark or symbol a token: degenerate text may be nothing else."""
+    """Split as `segment_words` does, with each punctuation mark or symbol as a token of its own."""
     return WORD_OR_MARK_PATTERN.findall(text.lower())

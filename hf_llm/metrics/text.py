@@ -1,4 +1,4 @@
-"""How varied free text is, for which there is no gold answer."""
+"""Repetition and diversity of free text, for which there is no gold answer."""
 
 from collections.abc import Sequence
 
@@ -9,18 +9,23 @@ from hf_llm.metrics.segmentation import segment_words_and_marks
 
 
 def token_ngrams(tokens: list[str], n: int) -> list[tuple[str, ...]]:
-    """All runs of `n` tokens, (len(tokens) - n + 1,) where there are any."""
+    """Return all n-grams of a list of tokens in their order.
+
+    Example:
+        >>> token_ngrams(["a", "b", "c"], 2)
+        [('a', 'b'), ('b', 'c')]
+    """
     return list(zip(*(tokens[start:] for start in range(n)), strict=False))
 
 
 class FreeText(TaskMetric):
-    """Repetition within texts and distinct n-grams over all of them, 0 to 1; references are not looked at.
+    """Repetition within texts and distinct n-grams over all texts, 0 to 1; references are ignored.
 
-    - `repetition`: share of a text's 4-grams that repeat an earlier one, mean over the texts: seq-rep-4 of Welleck et
-      al. (2020), here over words. 0 for a text with fewer than four tokens.
+    - `repetition`: share of a text's 4-grams that repeat an earlier one, averaged over the texts: seq-rep-4 of Welleck
+      et al. (2020), here over words. 0 for a text with fewer than four tokens.
     - `distinct_1`, `distinct_2`, `distinct_3`: different n-grams / all n-grams of the corpus (Li et al. 2016). They
-      fall with the number of texts. They have no interval: rows drawn twice repeat themselves, so every resample lies
-      below the score.
+      decrease with the number of texts. They have no interval: a resample contains rows twice, whose n-grams are
+      repeated, so it always has a lower score.
 
     Example:
         >>> FreeText().compute(predictions=["so it goes so it goes so it goes"])["repetition"]
@@ -31,12 +36,12 @@ class FreeText(TaskMetric):
     needs_references = False
 
     def statistics(self, predictions: Sequence[str], references: list[list[str]]) -> np.ndarray:
-        """Repetition of each text, (N, 1)."""
-        fours = [token_ngrams(segment_words_and_marks(text), 4) for text in predictions]
-        return np.array([[1 - len(set(grams)) / len(grams) if grams else 0.0] for grams in fours])
+        """Compute the repetition of each text, (N, 1)."""
+        all_grams = [token_ngrams(segment_words_and_marks(text), 4) for text in predictions]
+        return np.array([[1 - len(set(grams)) / len(grams) if grams else 0.0] for grams in all_grams])
 
     def details(self, predictions: Sequence[str], statistics: np.ndarray) -> dict[str, float | str]:
-        """The distinct n-grams."""
+        """The shares of distinct n-grams."""
         tokens = [segment_words_and_marks(text) for text in predictions]
         grams = {f"distinct_{n}": [gram for text in tokens for gram in token_ngrams(text, n)] for n in (1, 2, 3)}
         return {name: len(set(all_grams)) / max(len(all_grams), 1) for name, all_grams in grams.items()}

@@ -1,4 +1,4 @@
-"""BLEU, chrF and TER by sacreBLEU, each with the signature without which its figure cannot be compared."""
+"""BLEU, chrF and TER by sacreBLEU, each with its signature, which comparable scores must share."""
 
 from collections.abc import Sequence
 from copy import copy
@@ -10,18 +10,18 @@ from sacrebleu.metrics import BLEU, CHRF, TER
 from hf_llm.metrics.base import TaskMetric
 from hf_llm.metrics.segmentation import WITHOUT_SPACES, language_code
 
-ENDS = [10, 28]  # of the columns of BLEU and of chrF
-ROWS_AT_A_TIME = 200  # sacreBLEU keeps all n-grams of all references it is given, 20 kB a row
+COLUMN_ENDS = [10, 28]  # of BLEU and chrF in the statistics
+ROWS_AT_A_TIME = 200  # sacreBLEU keeps the n-grams of all references that it gets, 20 kB per row
 TOKENIZERS = dict.fromkeys(WITHOUT_SPACES, "char") | {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
 
 
 class Translation(TaskMetric):
-    """Corpus BLEU and chrF, in percent, as the `sacrebleu` command prints them; TER where asked for.
+    """Corpus BLEU and chrF in percent, as printed by the `sacrebleu` command, and TER on request.
 
     Args:
-        target_language: chooses BLEU's tokenizer: zh, ja-mecab, ko-mecab, char for other languages without spaces,
-            13a for the rest.
-        ter: TER too. Translations with another word order take it a minute for 400 rows.
+        target_language: selects BLEU's tokenizer: zh, ja-mecab, ko-mecab, char for other languages without spaces,
+            13a for all others.
+        ter: compute TER too, which takes a minute for 400 rows whose word order differs.
 
     Raises:
         ValueError: the language's tokenizer is not installed.
@@ -31,8 +31,8 @@ class Translation(TaskMetric):
         100.0
     """
 
-    # The statistics of each row are added up and scored by the methods through which sacreBLEU's own bootstrap goes;
-    # its public ones would tokenize every resample again.
+    # Statistics of rows are summed and scored by the private methods that sacreBLEU's own bootstrap uses: the public
+    # ones would tokenize every resample again.
 
     def __init__(self, target_language: str, ter: bool = False):
         super().__init__()
@@ -45,31 +45,31 @@ class Translation(TaskMetric):
         self.metrics = {"bleu": bleu, "chrf": CHRF()} | ({"ter": TER()} if ter else {})
 
     def statistics(self, predictions: Sequence[str], references: list[list[str]]) -> np.ndarray:
-        """Counts that add up to the corpus scores: (N, 10) of BLEU, (N, 18) of chrF, (N, 2) of TER, side by side."""
-        parts = []
+        """Compute counts that add up to those of the corpus: (N, 10) for BLEU, (N, 18) for chrF, (N, 2) for TER."""
+        blocks = []
         for start in range(0, len(predictions), ROWS_AT_A_TIME):
-            part = slice(start, start + ROWS_AT_A_TIME)
-            streams = list(zip_longest(*references[part]))  # None where a row has fewer references
-            extracted = [m._extract_corpus_statistics(predictions[part], streams) for m in self.metrics.values()]
-            parts.append(np.hstack([np.array(rows, dtype=float) for rows in extracted]))
-        of_rows = {len(texts) for texts in references}
+            block = slice(start, start + ROWS_AT_A_TIME)
+            streams = list(zip_longest(*references[block]))  # None where a row has fewer references
+            extracted = [m._extract_corpus_statistics(predictions[block], streams) for m in self.metrics.values()]
+            blocks.append(np.hstack([np.array(rows, dtype=float) for rows in extracted]))
+        counts = {len(texts) for texts in references}
         for metric in self.metrics.values():
-            metric.num_refs = min(of_rows) if len(of_rows) == 1 else -1  # in the signature; of all parts
-        return np.vstack(parts)
+            metric.num_refs = min(counts) if len(counts) == 1 else -1  # for the signature, over all blocks
+        return np.vstack(blocks)
 
     def scores(self, statistics: np.ndarray, weights: np.ndarray) -> dict[str, float]:
-        """Scores of the summed counts."""
-        sums = zip(self.metrics.items(), np.split(weights @ statistics, ENDS), strict=False)
+        """Compute the scores of the summed counts."""
+        sums = zip(self.metrics.items(), np.split(weights @ statistics, COLUMN_ENDS), strict=False)
         return {name: metric._compute_score_from_stats(counts.tolist()).score for (name, metric), counts in sums}
 
     def row_scores(self, predictions: Sequence[str], references: Sequence | None = None) -> list[dict[str, float]]:
-        """Sentence scores; BLEU with effective order, or a short sentence without 4-grams would have 0."""
-        statistics = self.statistics(predictions, self.checked(predictions, references))
+        """Compute sentence scores; BLEU with effective order, since a sentence without 4-grams would have 0."""
+        statistics = self.statistics(predictions, self.list_references(predictions, references))
         sentence = copy(self)
         sentence.metrics = self.metrics | {"bleu": copy(self.metrics["bleu"])}
         sentence.metrics["bleu"].effective_order = True
         return [sentence.scores(row[None], np.ones(1)) for row in statistics]
 
     def details(self, predictions: Sequence[str], statistics: np.ndarray) -> dict[str, float | str]:
-        """`bleu_signature` and so on."""
+        """The signatures of sacreBLEU, e.g. `bleu_signature`."""
         return {f"{name}_signature": str(metric.get_signature()) for name, metric in self.metrics.items()}

@@ -1,4 +1,4 @@
-"""Scores of labels are those of scikit-learn."""
+"""Scores of labels are equal to those of scikit-learn."""
 
 import warnings
 
@@ -9,10 +9,10 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from hf_llm.metrics.classification import Classification
 
 
-def theirs(predictions, labels):
+def sklearn_scores(predictions, labels):
     """The three scores by scikit-learn."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it remarks on corpora with a single label
+        warnings.simplefilter("ignore")  # of corpora with a single label
         return {
             "accuracy": accuracy_score(labels, predictions),
             "macro_f1": f1_score(labels, predictions, average="macro"),
@@ -23,11 +23,12 @@ def theirs(predictions, labels):
 @pytest.mark.parametrize("seed", range(5))
 def test_scores_are_those_of_scikit_learn(seed):
     """With labels that are only predicted ("d", free text) and labels that are never predicted ("a")."""
-    draw = np.random.default_rng(seed)
-    labels = draw.choice(["a", "b", "c"], p=[0.1, 0.3, 0.6], size=200).tolist()
-    predictions = draw.choice(["b", "c", "d", "I think it is b", ""], size=200).tolist()
+    generator = np.random.default_rng(seed)
+    labels = generator.choice(["a", "b", "c"], p=[0.1, 0.3, 0.6], size=200).tolist()
+    predictions = generator.choice(["b", "c", "d", "I think it is b", ""], size=200).tolist()
     results = Classification().compute(predictions=predictions, references=labels)
-    assert {name: results[name] for name in theirs(predictions, labels)} == pytest.approx(theirs(predictions, labels))
+    expected = sklearn_scores(predictions, labels)
+    assert {name: results[name] for name in expected} == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -36,22 +37,23 @@ def test_scores_are_those_of_scikit_learn(seed):
     ids=["one label", "always the same", "always wrong", "right"],
 )
 def test_small_corpora_have_the_scores_of_scikit_learn(predictions, labels):
-    """Where a correlation is 0 / 0 it is 0."""
+    """A correlation of 0 / 0 is 0."""
     results = Classification().compute(predictions=predictions, references=labels)
-    assert {name: results[name] for name in theirs(predictions, labels)} == theirs(predictions, labels)
+    expected = sklearn_scores(predictions, labels)
+    assert {name: results[name] for name in expected} == expected
 
 
-def test_any_of_several_gold_labels_is_right():
-    """And a wrong row counts as its first."""
+def test_any_of_several_gold_labels_is_correct():
+    """If the prediction is none of them, the first one counts as the gold label."""
     metric = Classification()
     results = metric.compute(predictions=["b", "c"], references=[["a", "b"], ["a", "b"]])
     assert results["accuracy"] == 0.5
-    assert results["macro_f1"] == pytest.approx(theirs(["b", "c"], ["b", "a"])["macro_f1"])
+    assert results["macro_f1"] == pytest.approx(sklearn_scores(["b", "c"], ["b", "a"])["macro_f1"])
     assert metric.row_scores(["b", "c"], [["a", "b"], ["a", "b"]]) == [{"accuracy": 1}, {"accuracy": 0}]
 
 
-def test_the_interval_of_macro_f1_holds_the_score_where_labels_are_rare():
-    """Two rows of each of 40 labels, half of them right: most resamples lack some label."""
+def test_the_interval_of_macro_f1_contains_the_score_if_labels_are_rare():
+    """Two rows for each of 40 labels, two thirds of them correct: most resamples lack some label."""
     gold = [str(number // 2) for number in range(80)]
     guesses = [label if number % 3 else "something else" + label for number, label in enumerate(gold)]
     scores = Classification().compute(predictions=guesses, references=gold)

@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 (marks of other scripts are what is tested)
-"""Answers score as the published scripts of SQuAD 1.1, SQuAD 2.0 and CMRC 2018 define it."""
+"""Answers have the scores that the published scripts of SQuAD 1.1, SQuAD 2.0 and CMRC 2018 define."""
 
 import pytest
 
@@ -22,9 +22,9 @@ def scores(prediction, references, **options):
     [
         ("The  Eiffel\tTower!", ["eiffel", "tower"]),
         ("U.S. well-known", ["us", "wellknown"]),
-        ("a.n apple", ["apple"]),  # punctuation goes before articles do
+        ("a.n apple", ["apple"]),  # punctuation is removed before articles
         ("Theatre of another", ["theatre", "of", "another"]),
-        ("über–alles “x”", ["über–alles", "“x”"]),  # only ASCII punctuation goes
+        ("über–alles “x”", ["über–alles", "“x”"]),  # only ASCII punctuation is removed
         ("the", []),
     ],
 )
@@ -38,19 +38,19 @@ def test_answers_are_normalized_in_the_published_order(text, expected):
     [
         ("the Denver Broncos", ["Denver Broncos"], (100, 100)),
         ("Denver", ["Denver Broncos", "The Broncos"], (0, 100 * 2 / 3)),
-        ("to to be", ["to be or not to be"], (0, 100 * 2 * 3 / 9)),  # bags: three in common
+        ("to to be", ["to be or not to be"], (0, 100 * 2 * 3 / 9)),  # with repetitions, three words in common
         ("be", ["the", "be"], (100, 100)),
         ("", ["Denver"], (0, 0)),
     ],
 )
 def test_both_versions_take_the_best_reference(prediction, references, expected):
-    """F1 over the bags of words; 1.1 and 2.0 agree where there is an answer."""
+    """F1 counts repeated words; 1.1 and 2.0 agree if there is an answer."""
     assert scores(prediction, references) == pytest.approx(expected)
     assert scores(prediction, references, version="2.0") == pytest.approx(expected)
 
 
 def test_where_the_versions_differ():
-    """On texts that normalize to nothing: 1.1 finds no word in common; 2.0 drops them and expects no answer."""
+    """For texts that normalize to nothing, 1.1 finds no word in common; 2.0 drops them and expects no answer."""
     assert scores("a", ["the"]) == (100, 0)
     assert scores("a", ["the"], version="2.0") == (100, 100)
     assert scores("", ["the", "cat"]) == (100, 0)
@@ -58,8 +58,8 @@ def test_where_the_versions_differ():
 
 
 @pytest.mark.parametrize("unanswerable", [[], [""]], ids=["no references", "empty text"])
-def test_no_answer_is_right_where_there_is_none(unanswerable):
-    """In version 2.0; what normalizes to nothing is no answer either."""
+def test_no_answer_is_correct_if_there_is_none(unanswerable):
+    """In version 2.0; a text that normalizes to nothing counts as no answer too."""
     assert scores("", unanswerable, version="2.0") == (100, 100)
     assert scores("the", unanswerable, version="2.0") == (100, 100)
     assert scores("cat", unanswerable, version="2.0") == (0, 0)
@@ -67,8 +67,8 @@ def test_no_answer_is_right_where_there_is_none(unanswerable):
         scores("", unanswerable)
 
 
-def test_version_2_has_scores_of_both_parts():
-    """By hand: two rows with an answer (F1 100 and 2/3), two without (one right)."""
+def test_version_2_has_scores_of_both_groups():
+    """By hand: two rows with an answer (F1 100 and 2/3), two without (one correct)."""
     results = QuestionAnswering("2.0").compute(
         predictions=["the cat", "red cat", "", "cat"], references=[["cat"], ["cat"], [], [""]]
     )
@@ -78,8 +78,8 @@ def test_version_2_has_scores_of_both_parts():
     assert all(f"{name}_ci95_low" in results for name in expected if not name.endswith("total"))
 
 
-def test_a_part_without_rows_is_left_out():
-    """As the published script does; and a rare part may be missing in a resample."""
+def test_a_group_without_rows_has_no_scores():
+    """As in the published script; and resamples may lack a rare group."""
     results = QuestionAnswering("2.0").compute(predictions=["cat"], references=["cat"])
     assert not any(name.startswith("NoAns") for name in results)
     results = QuestionAnswering("2.0").compute(predictions=["cat"] * 3, references=["cat", "cat", ""])
@@ -87,7 +87,7 @@ def test_a_part_without_rows_is_left_out():
 
 
 def test_an_unknown_version_is_refused():
-    """With the known ones named."""
+    """The message names the known ones."""
     with pytest.raises(ValueError, match=r"^`version` '1.0': give '1.1', or '2.0'"):
         QuestionAnswering("1.0")
 
@@ -95,7 +95,7 @@ def test_an_unknown_version_is_refused():
 @pytest.mark.parametrize("version", ["1.1", "2.0"])
 @pytest.mark.parametrize("language", ["zh", "ja"])
 def test_equal_chinese_and_japanese_answers_have_100(language, version):
-    """Whatever of the listed punctuation stands between the characters."""
+    """The listed punctuation between the characters is ignored."""
     options = {"version": version, "language": language}
     assert scores("《白鹿原》，1993年", ["白鹿原1993年"], **options) == (100, 100)
     assert scores("スペインの首都", ["スペインの首都"], **options) == (100, 100)
@@ -108,8 +108,8 @@ def test_chinese_f1_is_of_the_longest_common_run():
     assert scores("", [""], language="zh", version="2.0") == (100, 100)
 
 
-def test_chinese_texts_are_cut_as_cmrc_cuts_them():
-    """Characters alone, Latin runs by NLTK's words, the listed punctuation gone and the runs beside it joined."""
-    cut = cmrc_segments("他说：“GPT-2 is OK, don't.”在2019年", CHARACTERS["zh"])
-    assert cut == ["他", "说", "gpt2", "is", "ok", ",", "do", "n't", ".", "在", "2019", "年"]
+def test_chinese_texts_are_split_as_in_cmrc():
+    """Single characters, Latin text split by NLTK; the listed punctuation is removed before."""
+    segments = cmrc_segments("他说：“GPT-2 is OK, don't.”在2019年", CHARACTERS["zh"])
+    assert segments == ["他", "说", "gpt2", "is", "ok", ",", "do", "n't", ".", "在", "2019", "年"]
     assert len(CMRC_PUNCTUATION) == 32 and "…".translate(CMRC_PUNCTUATION) == "…"

@@ -1,4 +1,4 @@
-"""ROUGE is rouge_score's, and the known values of ROUGE 1.5.5 come out; other scripts than ASCII have scores."""
+"""ROUGE is that of rouge_score and reproduces the known values of ROUGE 1.5.5; other scripts have scores too."""
 
 import json
 import os
@@ -15,7 +15,7 @@ REFERENCES = ["A cat sat on a mat.\nIt ran away quickly.", "Then the dogs were r
 
 @pytest.mark.parametrize("use_stemmer", [False, True], ids=["plain", "stems"])
 def test_scores_are_those_of_rouge_score(use_stemmer):
-    """The best reference of each score, sentences on lines, through the caches."""
+    """Each score for its best reference, with a sentence per line, also with cached tokens."""
     scorer = RougeScorer(list(Rouge.score_names), use_stemmer=use_stemmer)
     expected = {name: score.fmeasure for name, score in scorer.score_multi(REFERENCES, PREDICTION).items()}
     metric = Rouge(use_stemmer)
@@ -33,8 +33,8 @@ def test_scores_are_those_of_rouge_score(use_stemmer):
     ],
     ids=["plain", "stems"],
 )
-def test_the_known_values_of_rouge_1_5_5_come_out(use_stemmer, expected):
-    """rouge_score's test data: F-measures and the ends of their intervals within its own tolerance of 0.002."""
+def test_the_known_values_of_rouge_1_5_5_are_reproduced(use_stemmer, expected):
+    """Test data of rouge_score: F-measures and interval bounds are within its tolerance of 0.002."""
     file = Path(os.environ["HF_LLM_SHARED_DATA"]) / "metrics" / "rouge_large.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     predictions, references = [row["prediction"] for row in rows], [row["target"] for row in rows]
@@ -45,7 +45,7 @@ def test_the_known_values_of_rouge_1_5_5_come_out(use_stemmer, expected):
 
 
 def test_chinese_scores_by_character():
-    """Two of three characters are right; rouge_score's own tokenizer sees no token, which is refused."""
+    """Two of three characters are correct; rouge_score's own tokenizer finds no token, which is refused."""
     texts = {"predictions": ["北京市"], "references": [["北京人"]]}
     assert Rouge(language="zh").compute(**texts)["rouge1"] == pytest.approx(2 / 3)
     assert Rouge(language="zh").compute(**texts)["rouge2"] == pytest.approx(1 / 2)
@@ -53,14 +53,14 @@ def test_chinese_scores_by_character():
         Rouge().compute(**texts)
 
 
-def test_words_of_other_languages_are_whole():
-    """With rouge_score's own tokenizer "große" is "gro" and "e"."""
+def test_words_of_other_languages_are_not_split():
+    """rouge_score's own tokenizer splits "große" into "gro" and "e"."""
     texts = {"predictions": ["große Tür"], "references": [["grobe Tür"]]}
     assert Rouge(language="de").compute(**texts)["rouge1"] == pytest.approx(1 / 2)
 
 
-def test_a_tokenizer_of_the_users():
-    """Anything with `tokenize`."""
+def test_users_can_pass_a_tokenizer():
+    """Any object with a method `tokenize`."""
 
     class Letters:
         def tokenize(self, text):
@@ -69,7 +69,7 @@ def test_a_tokenizer_of_the_users():
     assert Rouge(tokenizer=Letters()).compute(predictions=["ab"], references=["ac"])["rouge1"] == 0.5
 
 
-def test_stems_are_english():
-    """Porter's rules are refused for other languages and other tokenizers."""
+def test_stems_are_only_for_english():
+    """Porter stems are refused for other languages."""
     with pytest.raises(ValueError, match=r"^`use_stemmer` stems English only: leave it out with 'de'$"):
         Rouge(use_stemmer=True, language="de")

@@ -1,4 +1,4 @@
-"""Words of any script; a character is a word where a script has no spaces."""
+"""Texts of any script are split into words, or into characters if the script has no spaces."""
 
 import pytest
 
@@ -21,18 +21,18 @@ from hf_llm.metrics.segmentation import language_code, segment_words, segment_wo
     ids=["German", "Chinese", "Japanese", "Hindi", "Korean", "Thai", "Russian and Arabic", "combining", "none"],
 )
 def test_words(text, expected):
-    """Letters with their marks and digits; no punctuation."""
+    """Words consist of letters with their combining marks and digits; punctuation is dropped."""
     assert segment_words(text) == expected
 
 
-def test_marks_are_tokens_where_they_are_wanted():
-    """And nothing but white space is lost."""
+def test_punctuation_marks_are_tokens_on_request():
+    """Only white space is dropped."""
     assert segment_words_and_marks("Nein!! 好。") == ["nein", "!", "!", "好", "。"]
 
 
 def test_language_codes():
-    """Tags and three-letter codes of the languages that are told apart mean the two-letter code."""
+    """Tags and three-letter codes of the languages that the metrics distinguish give the two-letter code."""
     tags = ["zh", "zh-CN", "ZH_Hans", "zho_Hans", "jpn", "eng", "de-AT", "ceb"]
     assert [language_code(tag) for tag in tags] == ["zh", "zh", "zh", "zh", "ja", "en", "de", "ceb"]
-    with pytest.raises(ValueError, match=r"^`language` 'Chinese' is no language code: give one as 'en'"):
+    with pytest.raises(ValueError, match=r"^`language` 'Chinese' is not a language code: give one as 'en'"):
         language_code("Chinese")

@@ -1,4 +1,4 @@
-"""Scores and signatures are those that the `sacrebleu` command prints for the same files, to the last digit."""
+"""Scores and signatures are equal to those that the `sacrebleu` command prints for the same files."""
 
 import json
 import sys
@@ -33,7 +33,7 @@ TOKENIZERS = {"de": "13a", "zh": "zh", "ja": "ja-mecab", "th": "char"}
     ("language", "num_references"), [("de", 1), ("de", 2), ("zh", 1), ("zh", 2), ("ja", 1), ("th", 1)]
 )
 def test_corpus_scores_are_those_of_the_sacrebleu_command(language, num_references, processes, tmp_path):
-    """With its tokenizer for the language, one or more references, all twelve decimals; the signatures too."""
+    """For its tokenizer of the language, one or two references; twelve decimals and the signatures are equal."""
     predictions, streams = TEXTS[language]
     streams = streams[:num_references]
     for name, lines in [("system", predictions), *((f"reference{i}", lines) for i, lines in enumerate(streams))]:
@@ -52,7 +52,7 @@ def test_corpus_scores_are_those_of_the_sacrebleu_command(language, num_referenc
 
 
 def test_rows_may_have_different_numbers_of_references():
-    """As sacreBLEU scores them, with None for a missing one; the signature says so."""
+    """Scores are those of sacreBLEU, which takes None for a missing reference; the signature is `nrefs:var`."""
     predictions, streams = TEXTS["de"]
     streams = [streams[0], [streams[1][0], None, None, streams[1][3]]]
     references = [[text for text in texts if text] for texts in zip(*streams, strict=True)]
@@ -63,7 +63,7 @@ def test_rows_may_have_different_numbers_of_references():
 
 
 def test_row_scores_are_sentence_scores():
-    """BLEU with effective order, so that a short right sentence has 100; the corpus score is none the worse for it."""
+    """BLEU with effective order, so that a short correct sentence has 100; the corpus score is not affected."""
     metric = Translation("de", ter=True)
     predictions, references = TEXTS["de"][0], [list(texts) for texts in zip(*TEXTS["de"][1], strict=True)]
     before = metric.compute(predictions=predictions, references=references)
@@ -75,7 +75,7 @@ def test_row_scores_are_sentence_scores():
 
 
 def test_resamples_do_not_tokenize_again(monkeypatch):
-    """The scores come from the summed statistics alone."""
+    """The scores are computed only from the summed statistics."""
     metric = Translation("de")
     statistics = metric.statistics(["a b c d"], [["a b c d e"]])
     monkeypatch.setattr(BLEU, "_preprocess_segment", None)
@@ -91,10 +91,10 @@ def test_a_missing_tokenizer_is_one_line_with_the_remedy(monkeypatch):
         Translation("ja")
 
 
-def test_many_rows_are_scored_and_signed_as_one_corpus():
-    """They are counted in parts, for memory; a row with two references is in the first part alone."""
+def test_many_rows_are_scored_as_one_corpus():
+    """They are counted in blocks, to save memory; only the first block has a row with two references."""
     texts = [f"Am Tag {number} schien die Sonne." for number in range(450)]
     references = [[texts[0], "Es regnete."], *([text.replace("schien", "sank")] for text in texts[1:])]
     scores = Translation("de").compute(predictions=texts, references=references)
     whole = BLEU().corpus_score(texts, list(zip_longest(*references)))
-    assert scores["bleu"] == pytest.approx(whole.score, abs=1e-9) and "nrefs:var" in scores["bleu_signature"]
+    assert scores["bleu"] == pytest.approx(whole.score, rel=1e-11) and "nrefs:var" in scores["bleu_signature"]

@@ -1,4 +1,4 @@
-"""What every application promises: found by its file, complete, offline, its gold answers scored as right."""
+"""The contract of every application: it is found by its file, complete and offline; gold answers get the best score."""
 
 import json
 from dataclasses import fields
@@ -13,7 +13,7 @@ SHARED = {field.name for field in fields(Task)}
 
 @pytest.fixture(scope="module", params=task_names())
 def name(request):
-    """Every file in hf_llm/tasks, one after the other."""
+    """The name of every file in hf_llm/tasks."""
     return request.param
 
 
@@ -24,30 +24,30 @@ def task(name):
 
 @pytest.fixture(scope="module")
 def sample(task):
-    """The task's own data, looked at."""
+    """The task's own data, after the task has inspected it."""
     rows = task.sample()
     task.prepare(rows)
     return rows
 
 
 def test_a_sample_needs_no_download_and_is_the_same_every_time(task, sample):
-    """With the columns that the task asks for, and a train part where it can be learned."""
+    """It has the required columns, and a train split if the task is trainable."""
     assert set(sample) == ({"train", "validation"} if task.trainable else {"validation"})
-    again = task.sample()
-    for part, rows in sample.items():
+    second = task.sample()
+    for split, rows in sample.items():
         assert set(task.columns) - set(task.optional_columns) <= set(rows.column_names)
-        assert len(rows) >= 8 and rows.to_list() == again[part].to_list()
+        assert len(rows) >= 8 and rows.to_list() == second[split].to_list()
 
 
 def test_no_evaluated_row_is_in_train(task, sample):
-    """Or the score would be of memory."""
+    """Otherwise the score would measure memorization."""
     if task.trainable:
         trained = {json.dumps(row, sort_keys=True) for row in sample["train"]}
         assert not trained & {json.dumps(row, sort_keys=True) for row in sample["validation"]}
 
 
-def test_examples_are_prompt_and_completion_without_white_space_around(task, sample):
-    """The space between them is the prompter's; a completion ends before the first stop string."""
+def test_examples_are_prompt_and_completion_without_surrounding_white_space(task, sample):
+    """The prompter adds the space between them; a completion contains no stop string."""
     for row in sample["validation"]:
         example = task.to_example(row)
         assert set(example) == {"prompt", "completion"} and example["completion"]
@@ -56,7 +56,7 @@ def test_examples_are_prompt_and_completion_without_white_space_around(task, sam
 
 
 def test_the_gold_completion_gets_the_best_score(task, sample):
-    """What the model is taught is what the metric asks for."""
+    """The completions that the model is trained on are what the metric expects."""
     rows = sample["validation"].select(range(8))
     answers = [task.answer(task.to_example(row)["completion"], row) for row in rows]
     references = [task.references(row) for row in rows]
@@ -65,8 +65,8 @@ def test_the_gold_completion_gets_the_best_score(task, sample):
     assert scores == best
 
 
-def test_the_document_is_what_shortening_may_take_away(task, sample):
-    """Without it the prompt is still there."""
+def test_only_the_document_column_may_be_shortened_to_nothing(task, sample):
+    """The document is part of the prompt, and the prompt is not empty without it."""
     if task.document_column:
         row = dict(sample["validation"][0])
         rows = [row | {task.document_column: text} for text in ("some text", "")]
@@ -74,8 +74,8 @@ def test_the_document_is_what_shortening_may_take_away(task, sample):
         assert "some text" in with_document and without
 
 
-def test_choices_hold_the_gold_answer(task, sample):
-    """And what is likeliest is an answer as the metric takes it."""
+def test_choices_contain_the_gold_answer(task, sample):
+    """Every choice is a different answer as the metric expects it."""
     for row in sample["validation"].select(range(8)):
         if choices := task.choices(row):
             answers = [task.answer(choice, row) for choice in choices]
@@ -100,14 +100,14 @@ def test_options_are_set_by_name_as_values_or_as_text():
         ("understanding", {"scoring": "guess"}, "scoring=guess: choose likelihood, normalized or generated"),
     ],
 )
-def test_what_is_not_known_is_said_with_the_nearest(name, options, message):
-    """One line each."""
+def test_unknown_tasks_and_options_are_refused(name, options, message):
+    """In one line that names the nearest option or the valid values."""
     with pytest.raises(ValueError, match=message):
         load_task(name, **options)
 
 
 def test_a_question_may_have_no_answer():
-    """It is learned as a word, and scored as SQuAD 2.0 does."""
+    """The completion is the word `unanswerable`; the score is that of SQuAD 2.0."""
     task = load_task("question_answering")
     row = {"context": "It rained.", "question": "Who sang?", "answers": {"text": []}}
     task.prepare(DatasetDict(validation=Dataset.from_list([row])))
@@ -115,8 +115,8 @@ def test_a_question_may_have_no_answer():
     assert task.metric().compute(predictions=[""], references=[[]])["NoAns_exact"] == 100
 
 
-def test_a_question_without_a_context_is_answered_from_memory():
-    """The context of the row stays out if it is not wanted."""
+def test_a_question_may_have_no_context():
+    """A row's context is not in the prompt if `with_context` is false."""
     row = {"question": "Who sang?", "answers": ["Maria", "She"]}
     assert "Context" not in load_task("question_answering").to_example(row)["prompt"]
     row["context"] = "Maria sang."
@@ -124,14 +124,14 @@ def test_a_question_without_a_context_is_answered_from_memory():
     assert "Maria" not in load_task("question_answering", with_context=False).to_example(row)["prompt"]
 
 
-def test_a_language_that_the_row_lacks_is_named():
-    """With those that it has."""
+def test_a_language_that_a_row_lacks_is_named():
+    """The message also names the languages of the row."""
     task = load_task("translation", source="en", target="fr")
     with pytest.raises(ValueError, match="no `fr` in `translation`, only en, de"):
         task.to_example({"translation": {"en": "one", "de": "eins"}})
 
 
-def test_numbered_labels_have_the_names_that_are_given():
+def test_the_option_labels_names_numbered_labels():
     """In the order of their numbers; a number beyond them is refused."""
     task = load_task("understanding", labels="negative|positive")
     task.prepare(DatasetDict())
@@ -140,8 +140,8 @@ def test_numbered_labels_have_the_names_that_are_given():
         task.references({"text": "Fine.", "label": 2})
 
 
-def test_a_generated_label_is_the_longest_that_the_answer_begins_with():
-    """Whatever follows it."""
+def test_a_generated_label_is_the_longest_that_the_answer_starts_with():
+    """The rest of the answer is ignored; an answer that starts with no label stays as it is."""
     task = load_task("understanding", labels="card|card lost", scoring="generated")
     task.prepare(DatasetDict())
     assert task.choices({"text": "Hm."}) is None
