@@ -19,7 +19,7 @@ from hf_llm.tasks import Task
 
 logger = logging.getLogger(__name__)
 
-PROBE_ANSWER = "the completion"  # an answer whose place in the chat template is looked up
+PROBE_ANSWER = "the completion"  # an answer to be searched for in the chat template's output
 ROWS_PER_BATCH = 1000
 CONTEXT_CHARACTERS = 8  # of the prompt, tokenized before a completion so that it is split as within the whole text
 
@@ -297,8 +297,7 @@ def encode_prompts(rows: Dataset, prompter: Prompter, split: str = "validation")
             removed.append(tokens)
         columns = {"prompt": token_lists(prompts), "completion": token_lists(completions)}
         columns["choices"] = pa.array(ranked, pa.list_(pa.list_(pa.int32())))
-        columns["references"] = pa.array(references, pa.list_(pa.string()))
-        tables.append(pa.table(columns))
+        tables.append(pa.table(columns | {"references": pa.array(references, pa.list_(pa.string()))}))
     return Dataset(pa.concat_tables(tables)), new_report(removed, 0, split, prompter.max_length)
 
 

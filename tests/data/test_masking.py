@@ -7,7 +7,6 @@ from datasets import Dataset
 from transformers import DataCollatorForLanguageModeling
 
 from hf_llm.data.masking import MaskingCollator, mask_rows
-from hf_llm.data.vocabulary import MASK, train_tokenizer
 
 VOCABULARY, SPECIAL = 1000, 4
 TOKENS = np.random.default_rng(0).integers(SPECIAL, VOCABULARY, (200, 120))
@@ -96,10 +95,3 @@ def test_rows_for_evaluation_are_masked_once():
     batches = [collator(epoch=epoch)([masked[i] for i in range(5)]) for epoch in (0, 3)]
     assert torch.equal(batches[0]["labels"], batches[1]["labels"])
     assert torch.equal(batches[0]["input_ids"], collator()(rows(TOKENS[:5]))["input_ids"])
-
-
-def test_a_new_tokenizer_knows_its_mask():
-    """As `mask_token`, which pipelines read."""
-    tokenizer = train_tokenizer(["a few words"], 300, special_tokens=[MASK])
-    assert tokenizer.mask_token == MASK and tokenizer.mask_token_id < 300
-    assert train_tokenizer(["a few words"], 300).mask_token is None

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import re
+from pathlib import Path
 
 import datasets
 import pyarrow as pa
@@ -408,3 +409,36 @@ def test_single_document_too_short_to_cut(tmp_path):
     """One word cannot be split: the remedy is named."""
     (tmp_path / "a.txt").write_text("word")
     assert "give --validation_file" in error_of(train_file=[str(tmp_path / "a.txt")])
+
+
+def test_files_at_an_address_are_streamed_like_local_ones(tmp_path):
+    """Also a local folder in the form of a Hub dataset; the validation split is read into memory."""
+    documents = [f"Document {number}" for number in range(20)]
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    files = {f"{name}_file": [str(tmp_path / f"{name}.jsonl")] for name in ("train", "validation")}
+    remote = files | {"train_file": [f"file://{tmp_path}/train.jsonl"]}
+    for settings in (files, remote, {"dataset_name": str(tmp_path)}):
+        splits = load_splits(TextArguments(streaming=True, max_eval_samples=5, **settings), 0)
+        assert isinstance(splits["train"], datasets.IterableDataset)
+        assert [row["text"] for row in splits["train"]] == documents
+        assert splits["validation"]["text"][:] == documents[:5]
+    limited = load_splits(TextArguments(streaming=True, max_train_samples=3, **files), 0)
+    assert len(list(limited["train"])) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "`--streaming` has nothing to stream"),
+        ({"train_file": ["a.jsonl"]}, "`--streaming` splits no validation part off: give `--validation_file`"),
+        ({"train_file": ["b.jsonl"], "validation_file": ["a.jsonl"]}, "`.*b.jsonl` line 2: "),
+    ],
+)
+def test_what_cannot_be_streamed_is_named(settings, message, tmp_path, monkeypatch):
+    """The error names the flag, or the file and line when it is read."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.jsonl").write_text('{"text": "fine"}\n')
+    Path("b.jsonl").write_text('{"text": "fine"}\n{"text": "cut\n')
+    with pytest.raises(ValueError, match=message):
+        list(load_splits(TextArguments(streaming=True, **settings), 0)["train"])

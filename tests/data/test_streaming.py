@@ -13,10 +13,8 @@ from accelerate.data_loader import IterableDatasetShard
 from datasets import Features, IterableDataset, Value
 from recipe_runs import flags
 
-from hf_llm.arguments import TextArguments
 from hf_llm.data import streaming
 from hf_llm.data.arrow import token_table
-from hf_llm.data.sources import load_splits
 from hf_llm.data.streaming import StreamedRows, StreamPosition, first_documents
 from hf_llm.data.tokenization import document_engine
 from hf_llm.data.vocabulary import train_tokenizer
@@ -178,39 +176,6 @@ def test_a_rank_without_text_says_so(processes, tiny_base, tmp_path):
     run = processes.fork(recipe, tmp_path, ranks=2)
     assert run.status == 1
     assert "error: rank 1 of 2 finds no text of its own: give more documents or fewer ranks" in run.stderr
-
-
-def test_files_at_an_address_are_streamed_like_local_ones(tmp_path):
-    """Also a local folder in the form of a Hub dataset; the validation split is read into memory."""
-    texts = [{"text": text} for text in TEXTS[:20]]
-    for name in ("train", "validation"):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
-    files = {f"{name}_file": [str(tmp_path / f"{name}.jsonl")] for name in ("train", "validation")}
-    remote = files | {"train_file": [f"file://{tmp_path}/train.jsonl"]}
-    for settings in (files, remote, {"dataset_name": str(tmp_path)}):
-        splits = load_splits(TextArguments(streaming=True, max_eval_samples=5, **settings), 0)
-        assert isinstance(splits["train"], IterableDataset)
-        assert [row["text"] for row in splits["train"]] == TEXTS[:20]
-        assert splits["validation"]["text"][:] == TEXTS[:5]
-    limited = load_splits(TextArguments(streaming=True, max_train_samples=3, **files), 0)
-    assert len(list(limited["train"])) == 3
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({}, "`--streaming` has nothing to stream"),
-        ({"train_file": ["a.jsonl"]}, "`--streaming` splits no validation part off: give `--validation_file`"),
-        ({"train_file": ["b.jsonl"], "validation_file": ["a.jsonl"]}, "`.*b.jsonl` line 2: "),
-    ],
-)
-def test_what_cannot_be_streamed_is_named(settings, message, tmp_path, monkeypatch):
-    """The error names the flag, or the file and line when it is read."""
-    monkeypatch.chdir(tmp_path)
-    Path("a.jsonl").write_text('{"text": "fine"}\n')
-    Path("b.jsonl").write_text('{"text": "fine"}\n{"text": "cut\n')
-    with pytest.raises(ValueError, match=message):
-        list(load_splits(TextArguments(streaming=True, **settings), 0)["train"])
 
 
 def test_blocks_that_were_trained_on_are_forgotten(tokenizer, tmp_path):

@@ -8,6 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from hf_llm.arguments import TokenizerArguments
 from hf_llm.data.vocabulary import (
+    MASK,
     add_special_tokens,
     extend_vocabulary,
     fertility,
@@ -186,3 +187,10 @@ def test_fertility_counts_characters_and_words():
         "tokens_per_character": 1.0, "tokens_per_word": 2.5, "unknown_characters": 0
     }  # fmt: skip
     assert fertility(tokenizer, ["天地", "玄"])["tokens_per_word"] == 3
+
+
+def test_a_new_tokenizer_knows_its_mask():
+    """As `mask_token`, which pipelines read."""
+    tokenizer = train_tokenizer(["a few words"], 300, special_tokens=[MASK])
+    assert tokenizer.mask_token == MASK and tokenizer.mask_token_id < 300
+    assert train_tokenizer(["a few words"], 300).mask_token is None

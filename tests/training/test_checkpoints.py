@@ -5,14 +5,18 @@ import logging
 from pathlib import Path
 
 import pytest
-from tiny import new_tokenizer, new_trainer
+from safetensors.torch import load_file, save_file
+from tiny import new_model, new_tokenizer, new_trainer
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from hf_llm.training import checkpoints
 from hf_llm.training.checkpoints import (
     CompleteCheckpoints,
     check_same_run,
+    check_weights,
     find_checkpoint,
     read_manifest,
+    save_final_model,
     write_manifest,
 )
 
@@ -149,3 +153,49 @@ def test_the_old_checkpoint_goes_only_after_the_new_one_is_complete(tmp_path, mo
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, save_total_limit=1)
     assert find_checkpoint("true", str(tmp_path)) == str(tmp_path / "checkpoint-2")
+
+
+def test_the_cache_stays_off_in_training_after_saving(tmp_path):
+    """With a cache, packed documents would see each other in the evaluation that follows."""
+    trainer = new_trainer(tmp_path, new_tokenizer())
+    save_final_model(trainer)
+    assert trainer.model.config.use_cache is False
+
+
+def test_saving_removes_what_an_earlier_model_left(tmp_path):
+    """Shards of a larger model, and those of a run killed while saving, would be loaded with the new ones."""
+    for stale in ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "_saving/model-9.safetensors"):
+        (tmp_path / stale).parent.mkdir(exist_ok=True)
+        (tmp_path / stale).write_text("stale")
+    (tmp_path / "notes.txt").write_text("the user's own")
+    save_final_model(new_trainer(tmp_path, new_tokenizer()))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {name for name in names if name.startswith("model")} == {"model.safetensors"}
+    assert {"notes.txt", "config.json"} <= names and "_saving" not in names
+
+
+@pytest.mark.parametrize("damage", ["lost", "cut"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_incomplete_saved_weights_are_an_error(tmp_path, tied, damage):
+    """A tensor is missing, or is only a shard of itself, as after a failed gathering under ZeRO-3."""
+    model = new_model(tie_word_embeddings=tied)
+    model.save_pretrained(tmp_path)
+    check_weights(tmp_path, model)
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensor = tensors.pop(name)
+    save_file(tensors | ({name: tensor[:3].clone()} if damage == "cut" else {}), tmp_path / "model.safetensors")
+    with pytest.raises(RuntimeError, match="elements are saved of"):
+        check_weights(tmp_path, model)
+
+
+@pytest.mark.parametrize("model_type", ["gpt_neox", "mixtral"])
+def test_the_check_of_saved_weights_allows_renamed_parameters(tmp_path, model_type):
+    """transformers renames an output layer, or splits experts, when it saves; nothing is missing then."""
+    config = AutoConfig.for_model(
+        model_type, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=64
+    )
+    config.num_key_value_heads = 2
+    model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(tmp_path)
+    check_weights(tmp_path, model)

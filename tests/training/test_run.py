@@ -9,16 +9,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tiny import TEXTS, new_model, new_tokenizer, new_trainer, packed
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-from hf_llm.data.packing import PackingCollator, pack
+from hf_llm.data.packing import pack
 from hf_llm.publishing import hub
-from hf_llm.training import throughput
-from hf_llm.training.checkpoints import check_weights, read_manifest, save_final_model
+from hf_llm.training.checkpoints import read_manifest
 from hf_llm.training.run import describe_schedule, enable_early_stopping, hide_tied_weights_warning, run_training
-from hf_llm.training.throughput import flops_per_token, logits_share, mean_attended_length
 
 TOKENIZER = new_tokenizer()
 REPORTS = {"train": [packed(TEXTS, TOKENIZER)[2]], "eval": [packed(TEXTS[:7], TOKENIZER)[2]]}
@@ -245,66 +243,6 @@ def test_the_final_folder_is_complete_and_ready_to_use(finished):
     assert (folder / "train_results.json").exists() and (folder / "eval_results.json").exists()
 
 
-def test_the_cache_stays_off_in_training_after_saving(tmp_path):
-    """With a cache, packed documents would see each other in the evaluation that follows."""
-    trainer = new_trainer(tmp_path, TOKENIZER)
-    save_final_model(trainer)
-    assert trainer.model.config.use_cache is False
-
-
-def test_saving_removes_what_an_earlier_model_left(tmp_path):
-    """Shards of a larger model, and those of a run killed while saving, would be loaded with the new ones."""
-    for stale in ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "_saving/model-9.safetensors"):
-        (tmp_path / stale).parent.mkdir(exist_ok=True)
-        (tmp_path / stale).write_text("stale")
-    (tmp_path / "notes.txt").write_text("the user's own")
-    save_final_model(new_trainer(tmp_path, TOKENIZER))
-    names = {path.name for path in tmp_path.iterdir()}
-    assert {name for name in names if name.startswith("model")} == {"model.safetensors"}
-    assert {"notes.txt", "config.json"} <= names and "_saving" not in names
-
-
-@pytest.mark.parametrize("damage", ["lost", "cut"])
-@pytest.mark.parametrize("tied", [True, False])
-def test_incomplete_saved_weights_are_an_error(tmp_path, tied, damage):
-    """A tensor is missing, or is only a shard of itself, as after a failed gathering under ZeRO-3."""
-    model = new_model(tie_word_embeddings=tied)
-    model.save_pretrained(tmp_path)
-    check_weights(tmp_path, model)
-    tensors = load_file(tmp_path / "model.safetensors")
-    name = "model.layers.1.mlp.up_proj.weight"
-    tensor = tensors.pop(name)
-    save_file(tensors | ({name: tensor[:3].clone()} if damage == "cut" else {}), tmp_path / "model.safetensors")
-    with pytest.raises(RuntimeError, match="elements are saved of"):
-        check_weights(tmp_path, model)
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_flops_of_a_token_equal_a_count_by_hand(tied):
-    """6 for each parameter of a matrix product, 12 for each attended token, layer and channel; 0 for embeddings."""
-    hidden, inner, layers, heads, head, vocab = 16, 32, 2, 2, 8, 300
-    model = new_model(tie_word_embeddings=tied)
-    block = hidden * heads * head + 2 * hidden * head + heads * head * hidden + 3 * hidden * inner + 2 * hidden
-    parameters = layers * block + hidden + vocab * hidden  # the last is the output matrix
-    attention = 12 * layers * heads * head * 10
-    assert flops_per_token(model, attended=10.0) == 6 * parameters + attention
-    without_logits = parameters - 0.75 * vocab * hidden
-    assert flops_per_token(model, attended=10.0, logits_share=0.25) == 6 * without_logits + attention
-
-
-def test_the_attended_length_is_averaged_over_tokens_not_over_documents():
-    """Pieces of 3 and 1 tokens: three tokens are in a piece of 3, one in a piece of 1."""
-    rows = packed(["x"], TOKENIZER)[1].select([0]).map(lambda row: {"lengths": [3, 1]})
-    assert mean_attended_length(rows) == pytest.approx((3 * 3 + 1) / 4)
-
-
-def test_skipped_logits_do_not_count_as_computed():
-    """Three labels of four tokens are -100; they count only if the collator skips prompts."""
-    rows = Dataset.from_list([{"labels": [-100, -100, 5]}, {"labels": [-100]}])
-    assert logits_share(rows, PackingCollator(0, skip_prompts=True)) == 0.25
-    assert logits_share(rows, PackingCollator(0)) == 1
-
-
 def test_the_log_says_how_many_steps_the_rows_make():
     """From the number of epochs, or from `max_steps`."""
     plan = {"train_batch_size": 4, "gradient_accumulation_steps": 2, "world_size": 2, "dataloader_drop_last": False}
@@ -314,53 +252,3 @@ def test_the_log_says_how_many_steps_the_rows_make():
         == "33 rows, 16 a step: 3 steps an epoch, 9 in all at learning rate 5e-05"
     )
     assert "20 in all" in describe_schedule(SimpleNamespace(**plan | {"max_steps": 20}), 33)
-
-
-def test_throughput_excludes_evaluation_and_saving(tmp_path, monkeypatch):
-    """With a clock on which a step takes 2 s, and an evaluation or a checkpoint 100 s."""
-    clock = SimpleNamespace(now=0.0)
-
-    def perf_counter():
-        clock.now += 1e-5
-        return clock.now
-
-    def passes(seconds):
-        return lambda *_, **__: setattr(clock, "now", clock.now + seconds)
-
-    def after(wait, function):
-        return lambda *args, **kwargs: wait() or function(*args, **kwargs)
-
-    trainer = new_trainer(
-        tmp_path, TOKENIZER, eval_strategy="steps", eval_steps=1, per_device_train_batch_size=1, **EVERY_STEP
-    )
-    monkeypatch.setattr(throughput, "time", SimpleNamespace(perf_counter=perf_counter))
-    monkeypatch.setattr(throughput, "peak_flops", lambda device, bf16: (1e6, "a test"))
-    callback = TrainerCallback()
-    callback.on_step_begin = passes(2)
-    trainer.add_callback(callback)
-    for slow in ("compute_metrics", "save_model"):
-        monkeypatch.setattr(trainer, slow, after(passes(100), getattr(trainer, slow)))
-    lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
-    metrics = run(trainer)
-
-    logs = [log for log in trainer.state.log_history if "loss" in log]
-    assert len(logs) == 4
-    flops = flops_per_token(trainer.model, mean_attended_length(trainer.train_dataset))
-    for log in logs:
-        assert round(2 * log["tokens_per_second"]) in lengths
-        assert log["mfu"] == pytest.approx(log["tokens_per_second"] * flops / 1e6, rel=1e-2)
-    rate = sum(log["tokens_per_second"] for log in logs) / 4
-    assert metrics["train_tokens_per_second"] == pytest.approx(rate, rel=1e-2)
-    assert metrics["train_mfu"] == pytest.approx(rate * flops / 1e6, rel=1e-2)
-
-
-@pytest.mark.parametrize("model_type", ["gpt_neox", "mixtral"])
-def test_the_check_of_saved_weights_allows_renamed_parameters(tmp_path, model_type):
-    """transformers renames an output layer, or splits experts, when it saves; nothing is missing then."""
-    config = AutoConfig.for_model(
-        model_type, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=64
-    )
-    config.num_key_value_heads = 2
-    model = AutoModelForCausalLM.from_config(config)
-    model.save_pretrained(tmp_path)
-    check_weights(tmp_path, model)
