@@ -48,14 +48,14 @@ class DeepSpeedInForce(TrainerCallback):
         }
         engine = self.trainer.model_wrapped
         if not isinstance(engine, DeepSpeedEngine):
-            raise RuntimeError(f"asked for DeepSpeed {asked}, in force is none: the model is a {type(engine).__name__}")
+            raise RuntimeError(f"asked for DeepSpeed {asked}, but the model is a {type(engine).__name__} without it")
         in_force = {
             "stage": engine.zero_optimization_stage(),
             "offload_optimizer": offload_device(engine, "offload_optimizer"),
             "offload_param": offload_device(engine, "offload_param"),
         }
         if in_force != asked:
-            raise RuntimeError(f"asked for DeepSpeed {asked}, in force is {in_force}")
+            raise RuntimeError(f"asked for DeepSpeed {asked}, but {in_force} is in force")
         sizes = partition_sizes(engine, asked["stage"])
         if state.is_world_process_zero:
             logger.info(

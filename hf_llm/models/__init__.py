@@ -1,1 +1,1 @@
-"""Tokenizer and model: loading, what can be asked of a model, proof of what a token sees."""
+"""Tokenizers and models: loading, inspection, and checks of what a token sees."""

@@ -39,6 +39,16 @@ def num_positions(model: torch.nn.Module) -> float:
     return getattr(plain.config.get_text_config(), "max_position_embeddings", None) or math.inf
 
 
+def first_position(model: PreTrainedModel) -> int:
+    """Return the position of a text's first token: 0, but one after the padding's position in RoBERTa and the like.
+
+    With padding index 1, RoBERTa numbers the positions of three tokens 2, 3, 4.
+    """
+    tables = (module for name, module in model.named_modules() if name.endswith("embeddings.position_embeddings"))
+    padding = getattr(next(tables, None), "padding_idx", None)
+    return 0 if padding is None else padding + 1
+
+
 def count_parameters(model: torch.nn.Module, trained: bool = False) -> int:
     """Count the parameters of the whole model, of which a rank holds only a share under ZeRO-3.
 

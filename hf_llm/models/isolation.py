@@ -1,4 +1,4 @@
-"""Tests on the real model of what a token sees: no later token, and no other document of its row."""
+"""Checks on the real model that a token sees no later token, and no other document of its row."""
 
 import logging
 import math

@@ -32,7 +32,7 @@ from hf_llm.arguments import AdapterArguments, ModelArguments, TokenizerArgument
 from hf_llm.data.vocabulary import train_tokenizer
 from hf_llm.hardware import has_bfloat16
 from hf_llm.messages import one_line
-from hf_llm.models.inspection import count_parameters, detect_auto_class
+from hf_llm.models.inspection import count_parameters, detect_auto_class, first_position
 
 logger = logging.getLogger(__name__)
 
@@ -240,16 +240,6 @@ def build_on_meta_device(config: PreTrainedConfig, auto_class: type) -> PreTrain
     """Make the model with shapes but without weights, which takes no memory."""
     with torch.device("meta"):
         return auto_class._model_mapping[type(config)](config)
-
-
-def first_position(model: PreTrainedModel) -> int:
-    """Return the position of a text's first token: 0, but one after the padding's position in RoBERTa and its kin.
-
-    With padding index 1, RoBERTa numbers the positions of three tokens 2, 3, 4.
-    """
-    tables = (module for name, module in model.named_modules() if name.endswith("embeddings.position_embeddings"))
-    padding = getattr(next(tables, None), "padding_idx", None)
-    return 0 if padding is None else padding + 1
 
 
 def check_memory(config: PreTrainedConfig, parameters: int) -> None:

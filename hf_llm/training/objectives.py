@@ -32,7 +32,7 @@ from hf_llm.data.streaming import StreamedRows, first_documents
 from hf_llm.data.tokenization import PROOF_DOCUMENTS, document_engine, sample_texts, tokenize
 from hf_llm.data.vocabulary import MASK
 from hf_llm.evaluation.perplexity import LanguageModelingMetrics, TokenMetrics, masked_token_losses, token_losses
-from hf_llm.models.loading import first_position
+from hf_llm.models.inspection import first_position
 
 AUTO_CLASSES = {"causal": AutoModelForCausalLM, "fim": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}
 SPECIAL_TOKENS = {"causal": (), "fim": SENTINELS[0], "masked": (MASK,)}  # of a new tokenizer

@@ -9,8 +9,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM,
 
 from hf_llm.data.masking import MaskingCollator
 from hf_llm.data.packing import PackingCollator, pack
+from hf_llm.models.inspection import first_position
 from hf_llm.models.isolation import check_causality, check_isolation
-from hf_llm.models.loading import first_position
 
 # Causal models
 
