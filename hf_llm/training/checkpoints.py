@@ -197,7 +197,7 @@ def check_weights(folder: Path, model: PreTrainedModel) -> None:
 def run_facts(trainer: Trainer) -> dict[str, Any]:
     """Everything that must be equal for a resumed run to be the same run; the keys are those of the manifests.
 
-    The list on the model card (`publishing.hub.hyperparameters`) is a separate one, for readers only.
+    The list on the model card (`publishing.card.card_hyperparameters`) is a separate one, for readers only.
     """
     args, rows = trainer.args, trainer.train_dataset
     return {

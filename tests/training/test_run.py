@@ -212,13 +212,19 @@ def test_a_run_with_other_settings_is_not_resumed(finished, tmp_path, settings, 
 
 def test_another_line_in_the_model_card_does_not_make_another_run(finished, tmp_path, monkeypatch):
     """The card lists settings for readers; which settings make a checkpoint usable is decided without it."""
-    shown = hub.hyperparameters
-    module = sys.modules[shown.__module__]
-    monkeypatch.setattr(module, "hyperparameters", lambda args: shown(args) | {"adam_epsilon": args.adam_epsilon})
+    shown = hub.card_hyperparameters
+
+    def more(args):
+        return shown(args) | {"adam_epsilon": args.adam_epsilon}
+
+    monkeypatch.setattr(sys.modules[shown.__module__], shown.__name__, more)
+    monkeypatch.setattr(hub, shown.__name__, more)
     shutil.copytree(finished[2] / "checkpoint-2", tmp_path / "checkpoint-2")
     trainer = new_trainer(tmp_path, TOKENIZER, **EVERY_STEP)
-    run(trainer, str(tmp_path / "checkpoint-2"))
+    metrics = run(trainer, str(tmp_path / "checkpoint-2"))
     assert trainer.state.global_step == 4
+    hub.publish(trainer, metrics, base_model=None, dataset=None)
+    assert "| `adam_epsilon` |" in (tmp_path / "README.md").read_text()
 
 
 def test_manifests_keep_the_names_of_the_facts_of_a_run(finished):
