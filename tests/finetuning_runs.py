@@ -181,8 +181,12 @@ BAD_INPUTS = {
 
 
 @pytest.fixture(scope="session")
-def short_tuning_runs(processes, tuned):
-    """Every short run, one after the other: what each said, and the files before and after the bad ones."""
+def short_tuning_runs(processes, tuned, tmp_path_factory):
+    """Every short run, one after the other: what each printed, and the files before and after the bad ones.
+
+    The bad ones run in a folder of their own, as other runs write to `tuned` at the same time.
+    """
+    refused = tmp_path_factory.mktemp("refused")
     jobs = {name: finetune(name, output_dir=f"new/{name}") for name in APPLICATIONS}
     saving = {"lora_r": 4, "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
     jobs["lora"] = finetune("translation", **saving, output_dir="new/lora")
@@ -213,9 +217,13 @@ def short_tuning_runs(processes, tuned):
         said = processes.fork_each(jobs, tuned)
         weights = tuned / "new" / "other_adapter" / "adapter_config.json"
         weights.write_text(weights.read_text().replace('"r": 2', '"r": 3'))
-        before = contents(tuned)
+        for folder in ("outputs", "new/lora", "new/other_adapter"):
+            shutil.copytree(tuned / folder, refused / folder)
+        for file in tuned.glob("*.*"):
+            shutil.copy(file, refused)
+        before = contents(refused)
         bad = {name: [*command, "--output_dir", f"bad/{name}"] for name, (command, _) in BAD_INPUTS.items()}
-        return said, processes.fork_each(bad, tuned), before, contents(tuned)
+        return said, processes.fork_each(bad, refused), before, contents(refused)
 
     return processes.submit(run)
 

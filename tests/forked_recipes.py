@@ -28,7 +28,8 @@ from hf_llm.tasks import load_task, task_names
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.py"))
 IMPORTED_LATER = """
-    bitsandbytes deepspeed fastokens rouge_score.rouge_scorer tabulate
+    bitsandbytes deepspeed deepspeed.module_inject.auto_ep_layer deepspeed.ops.op_builder.all_ops fastokens
+    rouge_score.rouge_scorer setuptools.dist tabulate hf_llm.distributed.deepspeed_config
     hf_llm.evaluation.scoring hf_llm.evaluation.generation
     transformers.integrations.bitsandbytes transformers.models.llama.modeling_llama
     transformers.models.gpt2.modeling_gpt2 transformers.models.roberta.modeling_roberta

@@ -169,7 +169,7 @@ def test_adapters_under_zero3_train_as_in_one_process_and_resume_exactly(two_ran
         [entry["loss"] for entry in read_json(folder / "trainer_state.json")["log_history"] if "loss" in entry]
         for folder in (parted, alone)
     ]
-    assert len(losses[0]) == 20 and losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert len(losses[0]) == 20 and losses[0] == pytest.approx(losses[1], rel=1e-5)
     weights = [load_file(folder / "checkpoint-20" / "adapter_model.safetensors") for folder in (parted, alone)]
     assert weights[0].keys() == weights[1].keys()
     assert all(weights[0][name].shape == tensor.shape for name, tensor in weights[1].items())
