@@ -37,7 +37,7 @@ def main():
         splits = load_splits(data_args, args.seed)
     tokenizer = load_tokenizer(model_args, splits["train"], checkpoint, objectives.SPECIAL_TOKENS[run_args.objective])
     objectives.check_objective(data_args, run_args, args, tokenizer)
-    objectives.set_trainer_arguments(args, data_args, run_args)
+    objectives.set_training_arguments(args, data_args, run_args)
     model = load_model(model_args, tokenizer, data_args.max_length, objectives.AUTO_CLASSES[run_args.objective])
     with args.main_process_first(desc="tokenizing and packing"):
         train, validation, reports = objectives.tokenize_and_pack(splits, tokenizer, data_args, run_args, args)

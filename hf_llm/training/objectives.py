@@ -61,7 +61,7 @@ def check_objective(
             raise ValueError("`--streaming` reads ahead by itself: leave out `--dataloader_num_workers`")
 
 
-def set_trainer_arguments(args: TrainingArguments, data_args: TextArguments, run_args: PretrainArguments) -> None:
+def set_training_arguments(args: TrainingArguments, data_args: TextArguments, run_args: PretrainArguments) -> None:
     """Change `args` to what a stream and packed rows with hidden tokens need."""
     if data_args.streaming:
         # Every rank reads its own batches, and a resumed stream starts at its position: there is nothing to skip.

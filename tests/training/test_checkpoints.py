@@ -142,7 +142,7 @@ def test_the_best_checkpoint_is_not_removed(tmp_path):
 
 
 def test_the_old_checkpoint_goes_only_after_the_new_one_is_complete(tmp_path, monkeypatch):
-    """Killed just before the manifest of step 3 is written, step 2 is still there to resume from."""
+    """Killed just before the manifest of step 3 is written, a run can still be resumed from step 2."""
 
     def killed_at_3(checkpoint, run):
         if checkpoint.name == "checkpoint-3":

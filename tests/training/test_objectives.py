@@ -24,7 +24,7 @@ from hf_llm.training.objectives import (
     SPECIAL_TOKENS,
     check_objective,
     masked_loss,
-    set_trainer_arguments,
+    set_training_arguments,
     tokenize_and_pack,
     trainer_options,
 )
@@ -45,7 +45,7 @@ def new_run(
     args = TrainingArguments(str(folder), **STOCK | {"learning_rate": 3e-3} | settings)
     tokenizer = train_tokenizer(TEXTS, 300, special_tokens=SPECIAL_TOKENS[objective])
     check_objective(data_args, run_args, args, tokenizer)
-    set_trainer_arguments(args, data_args, run_args)
+    set_training_arguments(args, data_args, run_args)
     set_seed(1)
     if objective == "masked":
         model_args = ModelArguments(model_type=model_type, config_overrides=overrides)
@@ -90,7 +90,7 @@ def test_a_masked_model_learns_and_loads(masked):
 
 
 def test_the_end_of_a_masked_run_shows_the_guesses_for_hidden_tokens(masked, capsys):
-    """A person sees at once whether it has learned anything."""
+    """They show whether it has learned anything."""
     trainer, figures, _ = masked
     report_pretraining(trainer, figures, draw_samples(trainer, PretrainArguments(objective="masked")))
     shown = capsys.readouterr().out
@@ -227,14 +227,14 @@ def test_a_stream_needs_an_end_and_one_reader(tmp_path):
             new_run(tmp_path, "causal", streaming=True, **settings)
 
 
-def test_the_check_of_an_objective_leaves_the_trainers_arguments_as_they_are(tmp_path):
-    """`set_trainer_arguments` alone changes them: for a stream, and for packed rows with hidden tokens."""
+def test_the_check_of_an_objective_does_not_change_the_training_arguments(tmp_path):
+    """Only `set_training_arguments` changes them: for a stream, and for packed rows with hidden tokens."""
     args = TrainingArguments(str(tmp_path), **STOCK | {"max_steps": 1})
     run_args, data_args = PretrainArguments(objective="masked"), TextArguments(streaming=True)
     before = args.to_dict() | {"accelerator_config": args.accelerator_config.to_dict()}
     check_objective(data_args, run_args, args, train_tokenizer(TEXTS, 300, special_tokens=SPECIAL_TOKENS["masked"]))
     assert args.to_dict() | {"accelerator_config": args.accelerator_config.to_dict()} == before
-    set_trainer_arguments(args, data_args, run_args)
+    set_training_arguments(args, data_args, run_args)
     assert args.ignore_data_skip and args.accelerator_config.dispatch_batches is False
     assert args.include_num_input_tokens_seen == "all"
 
