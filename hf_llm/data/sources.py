@@ -1,4 +1,4 @@
-"""Where the text comes from: a Hub data set, local files or the built-in sample; always `train` and `validation`."""
+"""Load text from a Hub data set, files or the built-in sample, as the splits `train` and `validation`."""
 
 import logging
 import os
@@ -27,16 +27,16 @@ TEXT = Features({"text": Value("string")})
 def load_splits(data_args: TextArguments | TokenizerArguments, seed: int) -> DatasetDict | dict:
     """Load the text that `data_args` names.
 
-    Rows without text are dropped and counted. Without a validation part, `validation_fraction` of the rows is drawn
+    Rows without text are dropped and counted. Without a validation split, `validation_fraction` of the rows is drawn
     with `seed`; a single document is cut in two instead, at the end of a paragraph, line or word. The limits keep the
-    first rows, in file order where validation was given and in the drawn order where it was not.
+    first rows: in file order, or in the order in which they were drawn.
 
     Returns:
-        `train` and `validation`, each with at least one row and with the single column `text` of strings; with
+        `train` and `validation`, each with at least one row and with the single column `text` of strings. With
         `--streaming`, `train` is read while it is used.
 
     Raises:
-        ValueError: one line that names the argument or the file (and line), what is wrong and the remedy.
+        ValueError: an argument, a file or a row is wrong.
     """
     if data_args.train_file and data_args.dataset_name:
         raise ValueError("`--dataset_name` and `--train_file` are both given: name the data with one of them")
@@ -45,115 +45,131 @@ def load_splits(data_args: TextArguments | TokenizerArguments, seed: int) -> Dat
     if getattr(data_args, "streaming", False):
         return load_streams(data_args)
     if data_args.train_file:
-        parts = load_local_splits(data_args)
+        splits = load_local_splits(data_args)
     elif data_args.dataset_name in (None, "python_docs"):
-        parts = dict(python_docs().select_columns("text"))
+        splits = dict(python_docs().select_columns("text"))
     else:
-        parts = load_hub_texts(data_args)
-    parts = {name: drop_empty_rows(part, name) for name, part in parts.items()}
-    if "validation" not in parts:
-        parts = split_validation(parts["train"], data_args.validation_fraction, seed)
+        splits = load_hub_texts(data_args)
+    splits = {split: drop_empty_rows(rows, split) for split, rows in splits.items()}
+    if "validation" not in splits:
+        splits = split_validation(splits["train"], data_args.validation_fraction, seed)
     limits = {"train": data_args.max_train_samples, "validation": data_args.max_eval_samples}
-    return DatasetDict({name: first_rows(parts[name], limit) for name, limit in limits.items()})
+    return DatasetDict({split: first_rows(splits[split], limit) for split, limit in limits.items()})
 
 
 def load_streams(data_args: TextArguments) -> dict[str, IterableDataset | Dataset]:
-    """As `load_splits`, with `train` read only while it is used; a file is one of its shards.
+    """Load text as `load_splits` does, with `train` read only while it is used. Each file is a shard of it.
 
     Raises:
-        ValueError: as `load_splits`; there is no validation part, or nothing to stream.
+        ValueError: as `load_splits`; there is no validation split, or nothing to stream.
     """
     if data_args.dataset_name:
-        parts = load_hub_texts(data_args, streaming=True)
-        if "validation" in parts:
-            parts["validation"] = Dataset.from_list(list(first_rows(parts["validation"], data_args.max_eval_samples)))
+        splits = load_hub_texts(data_args, streaming=True)
+        if "validation" in splits:
+            splits["validation"] = Dataset.from_list(list(first_rows(splits["validation"], data_args.max_eval_samples)))
     elif data_args.train_file:
         paths = find_sources("--train_file", data_args.train_file)
         settings = {"paths": paths, "field": data_args.dataset_text_field}
-        parts = {"train": IterableDataset.from_generator(stream_files, TEXT, settings)}
+        splits = {"train": IterableDataset.from_generator(stream_files, TEXT, settings)}
         if data_args.validation_file:
             files = find_files("--validation_file", data_args.validation_file)
-            parts["validation"] = first_rows(load_text_files(files, data_args), data_args.max_eval_samples)
+            splits["validation"] = first_rows(load_text_files(files, data_args), data_args.max_eval_samples)
     else:
         raise ValueError("`--streaming` has nothing to stream: give `--train_file` or `--dataset_name`")
-    if "validation" not in parts:
-        raise ValueError("`--streaming` splits no validation part off: give `--validation_file`")
-    train = first_rows(parts["train"], data_args.max_train_samples)
-    return {"train": train, "validation": drop_empty_rows(parts["validation"], "validation")}
+    if "validation" not in splits:
+        raise ValueError("`--streaming` does not split off validation rows: give `--validation_file`")
+    train = first_rows(splits["train"], data_args.max_train_samples)
+    return {"train": train, "validation": drop_empty_rows(splits["validation"], "validation")}
 
 
 def stream_files(paths: list[str], field: str) -> Iterator[dict[str, str | None]]:
-    """Rows of files; the first that cannot be read ends the run."""
-    try:
-        for path in paths:
-            for texts in read_texts(path, field):
-                yield from ({"text": text} for text in texts.to_pylist())
-    except BadFile as error:
-        raise ValueError(str(error)) from None
+    """Yield the rows of files, up to the first that cannot be read.
+
+    Raises:
+        ValueError: a file or row cannot be read.
+    """
+    for path in paths:
+        for texts in read_texts(path, field):
+            yield from ({"text": text} for text in texts.to_pylist())
 
 
 def load_hub_splits(data_args: SourceArguments, streaming: bool = False) -> dict[str, Dataset | IterableDataset]:
-    """The named Hub data set (or folder): `train`, and the first of `validation`, `validation_...` and `test`.
+    """Load a data set of the Hub, or a folder, by its name.
 
-    Each where there is one.
+    Returns:
+        `train`, if it has that split, and `validation`: the first of its splits `validation`, `validation_...` and
+        `test`, if it has one of them.
+
+    Raises:
+        ValueError: it cannot be loaded, or has none of these splits.
     """
     name = data_args.dataset_name
     try:
-        parts = datasets.load_dataset(name, data_args.dataset_config_name, streaming=streaming)
+        splits = datasets.load_dataset(name, data_args.dataset_config_name, streaming=streaming)
     except (OSError, ValueError, DatasetsError) as error:  # OSError: no network, no such data set
         raise ValueError(
             f"`--dataset_name` {name} cannot be loaded: {one_line(error)}: check the name, the network and "
             "--dataset_config_name, or give --train_file"
         ) from None
-    chosen = {"train": parts["train"]} if "train" in parts else {}
-    held_out = sorted(part for part in parts if part.startswith("validation"))  # MNLI has two
-    if validation := next((part for part in (*held_out, "test") if part in parts), None):
-        chosen["validation"] = parts[validation]
-        logger.info(f"{name}: validation is its part `{validation}`")
+    chosen = {"train": splits["train"]} if "train" in splits else {}
+    held_out = sorted(split for split in splits if split.startswith("validation"))  # MNLI has two
+    if validation := next((split for split in (*held_out, "test") if split in splits), None):
+        chosen["validation"] = splits[validation]
+        logger.info(f"{name}: validation is its split `{validation}`")
     if not chosen:
-        raise ValueError(f"`--dataset_name` {name} has no part `train`, only {', '.join(parts)}: name another data set")
+        raise ValueError(
+            f"`--dataset_name` {name} has no split `train`, only {', '.join(splits)}: name another data set"
+        )
     return chosen
 
 
 def load_hub_texts(
     data_args: TextArguments | TokenizerArguments, streaming: bool = False
 ) -> dict[str, Dataset | IterableDataset]:
-    parts, name, field = load_hub_splits(data_args, streaming), data_args.dataset_name, data_args.dataset_text_field
-    if "train" not in parts:
-        raise ValueError(f"`--dataset_name` {name} has no part `train`: name another data set")
-    for rows in parts.values():
+    """Load the column of texts of a data set of the Hub, as `text`.
+
+    Raises:
+        ValueError: as `load_hub_splits`; it has no `train`, no such column, or the column does not hold strings.
+    """
+    splits, name, field = load_hub_splits(data_args, streaming), data_args.dataset_name, data_args.dataset_text_field
+    if "train" not in splits:
+        raise ValueError(f"`--dataset_name` {name} has no split `train`: name another data set")
+    for rows in splits.values():
         columns = rows.column_names or list(next(iter(rows)))  # a stream may not know them
         if field not in columns:
             raise ValueError(missing_column(f"`--dataset_name` {name}", field, columns))
         if rows.features and getattr(rows.features[field], "dtype", None) not in ("string", "large_string"):
             raise ValueError(f"`--dataset_text_field` {field} holds {rows.features[field]}: name a column of strings")
     renamed = {} if field == "text" else {field: "text"}
-    return {part: rows.select_columns(field).rename_columns(renamed) for part, rows in parts.items()}
+    return {split: rows.select_columns(field).rename_columns(renamed) for split, rows in splits.items()}
 
 
 def load_local_splits(data_args: TextArguments | TokenizerArguments) -> dict[str, Dataset]:
+    """Load the texts of `--train_file` and, if it is set, of `--validation_file`."""
     paths = {"train": find_files("--train_file", data_args.train_file)}
     if data_args.validation_file:
         paths["validation"] = find_files("--validation_file", data_args.validation_file)
         if both := set(paths["train"]) & set(paths["validation"]):
             logger.warning(f"validation is not independent: {', '.join(sorted(both))} is in `--train_file` as well")
-    return {part: load_text_files(files, data_args) for part, files in paths.items()}
+    return {split: load_text_files(files, data_args) for split, files in paths.items()}
 
 
 @dataclass
 class TextFilesConfig(datasets.BuilderConfig):
+    """What the cache's key is made of: files with their sizes and times, and the column of the texts."""
+
     files: list[tuple] | None = None
     text_field: str = "text"
 
 
 class TextFiles(datasets.ArrowBasedBuilder):
-    """Files of several formats as one cached data set of one column.
+    """Files of several formats as one cached data set with one column.
 
-    The loaders that `datasets` has are not exact here: its JSON loader turns dates into timestamps, guesses at mixed
-    types of columns that nobody asked for and names no broken line; its CSV loader reads the text "NA" as missing.
+    The loaders of `datasets` do not keep every text as it is: its JSON loader turns dates into timestamps, infers
+    types of columns that are not read and does not name a broken line; its CSV loader reads the text "NA" as missing.
     """
 
-    VERSION = datasets.Version("1.1.0")  # to be raised when a reader changes: it is part of the cache's key
+    VERSION = datasets.Version("1.1.0")  # part of the cache's key: raise it when a reader changes
     BUILDER_CONFIG_CLASS = TextFilesConfig
 
     def _info(self) -> datasets.DatasetInfo:
@@ -169,46 +185,55 @@ class TextFiles(datasets.ArrowBasedBuilder):
 
 
 def load_text_files(paths: list[str], data_args: TextArguments | TokenizerArguments) -> Dataset:
-    """Read `paths` into the cache of `datasets`, or find them there."""
+    """Read files into the cache of `datasets`, or load them from it."""
     stats = [os.stat(path) for path in paths]
-    # The change time, unlike the modification time, is set by whatever touches the file: nothing stale is ever found.
+    # Unlike the modification time, the change time cannot be set back: the cache never serves an old version.
     files = [(path, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in zip(paths, stats, strict=True)]
     builder = TextFiles(dataset_name="hf_llm_text", files=files, text_field=data_args.dataset_text_field)
     num_proc = min(data_args.dataset_num_proc or 1, len(files))
     try:
         builder.download_and_prepare(num_proc=num_proc if num_proc > 1 else None)
     except BadFile as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(str(error)) from None  # without the traceback of a worker process
     return builder.as_dataset("train")
 
 
-def drop_empty_rows(part: Dataset, name: str) -> Dataset:
-    """Without the rows whose text is null, empty or nothing but white space."""
+def drop_empty_rows(rows: Dataset, split: str) -> Dataset:
+    """Drop the rows whose text is null, empty or only white space, and log how many.
+
+    Raises:
+        ValueError: no row is left.
+    """
     blank = [
         pc.fill_null(pc.or_(pc.equal(pc.binary_length(chunk), 0), pc.utf8_is_space(chunk)), True).to_numpy(False)
-        for chunk in part.data["text"].chunks
+        for chunk in rows.data["text"].chunks
     ]
     kept = np.flatnonzero(~np.concatenate(blank)) if blank else []
     if not len(kept):
-        raise ValueError(f"`{name}` has {len(part)} rows, all of them empty: check --dataset_text_field")
-    if len(kept) == len(part):
-        return part
-    logger.warning(f"{name}: dropped {len(part) - len(kept)} empty rows of {len(part)}")
-    return part.select(kept)
+        raise ValueError(f"`{split}` has {len(rows)} rows, all of them empty: check --dataset_text_field")
+    if len(kept) == len(rows):
+        return rows
+    logger.warning(f"{split}: dropped {len(rows) - len(kept)} empty rows of {len(rows)}")
+    return rows.select(kept)
 
 
 def split_validation(documents: Dataset, fraction: float, seed: int) -> dict[str, Dataset]:
+    """Draw `fraction` of the rows for validation, at least one; of a single document its end is taken.
+
+    Raises:
+        ValueError: the fraction is not between 0 and 1, or the document is too short.
+    """
     if not 0 < fraction < 1:
         raise ValueError(f"`--validation_fraction` is {fraction}: give a number between 0 and 1")
     if len(documents) == 1:
         return split_document(documents, fraction)
     count = min(max(1, round(len(documents) * fraction)), len(documents) - 1)
-    parts = documents.train_test_split(test_size=count, seed=seed)
-    return {"train": parts["train"], "validation": parts["test"]}
+    splits = documents.train_test_split(test_size=count, seed=seed)
+    return {"train": splits["train"], "validation": splits["test"]}
 
 
 def split_document(documents: Dataset, fraction: float) -> dict[str, Dataset]:
-    """The end of the only document is for validation: about `fraction` of it, at most twice as much."""
+    """Take the end of the only document for validation: about `fraction` of it, at most twice as much."""
     text = documents[0]["text"]
     earliest, latest = int(len(text) * max(0, 1 - 2 * fraction)), int(len(text) * (1 - fraction))
     for separator in ("\n\n", "\n", " "):
@@ -225,8 +250,10 @@ def split_document(documents: Dataset, fraction: float) -> dict[str, Dataset]:
 
 
 def slice_text(row: dict, start: int, stop: int | None) -> dict:
+    """Cut the text of a row; a function by name, because `datasets` hashes it for its cache."""
     return {"text": row["text"][start:stop]}
 
 
-def first_rows(part: Dataset | IterableDataset, limit: int | None) -> Dataset | IterableDataset:
-    return part if limit is None else part.take(limit)
+def first_rows(rows: Dataset | IterableDataset, limit: int | None) -> Dataset | IterableDataset:
+    """Return the first `limit` rows (default: all)."""
+    return rows if limit is None else rows.take(limit)

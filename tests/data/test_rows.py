@@ -1,4 +1,4 @@
-"""Rows arrive under the task's column names, from any of the usual layouts, and what is missing is named."""
+"""Rows are loaded with the task's column names, from the usual layouts, and missing columns are named."""
 
 import json
 
@@ -45,7 +45,7 @@ HUB_LAYOUTS = {
 
 @pytest.mark.parametrize("layout", HUB_LAYOUTS)
 def test_the_hubs_usual_layouts_work_as_they_are(layout, tmp_path):
-    """Every text of the row that the task is about stands in its prompt or completion."""
+    """Every text of the row that the task uses is in its prompt or completion."""
     task, row = HUB_LAYOUTS[layout]
     loaded = load_task(task)
     rows = load_rows(
@@ -69,7 +69,7 @@ def test_columns_are_renamed_by_a_mapping():
 
 
 def test_numbered_labels_become_their_names(caplog):
-    """A Hub data set knows them; rows with a hidden label, -1, are dropped and counted."""
+    """The names are those of a Hub data set; rows with a hidden label, -1, are dropped and counted."""
     features = Features({"text": Value("string"), "label": ClassLabel(names=["bad", "good"])})
     rows = Dataset.from_dict({"text": ["a", "b", "c"], "label": [1, 0, -1]}, features=features)
     task = load_task("understanding")
@@ -93,7 +93,7 @@ def test_numbered_labels_become_their_names(caplog):
         ),
     ],
 )
-def test_a_mapping_that_does_not_fit_is_named_with_what_is_there(mapping, message, tmp_path):
+def test_a_mapping_that_does_not_fit_is_refused_with_the_columns(mapping, message, tmp_path):
     """One line with the columns of both sides."""
     files = write(tmp_path / "a.jsonl", [{"body": "Long.", "tldr": "Short."}])
     with pytest.raises(ValueError) as error:
@@ -113,8 +113,8 @@ def test_a_mapping_that_does_not_fit_is_named_with_what_is_there(mapping, messag
         ("a.txt", "text", "a.txt` has no columns: give .jsonl, .json, .csv or .parquet"),
         ("a.jsonl", "", "a.jsonl` is empty: remove it from the list"),
         ("a.csv", "text,label\na,b\nc,d,e\n", "a.csv` line 3 has 3 values, and the first line names 2 columns"),
-        ("a.jsonl", '{"text": null, "label": "b"}', "a.jsonl` line 1: `text` is `None`, no text"),
-        ("a.jsonl", '{"text": 5, "label": "b"}', "a.jsonl` line 1: `text` is `5`, no text"),
+        ("a.jsonl", '{"text": null, "label": "b"}', "a.jsonl` line 1: `text` is `None`, not text"),
+        ("a.jsonl", '{"text": 5, "label": "b"}', "a.jsonl` line 1: `text` is `5`, not text"),
         ("a.jsonl", '{"text": 1}\n{"text": "b"}\n', "the values of column `text` are of several types"),
         ("a.jsonl", '{"text": "a", "label": 123456789012345678901234567890}', "the values of column `label` are"),
         ("a.jsonl", '{"text": "\\ud800", "label": "a"}', "a.jsonl` line 1: `text` holds half of a surrogate pair"),
@@ -122,7 +122,7 @@ def test_a_mapping_that_does_not_fit_is_named_with_what_is_there(mapping, messag
     ],
 )
 def test_a_broken_file_is_named_with_its_line(name, content, message, tmp_path):
-    """And what to give instead."""
+    """And with the remedy."""
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError) as error:
         load("understanding", validation_file=[str(tmp_path / name)])
@@ -153,31 +153,31 @@ def test_the_same_rows_come_from_every_format(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(rows))
     Dataset.from_list(rows).to_csv(str(tmp_path / "a.csv"))
     Dataset.from_list(rows).to_parquet(str(tmp_path / "a.parquet"))
-    places = {"jsonl": ["line 1", "line 2"], "json": ["row 0", "row 1"], "csv": ["line 2", "line 4"]}
+    expected = {"jsonl": ["line 1", "line 2"], "json": ["row 0", "row 1"], "csv": ["line 2", "line 4"]}
     for kind in ("jsonl", "json", "csv", "parquet"):
         read = load("understanding", validation_file=[str(tmp_path / f"a.{kind}")])["validation"]
         assert read.remove_columns(ORIGIN).to_list() == rows
-        assert read[ORIGIN][:] == [f"`{tmp_path}/a.{kind}` {place}" for place in places.get(kind, places["json"])]
+        assert read[ORIGIN][:] == [f"`{tmp_path}/a.{kind}` {origin}" for origin in expected.get(kind, expected["json"])]
 
 
-def test_a_row_is_named_by_its_place_in_the_file_however_it_was_drawn(tmp_path):
-    """Split off, drawn with the seed and left over by solved examples: the file and the line of the bad row."""
+def test_errors_name_the_origin_of_a_row_however_it_was_drawn(tmp_path):
+    """Split off, drawn with the seed, or left after solved examples were taken: the file and line of the bad row."""
     rows = [{"document": f"Text {number}.", "summary": "Short." * (number != 37)} for number in range(50)]
     files, task = write(tmp_path / "a.jsonl", rows), load_task("summarization")
     for given in (
         {"train_file": files, "validation_fraction": 0.9},
         {"validation_file": files, "max_eval_samples": 48},
     ):
-        parts = load_rows(DataArguments(**given), TaskArguments(task="summarization"), task, 0)
-        _, parts = draw_shots(parts, task, 2, seed=0)
+        splits = load_rows(DataArguments(**given), TaskArguments(task="summarization"), task, 0)
+        _, splits = draw_shots(splits, task, 2, seed=0)
         with pytest.raises(ValueError, match=r"a.jsonl` line 38: the reference is empty"):
-            encode_prompts(parts["validation"], Prompter(new_tokenizer(), task, 512))
+            encode_prompts(splits["validation"], Prompter(new_tokenizer(), task, 512))
     sample = load("summarization")["validation"]
     assert sample[ORIGIN][:2] == ["`validation` row 0", "`validation` row 1"]
 
 
 def test_parquet_files_of_the_hub_keep_the_names_of_their_labels(tmp_path):
-    """`datasets` writes them into the schema; a hidden label, -1, is none."""
+    """`datasets` writes them into the schema; a hidden label, -1, becomes null."""
     features = Features({"sentence": Value("string"), "label": ClassLabel(names=["negative", "positive"])})
     rows = Dataset.from_dict({"sentence": ["a", "b", "c"], "label": [1, 0, -1]}, features=features)
     rows.to_parquet(str(tmp_path / "a.parquet"))
@@ -188,8 +188,8 @@ def test_parquet_files_of_the_hub_keep_the_names_of_their_labels(tmp_path):
     assert [task.references(row) for row in loaded] == [["positive"], ["negative"], []]
 
 
-def test_hidden_labels_of_a_json_file_are_no_class(tmp_path, caplog):
-    """-1, as in GLUE's test parts; and labels that are numbers alone are told, in the order of numbers."""
+def test_hidden_labels_of_a_json_file_are_not_a_class(tmp_path, caplog):
+    """-1, as in the test splits of GLUE. Labels that are only numbers are reported, and sorted as numbers."""
     rows = [{"sentence": "a", "label": number} for number in (2, 10, -1)]
     task = load_task("understanding")
     data_args = DataArguments(validation_file=write(tmp_path / "a.jsonl", rows))
@@ -203,8 +203,8 @@ def test_hidden_labels_of_a_json_file_are_no_class(tmp_path, caplog):
         load("understanding", validation_file=write(tmp_path / "b.jsonl", rows[2:]))
 
 
-def test_a_label_that_no_row_teaches_is_told(tmp_path, caplog):
-    """It may be a slip of the pen."""
+def test_a_label_without_training_rows_is_reported(tmp_path, caplog):
+    """It may be misspelled."""
     train, held_out = ([{"text": "a", "label": label} for label in labels] for labels in (["good", "bad"], ["god"] * 2))
     files = {"train_file": write(tmp_path / "a.jsonl", train), "validation_file": write(tmp_path / "b.jsonl", held_out)}
     load("understanding", **files)
@@ -212,7 +212,7 @@ def test_a_label_that_no_row_teaches_is_told(tmp_path, caplog):
 
 
 def test_columns_of_a_translation_are_mapped_to_languages(tmp_path):
-    """Whatever a CSV file calls them."""
+    """Whatever their names in a CSV file."""
     (tmp_path / "a.csv").write_text("english,german\none,eins\n")
     files = [str(tmp_path / "a.csv")]
     rows = load("translation", {"english": "en", "german": "de"}, validation_file=files)["validation"]
@@ -234,7 +234,7 @@ def test_columns_of_a_translation_are_mapped_to_languages(tmp_path):
     ],
 )
 def test_a_value_of_another_kind_is_named_with_its_row(task, row, message, tmp_path):
-    """One line instead of a traceback."""
+    """In one line instead of a traceback."""
     loaded, data_args = load_task(task), DataArguments(validation_file=write(tmp_path / "a.jsonl", [row]))
     with pytest.raises(ValueError) as error:
         rows = load_rows(data_args, TaskArguments(task=task), loaded, 42)["validation"]
@@ -243,7 +243,7 @@ def test_a_value_of_another_kind_is_named_with_its_row(task, row, message, tmp_p
 
 
 def test_a_limit_draws_rows_with_the_seed_in_their_order(tmp_path):
-    """The first rows of a file that is sorted by label would all have one; the labels are those of all rows."""
+    """A file may be sorted by label. The labels are those of all rows, not only of the drawn ones."""
     rows = [{"text": str(number), "label": "ab"[number // 50]} for number in range(100)]
     files = write(tmp_path / "a.jsonl", rows)
     drawn, again, other = (
@@ -258,18 +258,18 @@ def test_a_limit_draws_rows_with_the_seed_in_their_order(tmp_path):
     assert task.label_names == ["a", "b"]
 
 
-def test_a_validation_part_is_split_off_where_none_is_given(tmp_path):
-    """With the seed; one row alone cannot be split."""
+def test_a_validation_split_is_drawn_by_default(tmp_path):
+    """With the seed; a single row cannot be split."""
     rows = [{"text": str(number), "label": "a"} for number in range(40)]
-    parts = load("understanding", train_file=write(tmp_path / "a.jsonl", rows))
-    assert (len(parts["train"]), len(parts["validation"])) == (38, 2)
-    assert not set(parts["train"]["text"]) & set(parts["validation"]["text"])
+    splits = load("understanding", train_file=write(tmp_path / "a.jsonl", rows))
+    assert (len(splits["train"]), len(splits["validation"])) == (38, 2)
+    assert not set(splits["train"]["text"]) & set(splits["validation"]["text"])
     with pytest.raises(ValueError, match="`--train_file` holds one row, nothing to split off"):
         load("understanding", train_file=write(tmp_path / "b.jsonl", rows[:1]))
 
 
 def test_a_column_that_the_first_row_lacks_is_read(tmp_path):
-    """Alpaca's `input` is there only where there is one."""
+    """In Alpaca, rows without an `input` lack the column."""
     rows = [{"instruction": "Sing.", "output": "La."}, {"instruction": "Add.", "input": "1, 2", "output": "3"}]
     loaded = load("generation", validation_file=write(tmp_path / "a.jsonl", rows))["validation"]
     assert loaded["input"][:] == [None, "1, 2"]
@@ -296,13 +296,13 @@ def test_a_long_field_of_a_csv_file_is_read(tmp_path):
     assert len(load("understanding", validation_file=[str(tmp_path / "a.csv")])["validation"]["text"][0]) == 200_000
 
 
-def test_a_named_data_set_may_have_a_test_part_alone(tmp_path):
-    """As CrowS-Pairs has; a folder stands for the Hub."""
+def test_a_named_data_set_may_have_only_a_test_split(tmp_path):
+    """As CrowS-Pairs has; here a folder in place of the Hub."""
     write(tmp_path / "test.jsonl", [{"sent_more": "a", "sent_less": "b"}])
     assert set(load("bias", dataset_name=str(tmp_path))) == {"validation"}
 
 
-def test_a_task_that_is_only_evaluated_wants_rows_to_evaluate(tmp_path):
-    """Training rows are not taken in their place."""
+def test_a_task_that_only_evaluates_needs_rows_to_evaluate(tmp_path):
+    """Training rows are not used instead."""
     with pytest.raises(ValueError, match="there are no rows to evaluate: give `--validation_file`"):
         load("bias", train_file=write(tmp_path / "a.jsonl", [{"sent_more": "a", "sent_less": "b"}]))

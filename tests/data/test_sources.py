@@ -1,4 +1,4 @@
-"""Every source gives `train` and `validation` with one column `text`, exactly, or one line that says what is wrong."""
+"""Every source is loaded as `train` and `validation` with one column `text`, exactly, or refused in one line."""
 
 import gzip
 import json
@@ -40,7 +40,7 @@ def write_lines(path, rows):
 
 
 def error_of(**arguments):
-    """The message of the ValueError: one line, with no other error behind it."""
+    """The message of the ValueError: one line, without another error as its cause."""
     with pytest.raises(ValueError) as info:
         load(**arguments)
     assert "\n" not in str(info.value) and "`" in str(info.value)
@@ -49,7 +49,7 @@ def error_of(**arguments):
 
 
 def error_of_file(path, content, **arguments):
-    """The message for one bad file; it has to name the file."""
+    """The message for one bad file, which must name the file."""
     path.write_bytes(content)
     message = error_of(train_file=[str(path)], **arguments)
     assert f"`{path}`" in message
@@ -61,7 +61,7 @@ def error_of_file(path, content, **arguments):
 
 @pytest.mark.parametrize("name", [None, "python_docs"])
 def test_no_data_named_gives_the_sample(monkeypatch, name):
-    """Without arguments, or by name, the built-in sample is loaded as it is split, and `module` is left behind."""
+    """Without arguments, or by name, the built-in sample is loaded with its splits, and without `module`."""
     rows = {part: datasets.Dataset.from_dict({"text": [part], "module": ["m"]}) for part in ("train", "validation")}
     monkeypatch.setattr(sources, "python_docs", lambda: datasets.DatasetDict(rows))
     assert {part: rows.to_dict() for part, rows in load(dataset_name=name).items()} == {
@@ -72,7 +72,7 @@ def test_no_data_named_gives_the_sample(monkeypatch, name):
 
 @pytest.mark.parametrize("compression", ["", ".gz", ".zst"])
 def test_text_formats_are_read_exactly(tmp_path, compression):
-    """.txt, .jsonl, .json and .csv give the same strings, packed or not."""
+    """.txt, .jsonl, .json and .csv give the same strings, compressed or not."""
     rows = [
         "plain",
         "two\nlines\n\nand a paragraph",
@@ -103,8 +103,8 @@ def test_parquet_is_read_exactly(tmp_path):
     assert texts(tmp_path) == ["x", "y\n", "x", "y\n"]
 
 
-def test_byte_order_marks_and_windows_line_ends_are_no_text(tmp_path):
-    """A BOM is dropped in every text format, and the lines of a .txt end in a single character."""
+def test_byte_order_marks_and_windows_line_ends_are_not_text(tmp_path):
+    """A BOM is dropped in every text format, and the lines of a .txt file end in a single character."""
     mark = "\ufeff".encode()
     (tmp_path / "a.csv").write_bytes(mark + b"text\r\na\r\n")
     (tmp_path / "b.jsonl").write_bytes(mark + b'{"text": "b"}\r\n')
@@ -120,13 +120,13 @@ def test_json_that_only_python_reads_is_read(tmp_path):
 
 
 def test_other_columns_may_be_anything(tmp_path):
-    """Columns that nobody asked for may change their types from row to row."""
+    """Columns that are not read may change their types from row to row."""
     write_lines(tmp_path / "a.jsonl", [{"text": "a", "m": 1}, {"text": "b", "m": {"k": []}}, {"m": "s", "text": "c"}])
     assert texts(tmp_path) == ["a", "b", "c"]
 
 
 def test_lines_across_chunks_are_kept_whole(tmp_path, monkeypatch):
-    """Rows are neither cut nor lost where one chunk ends, even if a row is longer than a chunk."""
+    """Rows are neither cut nor lost at the end of a chunk, even if a row is longer than a chunk."""
     monkeypatch.setattr(byte_streams, "CHUNK", 64)
     rows = [f"{i} " + "x" * (i % 150) for i in range(300)]
     write_lines(tmp_path / "a.jsonl", [{"text": row} for row in rows])
@@ -134,7 +134,7 @@ def test_lines_across_chunks_are_kept_whole(tmp_path, monkeypatch):
 
 
 def test_text_field_is_renamed(tmp_path):
-    """`--dataset_text_field` picks the column, whatever else is there."""
+    """`--dataset_text_field` chooses the column, whatever other columns exist."""
     write_lines(tmp_path / "a.jsonl", [{"text": 1, "body": "b"}])
     assert texts(tmp_path, dataset_text_field="body") == ["b"]
 
@@ -160,7 +160,7 @@ def test_several_processes_give_the_same_rows(tmp_path):
 
 
 def test_changed_file_is_read_again(tmp_path):
-    """The same name, size and modification time with other content never give stale rows."""
+    """The same name, size and modification time with other content do not give the old rows."""
     path = tmp_path / "a.txt"
     for content in ("one", "two"):
         path.write_text(content)
@@ -177,20 +177,20 @@ def test_unchanged_file_is_not_read_again(tmp_path, monkeypatch):
     assert first.cache_files and second._fingerprint == first._fingerprint
 
 
-# The parts
+# The splits
 
 
 def test_validation_file_is_used_whole(tmp_path):
     """With `--validation_file` nothing is split off."""
     train = write_lines(tmp_path / "t.jsonl", [{"text": f"t{i}"} for i in range(20)])
     held_out = write_lines(tmp_path / "v.jsonl", [{"text": f"v{i}"} for i in range(3)])
-    parts = load(train_file=[train], validation_file=[held_out])
-    assert parts["train"]["text"][:] == [f"t{i}" for i in range(20)]
-    assert parts["validation"]["text"][:] == ["v0", "v1", "v2"]
+    splits = load(train_file=[train], validation_file=[held_out])
+    assert splits["train"]["text"][:] == [f"t{i}" for i in range(20)]
+    assert splits["validation"]["text"][:] == ["v0", "v1", "v2"]
 
 
-def test_file_in_both_parts_is_reported(tmp_path, caplog):
-    """A glob that catches the validation file as well is named in a warning."""
+def test_file_in_both_splits_is_reported(tmp_path, caplog):
+    """A warning names the file if a glob of the training files matches the validation file too."""
     for name in "ab":
         (tmp_path / f"{name}.txt").write_text(name)
     load(train_file=[str(tmp_path / "*")], validation_file=[str(tmp_path / "b.txt")])
@@ -199,66 +199,66 @@ def test_file_in_both_parts_is_reported(tmp_path, caplog):
 
 @pytest.mark.parametrize("rows, fraction, expected", [(100, 0.05, 5), (2, 0.05, 1), (3, 0.99, 2)])
 def test_fraction_is_split_off_with_the_seed(tmp_path, rows, fraction, expected):
-    """The parts cover all rows, share none, have at least one each and depend on nothing but the seed."""
+    """The splits have all rows, share none, have at least one each and depend only on the seed."""
     path = write_lines(tmp_path / "a.jsonl", [{"text": str(i)} for i in range(rows)])
-    splits = [load(seed, train_file=[path], validation_fraction=fraction) for seed in (1, 1, 2)]
-    parts = [{name: part["text"][:] for name, part in split.items()} for split in splits]
-    assert len(parts[0]["validation"]) == expected
-    assert sorted(parts[0]["train"] + parts[0]["validation"], key=int) == [str(i) for i in range(rows)]
-    assert parts[0] == parts[1] and (rows < 100 or parts[0] != parts[2])
+    loaded = [load(seed, train_file=[path], validation_fraction=fraction) for seed in (1, 1, 2)]
+    splits = [{name: rows["text"][:] for name, rows in split.items()} for split in loaded]
+    assert len(splits[0]["validation"]) == expected
+    assert sorted(splits[0]["train"] + splits[0]["validation"], key=int) == [str(i) for i in range(rows)]
+    assert splits[0] == splits[1] and (rows < 100 or splits[0] != splits[2])
 
 
 @pytest.mark.parametrize("separator", ["\n\n", "\n", " "])
 def test_single_document_is_cut_between_paragraphs_lines_or_words(tmp_path, caplog, separator):
-    """A book.txt gives its end to validation: nothing is lost, 5 to 10 % of it, cut at the coarsest boundary."""
+    """The last 5 to 10 % of a book.txt are for validation, cut at the coarsest boundary; nothing is lost."""
     book = separator.join(f"word{i}" for i in range(1000))
     (tmp_path / "book.txt").write_text(book)
-    parts = load(train_file=[str(tmp_path / "book.txt")])
-    train, validation = parts["train"][0]["text"], parts["validation"][0]["text"]
+    splits = load(train_file=[str(tmp_path / "book.txt")])
+    train, validation = splits["train"][0]["text"], splits["validation"][0]["text"]
     assert train + validation == book and train.endswith(separator) and validation.startswith("word")
     assert 0.05 <= len(validation) / len(book) <= 0.1
     assert f"its last {len(validation)} of {len(book)} characters" in caplog.text
 
 
 def test_limits_keep_the_first_rows(tmp_path):
-    """`--max_train_samples` and `--max_eval_samples` cut after N rows and may exceed what is there."""
+    """`--max_train_samples` and `--max_eval_samples` keep N rows and may exceed the number of rows."""
     path = write_lines(tmp_path / "a.jsonl", [{"text": str(i)} for i in range(9)])
-    parts = load(train_file=[path], validation_file=[path], max_train_samples=4, max_eval_samples=99)
-    assert parts["train"]["text"][:] == ["0", "1", "2", "3"] and len(parts["validation"]) == 9
+    splits = load(train_file=[path], validation_file=[path], max_train_samples=4, max_eval_samples=99)
+    assert splits["train"]["text"][:] == ["0", "1", "2", "3"] and len(splits["validation"]) == 9
 
 
 def test_rows_without_text_are_dropped_and_counted(tmp_path, caplog):
-    """Null, missing, empty and blank texts are dropped with their number, before the limit applies."""
+    """Null, missing, empty and blank texts are dropped and counted, before the limit applies."""
     rows = [{"text": None}, {"text": "a"}, {"n": 1}, {"text": ""}, {"text": " \n\u3000"}, {"text": " b"}]
     write_lines(tmp_path / "a.jsonl", rows)
     assert texts(tmp_path, max_train_samples=2) == ["a", " b"]
     assert "train: dropped 4 empty rows of 6" in caplog.text
 
 
-# Data sets by name (a folder stands for the Hub)
+# Data sets by name (a folder in place of the Hub)
 
 
 @pytest.mark.parametrize(
     "files, expected", [("train validation test", "validation"), ("train test", "test"), ("train", "train")]
 )
 def test_named_data_set_gives_validation_or_test_or_a_fraction(tmp_path, files, expected):
-    """The part `validation` is used, or else `test`, or else a fraction of `train`."""
+    """The split `validation` is used, or else `test`, or else a fraction of `train`."""
     for name in files.split():
         write_lines(tmp_path / f"{name}.jsonl", [{"body": f"{name}{i}", "n": i} for i in range(4)])
-    parts = load(dataset_name=str(tmp_path), dataset_text_field="body")
-    assert all(part.column_names == ["text"] for part in parts.values())
-    assert all(text.startswith(expected) for text in parts["validation"]["text"])
-    assert len(parts["train"]) == (3 if expected == "train" else 4)
+    splits = load(dataset_name=str(tmp_path), dataset_text_field="body")
+    assert all(rows.column_names == ["text"] for rows in splits.values())
+    assert all(text.startswith(expected) for text in splits["validation"]["text"])
+    assert len(splits["train"]) == (3 if expected == "train" else 4)
 
 
 def test_errors_of_named_data_sets(tmp_path, monkeypatch):
-    """Columns and types are checked, and a data set that cannot be had offline gives one line."""
+    """Columns and types are checked, and a data set that cannot be loaded offline is refused in one line."""
     write_lines(tmp_path / "train.jsonl", [{"body": "b", "n": 1}])
     assert "no column `text`, only body, n: choose with --dataset_text_field" in error_of(dataset_name=str(tmp_path))
     message = error_of(dataset_name=str(tmp_path), dataset_text_field="n")
     assert "`--dataset_text_field` n holds" in message and "int64" in message
     os.rename(tmp_path / "train.jsonl", tmp_path / "test.jsonl")
-    assert "has no part `train`: name another" in error_of(dataset_name=str(tmp_path))
+    assert "has no split `train`: name another" in error_of(dataset_name=str(tmp_path))
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert "`--dataset_name` nobody/nothing cannot be loaded: " in error_of(dataset_name="nobody/nothing")
@@ -268,7 +268,7 @@ def test_errors_of_named_data_sets(tmp_path, monkeypatch):
 
 
 def test_contradictory_arguments(tmp_path):
-    """Two sources, validation without training, and a share of everything are refused."""
+    """Two sources, validation without training, and a fraction of 1 are refused."""
     path = write_lines(tmp_path / "a.jsonl", [{"text": "a"}, {"text": "b"}])
     assert "are both given" in error_of(train_file=[path], dataset_name="x")
     assert "without `--train_file`" in error_of(validation_file=[path])
@@ -276,7 +276,7 @@ def test_contradictory_arguments(tmp_path):
 
 
 def test_names_that_lead_to_no_file(tmp_path):
-    """A glob without matches, a folder and an unknown extension are named, with what would do."""
+    """A glob without matches, a folder without files and an unknown extension are named, with the remedy."""
     (tmp_path / "a.doc").write_text("a")
     (tmp_path / "a.parquet.gz").write_text("a")
     pattern = str(tmp_path / "*.txt")
@@ -321,7 +321,7 @@ def test_broken_json_line(tmp_path, line, problem):
     assert "a.jsonl` line 11: " in message and problem in message and "line 1 " not in message
 
 
-def test_broken_json_line_far_into_a_packed_file(tmp_path, monkeypatch):
+def test_broken_json_line_far_into_a_compressed_file(tmp_path, monkeypatch):
     """Lines are counted across chunks and through compression."""
     monkeypatch.setattr(byte_streams, "CHUNK", 100)
     rows = b'{"text": "some text"}\n' * 500 + b"{\n"
@@ -363,7 +363,7 @@ def test_parquet_columns_are_checked(tmp_path):
     "name, where", [("a.txt", "line 2"), ("a.jsonl", "line 2"), ("a.json", ""), ("a.csv", "line 3")]
 )
 def test_other_encodings_are_refused(tmp_path, name, where):
-    """Latin-1 is never guessed at: the file and the place are named."""
+    """Latin-1 is not guessed: the message names the file and the line."""
     quoted = {"a.txt": "one\n{}", "a.jsonl": '{{"text": "a"}}\n{{"text": "{}"}}\n', "a.json": '[{{"text": "{}"}}]'}
     content = quoted.get(name, "text\na\n{}\n").format("é").encode("latin-1")
     message = error_of_file(tmp_path / name, content)
@@ -372,8 +372,8 @@ def test_other_encodings_are_refused(tmp_path, name, where):
 
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz", "a.csv.gz", "a.txt.zst", "a.jsonl.zst"])
 @pytest.mark.parametrize("kept", [0.5, 0.999])
-def test_packed_file_cut_short(tmp_path, name, kept):
-    """A download that broke off is never taken for the whole file, not even if only the checksum is missing."""
+def test_compressed_file_cut_short(tmp_path, name, kept):
+    """A download that is cut short is not taken for the whole file, not even if only the checksum is missing."""
     content = ("text\n" + "".join(f"{i}\n" for i in range(5000))).encode()
     if "jsonl" in name:
         content = "".join(json.dumps({"text": str(i)}) + "\n" for i in range(5000)).encode()
