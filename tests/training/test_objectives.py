@@ -181,7 +181,7 @@ def test_filling_in_the_middle_trains_and_is_scored_on_whole_texts(tmp_path, cap
 
 
 @pytest.fixture(scope="module")
-def streamed(tmp_path_factory):
+def streamed_run(tmp_path_factory):
     """A stream with `--objective fim`, trained on for six steps, with checkpoints."""
     folder = tmp_path_factory.mktemp("streamed")
     trainer, reports = new_run(folder, "fim", streaming=True, max_steps=6, save_strategy="steps", save_steps=2)
@@ -189,9 +189,9 @@ def streamed(tmp_path_factory):
 
 
 @pytest.mark.parametrize("step", [2, 6])
-def test_a_resumed_stream_ends_with_the_same_bits(step, streamed, tmp_path):
+def test_a_resumed_stream_ends_with_the_same_bits(step, streamed_run, tmp_path):
     """Resumed after 2 steps, and after the last one: the same weights, losses and counts."""
-    trainer, figures, folder = streamed
+    trainer, figures, folder = streamed_run
     shutil.copytree(folder / f"checkpoint-{step}", tmp_path / f"checkpoint-{step}")
     again, reports = new_run(tmp_path, "fim", streaming=True, max_steps=6, save_strategy="steps", save_steps=2)
     resumed = run_training(again, str(tmp_path / f"checkpoint-{step}"), True, reports)
@@ -203,17 +203,17 @@ def test_a_resumed_stream_ends_with_the_same_bits(step, streamed, tmp_path):
     assert resumed["eval_loss"] == figures["eval_loss"]
 
 
-def test_the_log_of_a_stream_has_the_epoch_of_the_data(streamed):
+def test_the_log_of_a_stream_has_the_epoch_of_the_data(streamed_run):
     """Not the share of `max_steps`, which the Trainer logs."""
-    trainer, figures, _ = streamed
+    trainer, figures, _ = streamed_run
     epochs = [entry["epoch"] for entry in trainer.state.log_history]
     assert epochs == sorted(epochs) and epochs[0] == 0
     assert all(isinstance(epoch, int) for epoch in epochs) and epochs[-1] == figures["train_epochs_completed"]
 
 
-def test_another_stream_is_another_run(streamed, tmp_path):
+def test_another_stream_is_another_run(streamed_run, tmp_path):
     """Here: with another `--fim_rate`."""
-    _, _, folder = streamed
+    _, _, folder = streamed_run
     again, reports = new_run(tmp_path, "fim", streaming=True, max_steps=6)
     again.train_dataset.facts["objective"] = ["fim", 0.9, 0.5]
     with pytest.raises(ValueError, match="of another run: objective was"):
