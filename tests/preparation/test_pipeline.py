@@ -70,10 +70,11 @@ def error_of(args):
     return str(info.value)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
     """The manifest, and a folder of files in all formats: duplicates, personal data, a question of an evaluation."""
-    folder = tmp_path_factory.mktemp("raw")
+    folder = tmp_path_factory.mktemp("prepare_data") / "raw"
+    folder.mkdir()
     write_lines(folder / "a.jsonl", [*DOCUMENTS[:20], "Write to jo@example.org, or call 212-555-0147!"])
     with gzip.open(folder / "b.txt.gz", "wt") as file:
         file.write("A text\r\nof its ownâ€™s\x07.")
