@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 
 from hf_llm.data.arrow import count_tokens
 from hf_llm.data.packing import pack
-from hf_llm.data.tokenization import fast_engine, plain_engine, tokenize
+from hf_llm.data.tokenization import fastokens_engine, tokenize, tokenizer_engine
 from hf_llm.data.vocabulary import train_tokenizer
 
 
@@ -86,8 +86,8 @@ def main():
             group_like_run_clm, Dataset.from_dict({"text": documents}), tokenizer, args.max_length
         )
         times["run_clm grouping"].append(seconds)
-        times["engine alone"].append(timed(fast_engine(tokenizer), documents)[0])
-        times["tokenizer alone"].append(timed(plain_engine(tokenizer), documents)[0])
+        times["engine alone"].append(timed(fastokens_engine(tokenizer), documents)[0])
+        times["tokenizer alone"].append(timed(tokenizer_engine(tokenizer), documents)[0])
 
     print(f"{megabytes:.1f} MB, {len(documents)} documents, {report.tokens_in:,} tokens, rows of {args.max_length}\n")
     print("| | tokens/s (median) | against run_clm's grouping |\n|---|---|---|")

@@ -1,4 +1,4 @@
-"""The built-in sample: what the running Python says about itself. Real prose about real things, with no download."""
+"""The built-in sample: the documentation of the running Python, which needs no download."""
 
 import ast
 import functools
@@ -28,8 +28,8 @@ def python_docs() -> DatasetDict:
     Returns:
         `train` and `validation` with the columns `text` and `module`. One row is one module (`gzip`) or one topic
         (`topics.assert`); a docstring appears once in all rows. The same interpreter always gives the same rows.
-        `validation` has 5 % of the text: of the modules, the built-in modules and the topics each, long ones and
-        short ones alike.
+        `validation` has 5 % of the text of the modules, of the built-in modules and of the topics, both long and
+        short ones.
     """
     return DatasetDict(read_python_docs())
 
@@ -38,19 +38,19 @@ def python_docs() -> DatasetDict:
 def read_python_docs() -> dict[str, Dataset]:
     """Read the splits of `python_docs` once per process, which takes a second."""
     seen: set[str] = set()
-    parts: dict[str, list[dict[str, str]]] = {"train": [], "validation": []}
+    splits: dict[str, list[dict[str, str]]] = {"train": [], "validation": []}
     for documents in (source_modules(), builtin_modules(), reference_topics()):
         rows = []
         for module, docs in documents:
-            fresh = [doc for doc in docs if doc not in seen and not seen.add(doc)]
-            if fresh:
-                rows.append({"text": "\n\n".join(fresh) + "\n", "module": module})
-        split_by_length(rows, parts)
-    return {name: Dataset.from_list(rows) for name, rows in parts.items()}
+            new = [doc for doc in docs if doc not in seen and not seen.add(doc)]
+            if new:
+                rows.append({"text": "\n\n".join(new) + "\n", "module": module})
+        split_by_length(rows, splits)
+    return {name: Dataset.from_list(rows) for name, rows in splits.items()}
 
 
-def split_by_length(rows: list[dict[str, str]], parts: dict[str, list[dict[str, str]]]) -> None:
-    """Deal `rows` out, from the longest to the shortest, so that validation has its share of every length."""
+def split_by_length(rows: list[dict[str, str]], splits: dict[str, list[dict[str, str]]]) -> None:
+    """Assign rows to the splits, from the longest to the shortest, so that validation has rows of every length."""
     held_out, due = set(), 0.0
     for row in sorted(rows, key=lambda row: (-len(row["text"]), row["module"])):
         due += VALIDATION_FRACTION * len(row["text"])
@@ -58,11 +58,11 @@ def split_by_length(rows: list[dict[str, str]], parts: dict[str, list[dict[str, 
             held_out.add(row["module"])
             due -= len(row["text"])
     for row in rows:
-        parts["validation" if row["module"] in held_out else "train"].append(row)
+        splits["validation" if row["module"] in held_out else "train"].append(row)
 
 
 def source_modules() -> list[tuple[str, list[str]]]:
-    """(module, docstrings) for the .py files of the standard library, parsed and never imported."""
+    """Return (module, docstrings) of the .py files of the standard library, which are parsed, not imported."""
     library = Path(sysconfig.get_path("stdlib"))
     paths = []
     for folder, folders, files in os.walk(library):
@@ -70,13 +70,13 @@ def source_modules() -> list[tuple[str, list[str]]]:
         paths += [Path(folder, name) for name in files if name.endswith(".py")]
     modules = []
     collecting = gc.isenabled()
-    gc.disable()  # it would walk every syntax tree again and again, and so double the time
+    gc.disable()  # it would scan the syntax trees repeatedly and double the time
     try:
         for path in tqdm(sorted(paths), desc="Reading the standard library", unit=" files", delay=2):
             source = path.read_bytes()
-            if b'"""' in source or b"'''" in source:  # parsing is what takes the time
-                parts = path.relative_to(library).with_suffix("").parts
-                module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            if b'"""' in source or b"'''" in source:  # parsing takes most of the time
+                names = path.relative_to(library).with_suffix("").parts
+                module = ".".join(names[:-1] if names[-1] == "__init__" else names)
                 modules.append((module, list(docstrings(ast.parse(source)))))
     finally:
         if collecting:
@@ -85,7 +85,7 @@ def source_modules() -> list[tuple[str, list[str]]]:
 
 
 def docstrings(node: ast.AST) -> Iterator[str]:
-    """Docstrings of `node` and of the classes and functions in its body, at any depth."""
+    """Yield the docstrings of `node` and of the classes and functions in its body, at any depth."""
     if doc := (ast.get_docstring(node) or "").strip():
         yield doc
     for child in node.body:
@@ -94,7 +94,7 @@ def docstrings(node: ast.AST) -> Iterator[str]:
 
 
 def builtin_modules() -> Iterator[tuple[str, list[str]]]:
-    """The same for the modules written in C that are part of the interpreter itself; these are safe to import."""
+    """Yield (module, docstrings) of the modules in C that are part of the interpreter; these are safe to import."""
     for name in sorted(sys.builtin_module_names):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of modules soon to be removed
@@ -110,17 +110,20 @@ def builtin_modules() -> Iterator[tuple[str, list[str]]]:
 
 
 def reference_topics() -> Iterator[tuple[str, list[str]]]:
-    """The pages of the language reference that `help("TOPIC")` shows, without those that are a section of another."""
+    """Yield (topic, [page]) of the language reference that `help("TOPIC")` shows.
+
+    Pages that are a section of another page are left out: validation would repeat text of train.
+    """
     try:
         from pydoc_data.topics import topics
-    except ImportError:  # some distributions leave it out
+    except ImportError:  # some distributions do not include it
         return
     seen: set[str] = set()
-    whole = []
+    complete = []
     for topic, page in sorted(topics.items(), key=lambda item: (-len(item[1]), item[0])):
         paragraphs = {" ".join(paragraph.split()) for paragraph in page.split("\n\n") if len(paragraph) > 80}
-        if not paragraphs <= seen:  # else validation would repeat what is in train
+        if not paragraphs <= seen:
             seen |= paragraphs
-            whole.append(topic)
-    for topic in sorted(whole):
+            complete.append(topic)
+    for topic in sorted(complete):
         yield f"topics.{topic}", [inspect.cleandoc(topics[topic]).strip()]

@@ -1,4 +1,4 @@
-"""Columns of tokens in Arrow, without a Python object for each token."""
+"""Columns of token ids in Arrow, without a Python object for each token."""
 
 import numpy as np
 import pyarrow as pa
@@ -6,25 +6,31 @@ from datasets import Dataset
 
 
 def column(dataset: Dataset, name: str) -> pa.ChunkedArray:
-    """A whole column as Arrow has it, without copying."""
+    """Return a whole column as Arrow stores it, without copying."""
     return dataset.with_format("arrow")[:][name]
 
 
 def count_tokens(dataset: Dataset) -> int:
-    """Tokens in the column `input_ids`, read from the Arrow buffers."""
+    """Count the tokens in the column `input_ids`."""
     return sum(len(chunk.flatten()) for chunk in column(dataset, "input_ids").chunks)
 
 
 def token_lists(lists: list[list[int]]) -> pa.Array:
-    """Token ids in Arrow, 4 bytes each: millions of Python's lists would take ten times as much."""
+    """Convert lists of token ids to Arrow, with 4 bytes for each id instead of about 40."""
     return pa.array(lists, pa.list_(pa.int32()))
 
 
 def split_lists(lists: pa.ListArray) -> list[np.ndarray]:
-    """Each list as an array, without copying."""
+    """Return each list as an array, without copying."""
     return np.split(lists.flatten().to_numpy(), lists.offsets.to_numpy()[1:-1] - lists.offsets[0].as_py())
 
 
 def token_table(ids: np.ndarray, offsets: np.ndarray, **columns: np.ndarray) -> pa.Table:
-    """Documents, and what else is known of each, as Arrow has them."""
+    """Make a table of documents.
+
+    Args:
+        ids: tokens of all documents, one after the other, (N,).
+        offsets: where each document begins and the last one ends, (documents + 1,).
+        columns: further columns, one value for each document.
+    """
     return pa.table({"input_ids": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(ids)), **columns})

@@ -1,4 +1,4 @@
-"""Text -> token ids: documents encoded on the fastest engine that is proven equal to the tokenizer."""
+"""Encode documents as token ids, with a faster engine if its ids equal the tokenizer's."""
 
 import logging
 from collections.abc import Callable
@@ -14,17 +14,17 @@ from hf_llm.data.arrow import token_table
 
 logger = logging.getLogger(__name__)
 
-# Text per batch of the conversion: bounds its memory, and is enough for the engine's threads.
+# Bytes of text that are encoded together: bounds the memory, and occupies all threads of the engine.
 BYTES_PER_BATCH = 64_000_000
-# An engine is trusted after it gave the tokenizer's own ids on this many of the user's documents.
-PROOF_DOCUMENTS, PROOF_CHARACTERS = 256, 500_000
-PROOF_PER_CALL, PROOF_SHARE = 16, 2_000  # and in a stream on so many of each block, and of their characters
-# texts -> (ids of all documents one after the other, (N,) int32; offsets, (documents + 1,) int64)
+# The fast engine is verified on this many documents of the data, and this many characters of all of them.
+VERIFIED_DOCUMENTS, VERIFIED_CHARACTERS = 256, 500_000
+VERIFIED_PER_CALL, VERIFIED_PREFIX = 16, 2_000  # in a stream also on so many documents of each call, and characters
+# D texts -> (ids of all documents, one after the other, (N,) int32; where each begins and ends, (D + 1,) int64)
 Encode = Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
 
 
-def plain_engine(tokenizer: PreTrainedTokenizerBase, add_special_tokens: bool = True) -> Encode:
-    """The tokenizer itself. A special token spelled out in a document is text there, not a command."""
+def tokenizer_engine(tokenizer: PreTrainedTokenizerBase, add_special_tokens: bool = True) -> Encode:
+    """Return a function that encodes with the tokenizer itself; special tokens that occur in a text are text."""
     options = {"split_special_tokens": True, "return_attention_mask": False, "verbose": False}
 
     def encode(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -36,12 +36,12 @@ def plain_engine(tokenizer: PreTrainedTokenizerBase, add_special_tokens: bool = 
     return encode
 
 
-def fast_engine(tokenizer: PreTrainedTokenizerBase, add_special_tokens: bool = True) -> Encode:
-    """`fastokens`, which reads the same tokenizer.json.
+def fastokens_engine(tokenizer: PreTrainedTokenizerBase, add_special_tokens: bool = True) -> Encode:
+    """Return a function that encodes with `fastokens`, which reads the same tokenizer.json.
 
     Raises:
         ImportError: it is not installed.
-        Exception: it does not know this kind of tokenizer.
+        Exception: it does not support the tokenizer.
     """
     import fastokens
 
@@ -62,48 +62,54 @@ def select_engine(
     add_special_tokens: bool = True,
     verify_each_call: bool = False,
 ) -> tuple[str, Encode]:
-    """Choose the fastest engine whose ids on `texts` equal the tokenizer's own; returns its name and function.
+    """Choose the fast engine if its ids on `texts` equal the tokenizer's, and the tokenizer itself otherwise.
 
     Args:
-        add_special_tokens: those that the tokenizer puts around a document.
-        verify_each_call: compare on some texts of every call too, where `texts` cannot stand for all of a stream.
+        add_special_tokens: add those that the tokenizer puts around a document.
+        verify_each_call: compare on some texts of every call too: in a stream, other text may come later.
+
+    Returns:
+        The name of the engine and its function.
     """
-    plain = plain_engine(tokenizer, add_special_tokens)
+    own = tokenizer_engine(tokenizer, add_special_tokens)
     try:
-        fast = fast_engine(tokenizer, add_special_tokens)
-        equal = all(np.array_equal(a, b) for a, b in zip(fast(texts), plain(texts), strict=True))
-    except Exception as error:  # a young library: whatever it raises, the tokenizer itself still works
+        fast = fastokens_engine(tokenizer, add_special_tokens)
+        equal = all(np.array_equal(a, b) for a, b in zip(fast(texts), own(texts), strict=True))
+    except Exception as error:  # of any class: the tokenizer itself still works
         logger.info(f"Tokenizer engine: the tokenizer itself; fastokens cannot be used ({error})")
-        return "tokenizers", plain
+        return "tokenizers", own
     if not equal:
         logger.warning("Tokenizer engine: the tokenizer itself; fastokens gave other ids on a sample of this text")
-        return "tokenizers", plain
+        return "tokenizers", own
     logger.info(f"Tokenizer engine: fastokens, whose ids on {len(texts)} documents of this text equal the tokenizer's")
-    return "fastokens", proved(fast, plain) if verify_each_call else fast
+    return "fastokens", verify_calls(fast, own) if verify_each_call else fast
 
 
-def proved(fast: Encode, plain: Encode) -> Encode:
-    """The fast engine where it gives the tokenizer's ids on a few of the texts, and the tokenizer itself elsewhere."""
+def verify_calls(fast: Encode, own: Encode) -> Encode:
+    """Return a function that compares both engines on a few texts of each call.
+
+    It encodes with the fast engine if the ids are equal, and with the tokenizer otherwise.
+    """
 
     def encode(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        some = [text[:PROOF_SHARE] for text in texts[:: len(texts) // PROOF_PER_CALL + 1]]
-        if all(np.array_equal(a, b) for a, b in zip(fast(some), plain(some), strict=True)):
+        sample = [text[:VERIFIED_PREFIX] for text in texts[:: len(texts) // VERIFIED_PER_CALL + 1]]
+        if all(np.array_equal(a, b) for a, b in zip(fast(sample), own(sample), strict=True)):
             return fast(texts)
         logger.warning("Tokenizer engine: fastokens gave other ids on some texts; the tokenizer itself encodes them")
-        return plain(texts)
+        return own(texts)
 
     return encode
 
 
 def sample_texts(dataset: Dataset) -> list[str]:
-    """Up to 256 documents, evenly spread, of half a million characters together."""
-    indices = np.unique(np.linspace(0, len(dataset) - 1, min(PROOF_DOCUMENTS, len(dataset))).astype(int))
-    share = PROOF_CHARACTERS // len(indices)
+    """Return up to 256 evenly spaced documents, shortened to half a million characters in all."""
+    indices = np.unique(np.linspace(0, len(dataset) - 1, min(VERIFIED_DOCUMENTS, len(dataset))).astype(int))
+    share = VERIFIED_CHARACTERS // len(indices)
     return [text[:share] for text in dataset.select(indices)["text"]]
 
 
 def append_token(ids: np.ndarray, offsets: np.ndarray, token: int) -> tuple[np.ndarray, np.ndarray]:
-    """Put `token` at the end of every document.
+    """Append `token` to every document.
 
     Example:
         >>> append_token(np.array([5, 6, 7]), np.array([0, 2, 3]), 9)
@@ -115,10 +121,10 @@ def append_token(ids: np.ndarray, offsets: np.ndarray, token: int) -> tuple[np.n
 def document_engine(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], verify_each_call: bool = False
 ) -> tuple[str, Encode]:
-    """As `select_engine`, for whole documents: what the tokenizer puts in front of them, and one end of text.
+    """Choose an engine as `select_engine` does, and end each document with exactly one end-of-sequence token.
 
     Raises:
-        ValueError: the tokenizer has no token for the end of a text.
+        ValueError: the tokenizer has no end-of-sequence token.
     """
     end = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id  # BERT has [SEP]
     if end is None:
@@ -134,10 +140,10 @@ def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
 
     Args:
         dataset: rows `{"text": str}`.
-        tokenizer: adds what it adds by itself in front (a BOS token, or nothing).
+        tokenizer: adds the tokens that it puts before a document by itself (BOS or none).
 
     Returns:
-        Rows `{"input_ids": list[int32]}`, one a document, cached by `datasets` under text, tokenizer and engine.
+        Rows `{"input_ids": list[int32]}`, one for each document, cached by `datasets`.
 
     Raises:
         ValueError: the tokenizer has no end-of-sequence token.
@@ -152,11 +158,16 @@ def map_texts(
     convert: Callable[[list[str], int], pa.Table],
     *settings: object,
 ) -> Dataset:
-    """`convert(texts, number of the first)` of all texts, some at a time; cached under texts, tokenizer, settings."""
+    """Convert all texts in batches; the result is cached by `datasets`.
+
+    Args:
+        convert: called with the texts of a batch and the index of the first one.
+        settings: part of the cache's key, with the texts and the tokenizer; the first one is shown while it runs.
+    """
     mean_bytes = pc.mean(pc.binary_length(dataset.with_format("arrow")[:]["text"])).as_py()
     definition = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else tokenizer
     return dataset.with_format("arrow").map(
-        lambda table, places: convert(table["text"].to_pylist(), places[0]),
+        lambda table, indices: convert(table["text"].to_pylist(), indices[0]),
         batched=True,
         with_indices=True,
         batch_size=max(1, int(BYTES_PER_BATCH / mean_bytes)),

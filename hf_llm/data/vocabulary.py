@@ -31,7 +31,7 @@ COVERAGE = 0.9995  # of the characters, as SentencePiece
 LONGEST = 16  # known tokens in a new one
 
 
-def learn_vocabulary(
+def train_or_extend(
     args: TokenizerArguments, tokenizer: PreTrainedTokenizerBase | None, texts: Sequence[str]
 ) -> tuple[PreTrainedTokenizerBase, dict[int, list[int]]]:
     """A new tokenizer, or `tokenizer` extended; of each new id the old ids that it replaces.
@@ -238,7 +238,7 @@ def words_as_characters(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
             yield characters.astype(np.uint32).tobytes().decode("utf-32-le")
 
 
-def fertility(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> dict[str, float]:
+def measure_fertility(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> dict[str, float]:
     """Tokens that a character and a word of the texts take; where a script has no spaces a character is a word.
 
     Beside them the characters that the vocabulary does not know: many of them in a row are one token.

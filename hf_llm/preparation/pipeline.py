@@ -36,7 +36,7 @@ from hf_llm.arguments import PreparationArguments
 from hf_llm.data.byte_streams import file_format, open_bytes
 from hf_llm.data.locations import PREPARED_MANIFEST, find_files, find_sources
 from hf_llm.data.readers import DOCUMENTS, read_documents, read_rows, read_texts
-from hf_llm.data.tokenization import PROOF_DOCUMENTS, select_engine
+from hf_llm.data.tokenization import VERIFIED_DOCUMENTS, select_engine
 from hf_llm.files import atomic_folder, check_new_folder, write_text
 from hf_llm.messages import ORIGIN, without_secrets
 from hf_llm.preparation.anonymization import Anonymizer, read_key
@@ -472,7 +472,7 @@ def write_shards(folder: Path, spool: Spool, kept: np.ndarray, names: list[str],
 def count_tokens(spool: Spool, kept: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> int:
     """Count the tokens of the kept texts, with the special tokens that the tokenizer adds to each."""
     begins, ends, total = spool.column("begin"), spool.column("end"), 0
-    sample = kept[np.unique(np.linspace(0, len(kept) - 1, PROOF_DOCUMENTS).astype(int))]
+    sample = kept[np.unique(np.linspace(0, len(kept) - 1, VERIFIED_DOCUMENTS).astype(int))]
     _, encode = select_engine(tokenizer, spool.texts(begins[sample], ends[sample]).to_pylist())
     with tqdm(total=len(kept), desc="Counting tokens", unit=" rows") as bar:
         for block in blocks((ends - begins)[kept]):

@@ -8,7 +8,7 @@ from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from hf_llm.arguments import EvalArguments
-from hf_llm.data.vocabulary import fertility
+from hf_llm.data.vocabulary import measure_fertility
 from hf_llm.evaluation.scoring import Evaluation, TaskResult
 from hf_llm.files import atomic_folder, write_json
 from hf_llm.messages import format_table, format_value
@@ -53,9 +53,9 @@ def report_vocabulary(
     model: PreTrainedModel | None,
 ) -> None:
     """The end of a vocabulary's training: what held-out texts cost with it, and did before; all of it on the disk."""
-    figures = fertility(tokenizer, texts)
+    figures = measure_fertility(tokenizer, texts)
     if before is not None:
-        figures |= {f"{name}_before": value for name, value in fertility(before, texts).items()}
+        figures |= {f"{name}_before": value for name, value in measure_fertility(before, texts).items()}
     with atomic_folder(folder) as beside:
         for part in (tokenizer, model):
             if part is not None:

@@ -29,7 +29,7 @@ from hf_llm.data.masking import MaskingCollator, mask_rows
 from hf_llm.data.packing import PackingCollator, PackingReport, pack
 from hf_llm.data.prompting import ExamplesReport, Prompter, encode_examples, show_example
 from hf_llm.data.streaming import StreamedRows, first_documents
-from hf_llm.data.tokenization import PROOF_DOCUMENTS, document_engine, sample_texts, tokenize
+from hf_llm.data.tokenization import VERIFIED_DOCUMENTS, document_engine, sample_texts, tokenize
 from hf_llm.data.vocabulary import MASK
 from hf_llm.evaluation.perplexity import LanguageModelingMetrics, TokenMetrics, masked_token_losses, token_losses
 from hf_llm.models.inspection import first_position
@@ -133,7 +133,7 @@ def build_stream(
     Raises:
         ValueError: the data has no text.
     """
-    first = first_documents(documents, PROOF_DOCUMENTS)
+    first = first_documents(documents, VERIFIED_DOCUMENTS)
     max_length, fim = data_args.max_length, (run_args.fim_rate, run_args.fim_spm_rate)
     if run_args.objective == "fim":
         convert = infilling_converter(tokenizer, first, max_length, *fim, verify_each_call=True)[1]

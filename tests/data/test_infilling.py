@@ -7,7 +7,7 @@ from test_tokenization import gpt2_like
 from test_vocabulary import sentencepiece_like
 
 from hf_llm.data.infilling import SENTINELS, FillInTheMiddle, infilling_prompts, sentinel_ids, tokenize_for_infilling
-from hf_llm.data.tokenization import append_token, fast_engine, plain_engine
+from hf_llm.data.tokenization import append_token, fastokens_engine, tokenizer_engine
 from hf_llm.data.vocabulary import add_special_tokens, train_tokenizer
 
 TEXTS = [f"Document {i} counts {' '.join(str(n) for n in range(i % 9))}, é 天 🙂 then it ends." for i in range(400)]
@@ -19,7 +19,7 @@ def tokenizer():
     return train_tokenizer(TEXTS, 400, special_tokens=SENTINELS[0])
 
 
-def make_documents(tokenizer, texts, max_length=100, rate=1.0, spm_rate=0.5, engine=plain_engine):
+def make_documents(tokenizer, texts, max_length=100, rate=1.0, spm_rate=0.5, engine=tokenizer_engine):
     """Documents of token ids, and the index of each one's layout."""
     fill_in_the_middle = FillInTheMiddle(tokenizer, engine(tokenizer, False), max_length, rate, spm_rate)
     ids, offsets, layouts, _ = fill_in_the_middle(texts, np.random.default_rng(0))
@@ -93,7 +93,7 @@ def test_layouts_have_the_rates_that_were_set(tokenizer, rate, spm_rate):
     assert causal == pytest.approx(1 - rate, abs=0.08)
     assert spm == pytest.approx(rate * spm_rate, abs=0.08)
     assert psm == pytest.approx(rate * (1 - spm_rate), abs=0.08)
-    own = plain_engine(tokenizer)(TEXTS)
+    own = tokenizer_engine(tokenizer)(TEXTS)
     ids, offsets = append_token(*own, tokenizer.eos_token_id)
     for document, whole, layout in zip(documents, np.split(ids, offsets[1:-1]), layouts, strict=True):
         assert (document == whole.tolist()) == (layout == 0)
@@ -117,7 +117,7 @@ def test_a_text_that_would_not_fit_in_a_row_stays_as_it_was(tokenizer):
     """Split, it would have more tokens; no token is lost, and it is counted as `too_long`."""
     unknown = "".join(f"{i}" for i in range(30))
     size = len(tokenizer(unknown, add_special_tokens=False).input_ids)
-    fill_in_the_middle = FillInTheMiddle(tokenizer, plain_engine(tokenizer, False), size + 13, 1.0, 0.5)
+    fill_in_the_middle = FillInTheMiddle(tokenizer, tokenizer_engine(tokenizer, False), size + 13, 1.0, 0.5)
     fill_in_the_middle.max_text_tokens = size - 1
     (document, layout) = fill_in_the_middle.build_document(
         [np.arange(size)] * 3, unknown, True, True, np.random.default_rng(0)
@@ -130,7 +130,7 @@ def test_the_fast_engine_gives_the_same_documents(tokenizer):
     """Also of empty texts and of long ones."""
     pytest.importorskip("fastokens")
     texts = ["", "a", *TEXTS[:50], LONG]
-    assert make_documents(tokenizer, texts) == make_documents(tokenizer, texts, engine=fast_engine)
+    assert make_documents(tokenizer, texts) == make_documents(tokenizer, texts, engine=fastokens_engine)
 
 
 def test_a_dataset_gives_the_same_documents_for_the_same_seed_and_is_counted(tokenizer):

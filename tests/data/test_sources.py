@@ -431,7 +431,7 @@ def test_files_at_an_address_are_streamed_like_local_ones(tmp_path):
     ("settings", "message"),
     [
         ({}, "`--streaming` has nothing to stream"),
-        ({"train_file": ["a.jsonl"]}, "`--streaming` splits no validation part off: give `--validation_file`"),
+        ({"train_file": ["a.jsonl"]}, "`--streaming` does not split off validation rows: give `--validation_file`"),
         ({"train_file": ["b.jsonl"], "validation_file": ["a.jsonl"]}, "`.*b.jsonl` line 2: "),
     ],
 )

@@ -1,4 +1,4 @@
-"""Text becomes the tokenizer's own ids, whichever engine encodes it; special tokens in it are text."""
+"""Text is encoded as the tokenizer's own ids by both engines; special tokens that occur in it are text."""
 
 import logging
 
@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from hf_llm.data import tokenization
-from hf_llm.data.tokenization import fast_engine, plain_engine, proved, select_engine, tokenize
+from hf_llm.data.tokenization import fastokens_engine, select_engine, tokenize, tokenizer_engine, verify_calls
 from hf_llm.data.vocabulary import train_tokenizer
 
 TRICKY = [
@@ -30,7 +30,7 @@ CORPUS = [*TRICKY, *(f"the quick brown fox number {i} jumps over the lazy dog" f
 
 
 def gpt2_like(prefix=None, suffix=None, **special):
-    """A byte-level BPE as GPT-2 has it; with `prefix` or `suffix`, it puts <|endoftext|> there by itself."""
+    """A byte-level BPE like that of GPT-2; with `prefix` or `suffix` it adds <|endoftext|> there by itself."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -46,7 +46,7 @@ def gpt2_like(prefix=None, suffix=None, **special):
 
 
 def digits_apart():
-    """A newer kind of tokenizer: NFC, digits one by one, ends of text by itself."""
+    """A newer kind of tokenizer: NFC, single digits, an end of text by itself."""
     tokenizer = gpt2_like(suffix=True)
     tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -66,7 +66,7 @@ KINDS = {
 
 @pytest.fixture(scope="module", params=KINDS)
 def tokenizer(request):
-    """Each kind of tokenizer that users bring."""
+    """Kinds of tokenizers that users have."""
     return KINDS[request.param]()
 
 
@@ -83,7 +83,7 @@ def ids_of(texts, tokenizer):
 
 
 def test_documents_are_the_tokenizers_own_ids_and_end_with_eos(tokenizer):
-    """One end of text, also where the tokenizer puts it there itself; special tokens spelled in a text are text."""
+    """With one end of text, also if the tokenizer adds it; special tokens that occur in a text are text."""
     own = [tokenizer(text, split_special_tokens=True).input_ids for text in TRICKY]
     eos = tokenizer.eos_token_id
     ends_itself = tokenizer("x").input_ids[-1] == eos
@@ -91,7 +91,7 @@ def test_documents_are_the_tokenizers_own_ids_and_end_with_eos(tokenizer):
 
 
 def test_special_tokens_spelled_in_a_document_are_text(new):
-    """They decode to what the document says, and are no command to the model."""
+    """They decode to the text of the document, and do not have the ids of special tokens."""
     (ids,) = ids_of(["say <|eos|> and <|pad|>"], new)
     assert ids[0] == new.bos_token_id and ids[-1] == new.eos_token_id
     assert not {new.bos_token_id, new.eos_token_id, new.pad_token_id} & set(ids[1:-1])
@@ -99,19 +99,19 @@ def test_special_tokens_spelled_in_a_document_are_text(new):
 
 
 def test_the_fast_engine_equals_the_tokenizer(tokenizer):
-    """Ids and document borders, on texts that are hard to cut."""
+    """Ids and offsets, on difficult texts."""
     pytest.importorskip("fastokens")
-    for fast, plain in zip(fast_engine(tokenizer)(TRICKY), plain_engine(tokenizer)(TRICKY), strict=True):
+    for fast, plain in zip(fastokens_engine(tokenizer)(TRICKY), tokenizer_engine(tokenizer)(TRICKY), strict=True):
         assert np.array_equal(fast, plain)
 
 
 def wrong_ids(tokenizer):
-    encode = plain_engine(tokenizer)
+    encode = tokenizer_engine(tokenizer)
     return lambda texts: (encode(texts)[0] + 1, encode(texts)[1])
 
 
-def wrong_borders(tokenizer):
-    encode = plain_engine(tokenizer)
+def wrong_offsets(tokenizer):
+    encode = tokenizer_engine(tokenizer)
     return lambda texts: (encode(texts)[0], encode(texts)[1] * 0)
 
 
@@ -126,30 +126,30 @@ def fails_to_encode(tokenizer):
     return encode
 
 
-@pytest.mark.parametrize("engine", [wrong_ids, wrong_borders, fails_to_build, fails_to_encode])
+@pytest.mark.parametrize("engine", [wrong_ids, wrong_offsets, fails_to_build, fails_to_encode])
 def test_an_engine_that_fails_or_differs_is_not_used(new, engine, monkeypatch, caplog):
-    """The tokenizer itself takes over with its own ids, and the log says so."""
+    """The tokenizer encodes instead, and the log says so."""
     expected = ids_of(TRICKY, new)
-    monkeypatch.setattr(tokenization, "fast_engine", engine)
+    monkeypatch.setattr(tokenization, "fastokens_engine", engine)
     with caplog.at_level(logging.INFO, "hf_llm"):
         name, encode = select_engine(new, TRICKY)
         assert ids_of(TRICKY, new) == expected
-    assert name == "tokenizers" and np.array_equal(encode(TRICKY)[0], plain_engine(new)(TRICKY)[0])
+    assert name == "tokenizers" and np.array_equal(encode(TRICKY)[0], tokenizer_engine(new)(TRICKY)[0])
     assert "Tokenizer engine: the tokenizer itself" in caplog.text
 
 
-@pytest.mark.parametrize("engine", [wrong_ids, plain_engine])
+@pytest.mark.parametrize("engine", [wrong_ids, tokenizer_engine])
 def test_in_a_stream_the_fast_engine_is_compared_on_every_block(new, engine, caplog):
-    """Text in another language may come later; where ids differ the tokenizer encodes that block."""
-    plain = plain_engine(new)
+    """Text in another language may come later; if ids differ, the tokenizer encodes that block."""
+    plain = tokenizer_engine(new)
     with caplog.at_level(logging.WARNING, "hf_llm"):
-        ids, offsets = proved(engine(new), plain)(TRICKY * 3)
+        ids, offsets = verify_calls(engine(new), plain)(TRICKY * 3)
     assert np.array_equal(ids, plain(TRICKY * 3)[0]) and np.array_equal(offsets, plain(TRICKY * 3)[1])
     assert ("fastokens gave other ids" in caplog.text) == (engine is wrong_ids)
 
 
 def test_the_log_names_the_fast_engine_where_it_is_used(new, caplog):
-    """And on how many documents it was compared."""
+    """With the number of documents on which it was compared."""
     pytest.importorskip("fastokens")
     with caplog.at_level(logging.INFO, "hf_llm"):
         assert select_engine(new, TRICKY)[0] == "fastokens"
@@ -157,6 +157,6 @@ def test_the_log_names_the_fast_engine_where_it_is_used(new, caplog):
 
 
 def test_a_tokenizer_without_end_of_text_is_refused():
-    """A model that never saw the end of a text never stops writing."""
+    """A model that is trained without ends of texts does not stop generating."""
     with pytest.raises(ValueError, match="has no eos token: give another `--tokenizer_name`"):
         ids_of(["text"], gpt2_like(eos_token=None))

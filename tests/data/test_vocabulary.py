@@ -11,8 +11,8 @@ from hf_llm.data.vocabulary import (
     MASK,
     add_special_tokens,
     extend_vocabulary,
-    fertility,
-    learn_vocabulary,
+    measure_fertility,
+    train_or_extend,
     train_tokenizer,
 )
 
@@ -96,11 +96,11 @@ def test_an_extended_vocabulary_needs_at_most_half_the_tokens(extended):
     before, after, _ = extended
     unseen = ["秋收冬藏，天地玄黄。玉出昆冈，云腾致雨。"]
     if before.unk_token_id is None or before.convert_tokens_to_ids("<0xE5>") != before.unk_token_id:
-        old, new = (fertility(tokenizer, unseen)["tokens_per_character"] for tokenizer in (before, after))
+        old, new = (measure_fertility(tokenizer, unseen)["tokens_per_character"] for tokenizer in (before, after))
         assert new <= old / 2
     else:  # all of it was one unknown token
-        assert fertility(before, unseen)["unknown_characters"] == 20
-    assert fertility(after, unseen)["unknown_characters"] == 0
+        assert measure_fertility(before, unseen)["unknown_characters"] == 20
+    assert measure_fertility(after, unseen)["unknown_characters"] == 0
     assert len(after) == len(before) + 120
     assert set(after.get_vocab().values()) == set(range(len(after)))
 
@@ -109,7 +109,7 @@ def test_an_extended_vocabulary_decodes_what_it_encoded(extended):
     """Chinese, English and both together; each new token is joined of the old ones that it replaces."""
     before, after, pieces = extended
     for text in [*CLASSIC, *ENGLISH[:5], "the 天地 fox"]:
-        if not fertility(after, [text])["unknown_characters"]:
+        if not measure_fertility(after, [text])["unknown_characters"]:
             assert after.decode(ids_of(after, text)) == text
     assert sorted(pieces) == list(range(len(before), len(after)))
     for id, old in pieces.items():
@@ -167,7 +167,7 @@ def test_nothing_to_add_is_an_error():
     for settings in ({"special_tokens": ["<|endoftext|>"]}, {"new_tokens": 5}):
         args = TokenizerArguments(tokenizer_name="gpt2", **settings)
         with pytest.raises(ValueError, match="nothing is to be added to"):
-            learn_vocabulary(args, gpt2_like(), ["x"])
+            train_or_extend(args, gpt2_like(), ["x"])
 
 
 def test_special_tokens_are_added_once_and_know_how_they_were_spelled():
@@ -183,10 +183,10 @@ def test_special_tokens_are_added_once_and_know_how_they_were_spelled():
 def test_fertility_counts_characters_and_words():
     """Of Chinese each character is a word; spaces are characters too."""
     tokenizer = train_tokenizer(["x"], 259)  # each byte a token
-    assert fertility(tokenizer, ["ab cd"]) == {
+    assert measure_fertility(tokenizer, ["ab cd"]) == {
         "tokens_per_character": 1.0, "tokens_per_word": 2.5, "unknown_characters": 0
     }  # fmt: skip
-    assert fertility(tokenizer, ["天地", "玄"])["tokens_per_word"] == 3
+    assert measure_fertility(tokenizer, ["天地", "玄"])["tokens_per_word"] == 3
 
 
 def test_a_new_tokenizer_knows_its_mask():
