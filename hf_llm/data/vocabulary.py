@@ -1,4 +1,4 @@
-"""Vocabularies: a new one learned from text, or the one of a tokenizer that goes on learning on another language."""
+"""Train the vocabulary of a tokenizer, or extend that of an existing one for another language."""
 
 import copy
 import json
@@ -6,12 +6,14 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hf_llm.arguments import TokenizerArguments
+from hf_llm.files import atomic_folder, write_json
 from hf_llm.metrics.segmentation import WORD_PATTERN, segment_words
 
 logger = logging.getLogger(__name__)
@@ -22,34 +24,37 @@ MODELS = {  # each with its trainer
     "unigram": (models.Unigram, trainers.UnigramTrainer),
 }
 BATCH = 1000  # texts that are encoded together
-# While merges are learned each known token is one character, its id from here on: no surrogate, no space.
+# To learn merges, each token is written as the character of this number plus its id: never a surrogate or a space.
 FIRST_CHARACTER = 0x10000
-SPARE = 1.1  # of the merges asked for: some give a token that is there already
+EXTRA_MERGES = 1.1  # times the number of new tokens: some merges give a token that exists already
 SPACE = "\u2581"  # as SentencePiece writes it
 BYTE = re.compile("<0x[0-9A-F]{2}>")
-COVERAGE = 0.9995  # of the characters, as SentencePiece
-LONGEST = 16  # known tokens in a new one
+COVERAGE = 0.9995  # fraction of the characters of the text, as in SentencePiece
+MAX_PIECES = 16  # old tokens in a new one
 
 
 def train_or_extend(
     args: TokenizerArguments, tokenizer: PreTrainedTokenizerBase | None, texts: Sequence[str]
 ) -> tuple[PreTrainedTokenizerBase, dict[int, list[int]]]:
-    """A new tokenizer, or `tokenizer` extended; of each new id the old ids that it replaces.
+    """Train a new tokenizer, or extend `tokenizer`, as the arguments say.
+
+    Returns:
+        The tokenizer, and for each new id the old ids that it replaces.
 
     Raises:
-        ValueError: there is nothing to add.
+        ValueError: there is nothing to add, or the tokenizer cannot be extended.
     """
     if tokenizer is None:
         return train_tokenizer(texts, args.vocab_size, args.algorithm, args.special_tokens), {}
     tokenizer, pieces = add_special_tokens(tokenizer, args.special_tokens)
     if args.new_tokens:
         tokenizer, learned = extend_vocabulary(tokenizer, texts, args.new_tokens)
-        logger.info(f"{len(learned):,} tokens learned of the {args.new_tokens:,} that were asked for")
+        logger.info(f"{len(learned):,} tokens learned, of `--new_tokens` {args.new_tokens:,}")
         pieces |= learned
     if not pieces:
         raise ValueError(
-            f"nothing is to be added to `{tokenizer.name_or_path}`: it has all `--special_tokens`, and in the text no "
-            "pair of tokens occurs twice"
+            f"nothing is to be added to `{tokenizer.name_or_path}`: it has all `--special_tokens`, and no pair of "
+            "tokens occurs twice in the text"
         )
     return tokenizer, pieces
 
@@ -57,14 +62,14 @@ def train_or_extend(
 def train_tokenizer(
     texts: Iterable[str], vocab_size: int, algorithm: str = "bpe", special_tokens: Iterable[str] = ()
 ) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE or Unigram: any text is encoded without an unknown token, and decodes to itself.
+    """Train a byte-level BPE or Unigram. It encodes any text without an unknown token, and decodes it exactly.
 
-    Every document is opened by `<|bos|>`, so that its first real token has a context to be predicted from. The end
-    and the padding have tokens of their own: masking the padding never hides the end of a document.
+    It puts `<|bos|>` before every document, so that the first token of the text is predicted too. The end of text and
+    the padding are different tokens: masking the padding in the labels does not mask the end of a document.
 
     Args:
         algorithm: `bpe` or `unigram`.
-        special_tokens: further ones; they are part of `vocab_size`. Of these `<|mask|>` is known as the mask.
+        special_tokens: further ones, which are part of `vocab_size`. `<|mask|>` becomes the mask token.
 
     Raises:
         ValueError: `vocab_size` has no room for the 256 bytes and the special tokens.
@@ -82,7 +87,7 @@ def train_tokenizer(
     settings = {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet(), "show_progress": False}
     tokenizer.train_from_iterator(texts, trainer(vocab_size=vocab_size, special_tokens=special, **settings))
     if (entries := tokenizer.get_vocab_size()) < vocab_size:
-        logger.warning(f"The text has no more than {entries:,} entries: `--vocab_size` {vocab_size:,} needs more of it")
+        logger.warning(f"The vocabulary has only {entries:,} entries: `--vocab_size` {vocab_size:,} needs more text")
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
     )
@@ -93,10 +98,10 @@ def train_tokenizer(
 def add_special_tokens(
     tokenizer: PreTrainedTokenizerBase, tokens: Iterable[str]
 ) -> tuple[PreTrainedTokenizerBase, dict[int, list[int]]]:
-    """A copy with tokens that text never turns into; those that are there already stay.
+    """Return a copy with more special tokens, which text is never encoded as.
 
     Returns:
-        The tokenizer, and of each new id the ids that spelled it before.
+        The tokenizer, and for each new id the ids as which its text was encoded before.
     """
     tokenizer = copy.deepcopy(tokenizer)
     new = [token for token in tokens if token not in tokenizer.get_vocab()]
@@ -108,27 +113,27 @@ def add_special_tokens(
 def extend_vocabulary(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], new_tokens: int
 ) -> tuple[PreTrainedTokenizerBase, dict[int, list[int]]]:
-    """Let a BPE go on learning where it was left: its tokens are joined to new ones, most frequent pairs first.
+    """Continue the training of a BPE: its tokens are merged into new ones, the most frequent pairs first.
 
-    The new merges come after the old ones, so text in which none of them occurs keeps its ids. Characters that a
-    vocabulary of whole characters lacks (SentencePiece, with bytes to fall back on) become tokens first.
+    The new merges come after the old ones, so text in which none of them applies keeps its ids. If the vocabulary
+    consists of characters (SentencePiece), those that it lacks become tokens first.
 
     Args:
-        texts: of the language that is to need fewer tokens.
-        new_tokens: at most; fewer where the text has no more pairs that occur twice.
+        texts: in the language that should need fewer tokens.
+        new_tokens: at most; fewer are added if no more pairs occur twice in the texts.
 
     Returns:
-        A new tokenizer, and of each new id the old ids that it replaces.
+        A new tokenizer, and for each new id the old ids that it replaces.
 
     Raises:
-        ValueError: the tokenizer is no BPE.
+        ValueError: the tokenizer is not a BPE.
     """
     characters = missing_characters(tokenizer, texts, new_tokens)
-    grown = with_entries(tokenizer, characters, [])
+    extended = with_entries(tokenizer, characters, [])
     left = new_tokens - len(characters)
-    token_of = {id: token for token, id in definition_of(grown)["model"]["vocab"].items()}
+    token_of = {id: token for token, id in definition_of(extended)["model"]["vocab"].items()}
     known, joined, merges = set(token_of.values()), {}, []
-    for pair in learn_merges(grown, texts, int(SPARE * left) + 10):
+    for pair in learn_merges(extended, texts, int(EXTRA_MERGES * left) + 10):
         strings = ["".join(token_of[id] for id in side) for side in pair]
         token = "".join(strings)
         if token not in known | joined.keys():
@@ -139,30 +144,30 @@ def extend_vocabulary(
     first, spelled = len(tokenizer), [byte_ids(tokenizer, character) for character in characters]
     for ids in joined.values():
         spelled.append([old for id in ids for old in ([id] if id < first else spelled[id - first])])
-    return with_entries(grown, list(joined), merges), dict(enumerate(spelled, first))
+    return with_entries(extended, list(joined), merges), dict(enumerate(spelled, first))
 
 
 def definition_of(tokenizer: PreTrainedTokenizerBase) -> dict:
-    """The contents of its tokenizer.json, where it is a BPE.
+    """Return the contents of the tokenizer.json of a BPE.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the tokenizer is not a BPE.
     """
     definition = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {"model": {"type": "slow"}}
     if (kind := definition["model"]["type"]) != "BPE":
         raise ValueError(
-            f"`--new_tokens`: tokenizer `{tokenizer.name_or_path}` is a {kind} model, and only a BPE can go on "
-            "learning: train a new one without `--new_tokens`"
+            f"`--new_tokens`: tokenizer `{tokenizer.name_or_path}` is a {kind} model, and only a BPE can be "
+            "extended: train a new one without `--new_tokens`"
         )
     return definition
 
 
 def missing_characters(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int) -> list[str]:
-    """Characters that a BPE of characters does not have, the most frequent first; one of bytes has them all.
+    """Return the characters that the vocabulary of a BPE lacks, the most frequent first; a byte-level one lacks none.
 
-    The rarest are left out: without them the others make up `COVERAGE` of the text.
+    The rarest characters, the last `1 - COVERAGE` of the text, are not returned.
     """
-    if not spells_unknown(tokenizer):
+    if is_byte_level(tokenizer):
         return []
     vocab = definition_of(tokenizer)["model"]["vocab"]
     normalizer, counts = tokenizer.backend_tokenizer.normalizer, Counter()
@@ -177,31 +182,34 @@ def missing_characters(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str],
 
 
 def byte_ids(tokenizer: PreTrainedTokenizerBase, character: str) -> list[int]:
-    """What a vocabulary of characters falls back on: ids of bytes, or of the unknown token."""
+    """Return how a vocabulary of characters encodes one that it lacks: ids of its bytes, or of the unknown token."""
     return tokenizer.convert_tokens_to_ids([f"<0x{byte:02X}>" for byte in character.encode()])
 
 
 def with_entries(
     tokenizer: PreTrainedTokenizerBase, entries: list[str], merges: list[list[str]]
 ) -> PreTrainedTokenizerBase:
-    """A copy with more entries and merges, behind the old ones."""
+    """Return a copy with more entries and merges, after the old ones."""
     definition, first = definition_of(tokenizer), len(tokenizer)
     for added in definition["added_tokens"]:  # a vocabulary may have no holes
         definition["model"]["vocab"].setdefault(added["content"], added["id"])
     definition["model"]["vocab"].update((entry, id) for id, entry in enumerate(entries, first))
     definition["model"]["merges"] += merges
-    grown = copy.deepcopy(tokenizer)
-    grown._tokenizer = Tokenizer.from_str(json.dumps(definition))
-    return grown
+    extended = copy.deepcopy(tokenizer)
+    extended._tokenizer = Tokenizer.from_str(json.dumps(definition))
+    return extended
 
 
 def learn_merges(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], number: int
 ) -> list[tuple[list[int], list[int]]]:
-    """Pairs of tokens to be joined next, as the ids of both sides, in the order in which BPE finds them.
+    """Learn which pairs of tokens a BPE merges next.
 
-    The trainer of `tokenizers` cannot begin with merges that are there. Here each token of the texts is one character
-    for it, so that it begins where they end.
+    Returns:
+        The ids of both sides of each pair, in the order of the merges.
+
+    The trainer of `tokenizers` cannot start with existing merges. So each token of the texts is written as one
+    character, and the trainer merges characters.
     """
     learning = Tokenizer(models.BPE())
     learning.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
@@ -210,7 +218,7 @@ def learn_merges(
         vocab_size=len(alphabet) + number,
         initial_alphabet=alphabet,
         min_frequency=2,
-        max_token_length=LONGEST,
+        max_token_length=MAX_PIECES,
         show_progress=False,
     )
     learning.train_from_iterator(words_as_characters(tokenizer, texts), trainer)
@@ -219,44 +227,73 @@ def learn_merges(
 
 
 def words_as_characters(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Iterator[str]:
-    """Texts with a character for each token, and a space between what no merge may join."""
+    """Yield texts with one character for each token, and a space between those that must not be merged."""
     backend = tokenizer.backend_tokenizer
     character_of = FIRST_CHARACTER + np.arange(len(tokenizer))
-    character_of[list(tokenizer.added_tokens_decoder)] = ord(" ")  # an unknown one, or one spelled out
-    opens, alone = np.zeros((2, len(tokenizer)), bool)
-    if spells_unknown(tokenizer):  # SentencePiece has no words: a space opens one, and marks stand between them
+    character_of[list(tokenizer.added_tokens_decoder)] = ord(" ")  # special tokens
+    begins_word, is_mark = np.zeros((2, len(tokenizer)), bool)
+    if not is_byte_level(tokenizer):  # no words: a space begins one, punctuation is separate
         for token, id in tokenizer.get_vocab().items():
-            opens[id], alone[id] = token.startswith(SPACE), not WORD_PATTERN.search(token.replace(SPACE, "a"))
-            if BYTE.fullmatch(token):  # of a character that has no token: it could not be read back from a longer one
+            begins_word[id], is_mark[id] = token.startswith(SPACE), not WORD_PATTERN.search(token.replace(SPACE, "a"))
+            if BYTE.fullmatch(token):  # of a character without a token: it could not be decoded from a longer token
                 character_of[id] = ord(" ")
     for start in range(0, len(texts), BATCH):
         for encoding in backend.encode_batch(texts[start : start + BATCH], add_special_tokens=False):
             ids, words = np.array(encoding.ids, np.int64), np.array(encoding.word_ids, float)
-            begins = opens[ids] | alone[ids] | (np.diff(words, prepend=-1) != 0)
-            begins[1:] |= alone[ids[:-1]]
+            begins = begins_word[ids] | is_mark[ids] | (np.diff(words, prepend=-1) != 0)
+            begins[1:] |= is_mark[ids[:-1]]
             characters = np.insert(character_of[ids], np.flatnonzero(begins), ord(" "))
             yield characters.astype(np.uint32).tobytes().decode("utf-32-le")
 
 
 def measure_fertility(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> dict[str, float]:
-    """Tokens that a character and a word of the texts take; where a script has no spaces a character is a word.
+    """Measure how many tokens the characters and the words of texts take.
 
-    Beside them the characters that the vocabulary does not know: many of them in a row are one token.
+    Returns:
+        `tokens_per_character`; `tokens_per_word`, where a character of a script without spaces counts as a word; and
+        `unknown_characters`, the number of those that are not in the vocabulary: several of them may be one token.
     """
     ids = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids
     tokens, characters = sum(map(len, ids)), Counter()
     for text in texts:
         characters.update(text)
-    alone = tokenizer(list(characters), add_special_tokens=False, split_special_tokens=True).input_ids
-    unknown = tokenizer.unk_token_id if spells_unknown(tokenizer) else None
+    single = tokenizer(list(characters), add_special_tokens=False, split_special_tokens=True).input_ids
+    unknown = None if is_byte_level(tokenizer) else tokenizer.unk_token_id
     return {
         "tokens_per_character": tokens / characters.total(),
         "tokens_per_word": tokens / max(1, sum(len(segment_words(text)) for text in texts)),
-        "unknown_characters": sum(n for n, ids in zip(characters.values(), alone, strict=True) if unknown in ids),
+        "unknown_characters": sum(n for n, ids in zip(characters.values(), single, strict=True) if unknown in ids),
     }
 
 
-def spells_unknown(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether text may become the unknown token or bytes; what GPT-2 knows of is bytes, and never unknown."""
+def is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell whether the tokens are made of bytes, as those of GPT-2, so that no text is unknown to it."""
     backend = tokenizer.backend_tokenizer
-    return "ByteLevel" not in f"{backend.pre_tokenizer!r} {backend.decoder!r}"
+    return "ByteLevel" in f"{backend.pre_tokenizer!r} {backend.decoder!r}"
+
+
+def save_vocabulary(
+    folder: Path,
+    texts: Sequence[str],
+    before: PreTrainedTokenizerBase | None,
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel | None,
+) -> dict[str, float]:
+    """Save a tokenizer, its model if there is one, and what held-out texts cost with it, in `eval_results.json`.
+
+    Args:
+        folder: appears complete or not at all.
+        before: the tokenizer that was extended.
+
+    Returns:
+        The figures of `measure_fertility`, and as `..._before` those of the tokenizer before.
+    """
+    figures = measure_fertility(tokenizer, texts)
+    if before is not None:
+        figures |= {f"{name}_before": value for name, value in measure_fertility(before, texts).items()}
+    with atomic_folder(folder) as unfinished:
+        tokenizer.save_pretrained(unfinished)
+        if model is not None:
+            model.save_pretrained(unfinished)
+        write_json(unfinished / "eval_results.json", {f"eval_{name}": value for name, value in figures.items()})
+    return figures

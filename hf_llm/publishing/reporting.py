@@ -1,16 +1,13 @@
 """What a run prints at its end, for a person to read."""
 
 import textwrap
-from collections.abc import Sequence
 from pathlib import Path
 
 from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from hf_llm.arguments import EvalArguments
-from hf_llm.data.vocabulary import measure_fertility
 from hf_llm.evaluation.scoring import Evaluation, TaskResult
-from hf_llm.files import atomic_folder, write_json
 from hf_llm.messages import format_table, format_value
 from hf_llm.models.inspection import count_parameters
 
@@ -46,21 +43,9 @@ def report_pretraining(trainer: Trainer, figures: dict[str, float], samples: dic
 
 
 def report_vocabulary(
-    folder: Path,
-    texts: Sequence[str],
-    before: PreTrainedTokenizerBase | None,
-    tokenizer: PreTrainedTokenizerBase,
-    model: PreTrainedModel | None,
+    folder: Path, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None, figures: dict[str, float]
 ) -> None:
-    """The end of a vocabulary's training: what held-out texts cost with it, and did before; all of it on the disk."""
-    figures = measure_fertility(tokenizer, texts)
-    if before is not None:
-        figures |= {f"{name}_before": value for name, value in measure_fertility(before, texts).items()}
-    with atomic_folder(folder) as beside:
-        for part in (tokenizer, model):
-            if part is not None:
-                part.save_pretrained(beside)
-        write_json(beside / "eval_results.json", {f"eval_{name}": value for name, value in figures.items()})
+    """Print the end of the training of a vocabulary: its size, the figures of held-out texts, the folder."""
     print(f"\n{format_table({'entries': len(tokenizer)} | figures)}", flush=True)
     shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     print(f"\nTokenizer{', model' if model is not None else ''} and results: {shown}", flush=True)

@@ -1,4 +1,4 @@
-"""A new vocabulary loses no text; one that goes on learning keeps what it knew and needs fewer tokens than before."""
+"""A new vocabulary encodes any text; an extended one keeps its ids and needs fewer tokens than before."""
 
 import pytest
 from datasets import Dataset
@@ -26,7 +26,7 @@ CHINESE = CLASSIC * 5
 
 
 def sentencepiece_like(byte_fallback: bool):
-    """A BPE of characters as Llama 2 has it: spaces written out, no words, bytes or one token for what is unknown."""
+    """A BPE of characters like that of Llama 2: visible spaces, no words, bytes or one token for unknown characters."""
     known = [f"<0x{byte:02X}>" for byte in range(256)] if byte_fallback else []
     backend = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=byte_fallback))
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
@@ -60,7 +60,7 @@ def new(request):
 
 @pytest.fixture(scope="module", params=OLD)
 def extended(request):
-    """A tokenizer before and after it learned Chinese, and what the new ids replace."""
+    """A tokenizer before and after it was extended for Chinese, and the ids that the new ones replace."""
     before = OLD[request.param]()
     return before, *extend_vocabulary(before, CHINESE, 120)
 
@@ -70,14 +70,14 @@ def ids_of(tokenizer, text: str) -> list[int]:
 
 
 @pytest.mark.parametrize("text", TRICKY)
-def test_a_new_tokenizer_gives_back_any_text(new, text):
-    """Encoded without an unknown token, decoded to itself; also text that it was not trained on."""
+def test_a_new_tokenizer_decodes_any_text_exactly(new, text):
+    """Also text that it was not trained on."""
     for written in (text, text[::-1] + "Ω∑ unseen 龘"):
         assert new.decode(ids_of(new, written), clean_up_tokenization_spaces=False) == written
 
 
-def test_a_new_tokenizer_opens_documents_and_has_special_tokens_of_its_own(new):
-    """The padding hides no end, the first word is predicted from something, and no text becomes a mask."""
+def test_a_new_tokenizer_begins_documents_and_has_different_special_tokens(new):
+    """Padding is not the end of text, `<|bos|>` precedes the first word, and no text is encoded as special tokens."""
     assert new("word").input_ids[0] == new.bos_token_id
     special = {new.bos_token_id, new.eos_token_id, new.pad_token_id, new.convert_tokens_to_ids("<|mask|>")}
     assert len(special) == 4 and len(new) <= 400
@@ -85,20 +85,20 @@ def test_a_new_tokenizer_opens_documents_and_has_special_tokens_of_its_own(new):
 
 
 def test_a_vocabulary_without_room_for_all_bytes_is_refused():
-    """259 entries are the least: 256 bytes and 3 special tokens."""
+    """259 entries are the minimum: 256 bytes and 3 special tokens."""
     with pytest.raises(ValueError, match="`--vocab_size` 258 is below 259"):
         train_tokenizer(CORPUS, 258)
     assert len(train_tokenizer(CORPUS, 259)) == 259
 
 
 def test_an_extended_vocabulary_needs_at_most_half_the_tokens(extended):
-    """For its language, on text that it was not shown; with the size that was asked for, all of it in use."""
+    """For its language, on text that it was not trained on, with exactly the new tokens that were requested."""
     before, after, _ = extended
     unseen = ["秋收冬藏，天地玄黄。玉出昆冈，云腾致雨。"]
     if before.unk_token_id is None or before.convert_tokens_to_ids("<0xE5>") != before.unk_token_id:
         old, new = (measure_fertility(tokenizer, unseen)["tokens_per_character"] for tokenizer in (before, after))
         assert new <= old / 2
-    else:  # all of it was one unknown token
+    else:  # all of it is one unknown token
         assert measure_fertility(before, unseen)["unknown_characters"] == 20
     assert measure_fertility(after, unseen)["unknown_characters"] == 0
     assert len(after) == len(before) + 120
@@ -106,7 +106,7 @@ def test_an_extended_vocabulary_needs_at_most_half_the_tokens(extended):
 
 
 def test_an_extended_vocabulary_decodes_what_it_encoded(extended):
-    """Chinese, English and both together; each new token is joined of the old ones that it replaces."""
+    """Chinese, English and both together; each new token decodes to the same text as the old ones that it replaces."""
     before, after, pieces = extended
     for text in [*CLASSIC, *ENGLISH[:5], "the 天地 fox"]:
         if not measure_fertility(after, [text])["unknown_characters"]:
@@ -119,14 +119,14 @@ def test_an_extended_vocabulary_decodes_what_it_encoded(extended):
 
 
 def test_text_without_new_tokens_keeps_its_ids(extended):
-    """A model does not forget its English by learning Chinese."""
+    """English is encoded as before."""
     before, after, _ = extended
     for text in ENGLISH:
         assert ids_of(after, text) == ids_of(before, text)
 
 
 def test_an_extended_vocabulary_is_the_same_after_loading(extended, tmp_path):
-    """By stock transformers, from the folder."""
+    """With AutoTokenizer, from the folder."""
     _, after, _ = extended
     after.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
@@ -136,21 +136,21 @@ def test_an_extended_vocabulary_is_the_same_after_loading(extended, tmp_path):
 
 
 def test_texts_may_be_a_column_of_a_data_set(extended):
-    """Which reads them from the disk, some at a time."""
+    """Which is read from the disk in batches."""
     before, after, pieces = extended
     column = Dataset.from_dict({"text": CHINESE})["text"]
     again, same = extend_vocabulary(before, column, 120)
     assert same == pieces and again.get_vocab() == after.get_vocab()
 
 
-def test_a_vocabulary_that_is_no_bpe_cannot_go_on_learning():
-    """The message says what to do instead."""
-    with pytest.raises(ValueError, match=r"`--new_tokens`: .* is a Unigram model, and only a BPE can go on learning"):
+def test_a_vocabulary_that_is_not_a_bpe_cannot_be_extended():
+    """The message names the remedy."""
+    with pytest.raises(ValueError, match=r"`--new_tokens`: .* is a Unigram model, and only a BPE can be extended"):
         extend_vocabulary(train_tokenizer(CORPUS, 400, "unigram"), CHINESE, 10)
 
 
 def test_rare_characters_do_not_use_up_the_new_tokens():
-    """They stay bytes, and are read back; words of frequent ones become tokens; no token goes across a full stop."""
+    """They stay bytes and are decoded; words of frequent ones become tokens; no token extends over a full stop."""
     before = sentencepiece_like(True)
     words = ["天地玄黄", "宇宙洪荒", "日月盈昃", "辰宿列张"]
     rare = "".join(chr(0x8000 + i) for i in range(60)) * 2
@@ -163,15 +163,15 @@ def test_rare_characters_do_not_use_up_the_new_tokens():
 
 
 def test_nothing_to_add_is_an_error():
-    """The tokens are there already, or the text repeats nothing."""
+    """The tokens exist already, or no pair occurs twice in the text."""
     for settings in ({"special_tokens": ["<|endoftext|>"]}, {"new_tokens": 5}):
         args = TokenizerArguments(tokenizer_name="gpt2", **settings)
         with pytest.raises(ValueError, match="nothing is to be added to"):
             train_or_extend(args, gpt2_like(), ["x"])
 
 
-def test_special_tokens_are_added_once_and_know_how_they_were_spelled():
-    """Text never turns into them; the tokenizer that they were added to stays as it was."""
+def test_special_tokens_are_added_once_with_the_ids_that_they_replace():
+    """Text is not encoded as them; the original tokenizer is not changed."""
     before = gpt2_like()
     after, spelled = add_special_tokens(before, ["<|fim_prefix|>", "<|endoftext|>"])
     assert list(spelled) == [len(before)] and len(after) == len(before) + 1
@@ -181,7 +181,7 @@ def test_special_tokens_are_added_once_and_know_how_they_were_spelled():
 
 
 def test_fertility_counts_characters_and_words():
-    """Of Chinese each character is a word; spaces are characters too."""
+    """Each Chinese character is a word; spaces are characters too."""
     tokenizer = train_tokenizer(["x"], 259)  # each byte a token
     assert measure_fertility(tokenizer, ["ab cd"]) == {
         "tokens_per_character": 1.0, "tokens_per_word": 2.5, "unknown_characters": 0
