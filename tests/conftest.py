@@ -21,7 +21,6 @@ import pytest
 pytest_plugins = ["finetuning_runs", "pretraining_runs"]
 
 ROOT = Path(__file__).parent.parent
-PARTS = ("stdout", "stderr")
 LAUNCHERS = ("ACCELERATE_", "OMPI_", "PMI_", "TORCHELASTIC_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_")
 
 
@@ -109,21 +108,24 @@ class Processes:
     ) -> Finished:
         """Run a recipe in a process, or on several ranks, forked from one that has done the imports.
 
-        `hub` are variables that are read by imports already, as those of the Hub are.
+        Args:
+            environment: variables of this process.
+            hub: variables that libraries read when they are imported, as those of the Hub: they have a server.
         """
         server = self.server(hub or {})
         with tempfile.TemporaryDirectory() as results:
             job = {"command": [str(part) for part in command], "folder": str(folder), "results": results}
+            job |= {"environment": environment or {}, "ranks": ranks}
             with self.lock:
-                print(
-                    json.dumps(job | {"environment": environment or {}, "ranks": ranks}), file=server.stdin, flush=True
-                )
+                print(json.dumps(job), file=server.stdin, flush=True)
             status, deadline = Path(results, "status"), time.monotonic() + 300
             while not status.exists():
                 assert server.poll() is None, server.stderr.read()
                 assert time.monotonic() < deadline, f"{command} takes more than 300 seconds"
                 time.sleep(0.02)
-            return Finished(int(status.read_text()), *(Path(results, name).read_text() for name in PARTS))
+            return Finished(
+                int(status.read_text()), *(Path(results, name).read_text() for name in ("stdout", "stderr"))
+            )
 
     def fork_each(self, jobs: dict[str, list], folder: Path) -> dict[str, Finished]:
         """Recipes one after the other in `folder`."""
@@ -151,8 +153,8 @@ STARTED += ["adapters_resumed", "scored_on_ranks", "pushed", "pushed_at_end", "p
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that need processes come last: the processes run during the others."""
-    items.sort(key=lambda item: "processes" in item.fixturenames)
+    """Tests of these runs come last: the runs take place during the other tests."""
+    items.sort(key=lambda item: not set(STARTED).isdisjoint(item.fixturenames))
 
 
 @pytest.fixture(scope="session", autouse=True)

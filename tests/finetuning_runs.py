@@ -124,7 +124,7 @@ BAD_INPUTS = {
     ),
     "no_rows": (
         evaluate("translation", BASE, validation_file="empty.jsonl"),
-        ["`--validation_file` empty.jsonl holds no row"],
+        ["empty.jsonl` is empty"],
     ),
     "one_place_for_two_results": (
         [*evaluate("translation", BASE), ROOT / "recipes" / "configs" / "translation.yaml"],

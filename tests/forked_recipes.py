@@ -27,6 +27,7 @@ from hf_llm.python_docs import python_docs
 from hf_llm.tasks import load_task, task_names
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.py"))
+# What recipes import when they need it.
 IMPORTED_LATER = """
     bitsandbytes deepspeed deepspeed.module_inject.auto_ep_layer deepspeed.ops.op_builder.all_ops fastokens
     rouge_score.rouge_scorer setuptools.dist tabulate hf_llm.distributed.deepspeed_config
@@ -49,6 +50,9 @@ def run_recipe(job: dict, environment: dict) -> None:
         runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as stop:
         status = stop.code or 0
+        if not isinstance(status, int):
+            print(status, file=sys.stderr)
+            status = 1
     except BaseException:
         traceback.print_exc()
         status = 1
@@ -58,12 +62,12 @@ def run_recipe(job: dict, environment: dict) -> None:
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # freeing all modules one by one would take as long as many a job
+    os._exit(status)  # without freeing all modules, which takes half a second
 
 
 def run_ranks(job: dict) -> int:
     """Run one process, or a process for each rank, and return the exit status."""
-    processes, (port, told) = set(), os.pipe()
+    processes, (port, chosen_port) = set(), os.pipe()
     for rank in range(job["ranks"]):
         if not (process := os.fork()):
             environment = {}
@@ -78,7 +82,7 @@ def run_ranks(job: dict) -> int:
         from torch.distributed import TCPStore
 
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        os.write(told, b"%05d" % store.port * len(processes))
+        os.write(chosen_port, b"%05d" % store.port * len(processes))
     statuses = []
     while processes:
         process, status = os.wait()
@@ -95,7 +99,7 @@ def run_job(job: dict) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     status = run_ranks(job)
-    with contextlib.suppress(FileNotFoundError):  # nobody waits for it any more
+    with contextlib.suppress(FileNotFoundError):  # the tests have ended
         file = Path(job["results"], "status.part")
         file.write_text(str(status))
         file.rename(file.with_suffix(""))
@@ -110,10 +114,10 @@ if __name__ == "__main__":
         import_module(module)
     for name in task_names():
         load_task(name)
-    disable_progress_bars()  # their thread must not be forked
-    python_docs()  # is kept, and costs another second
+    disable_progress_bars()  # they start a thread, which a fork would not have
+    python_docs()  # takes a second, and is cached
     enable_progress_bars()
-    gc.freeze()  # or every process would walk, and so copy, all that has been imported
+    gc.freeze()  # or garbage collection would visit, and so copy, all imported objects in every process
     for line in sys.stdin:
         if not os.fork():
             run_job(json.loads(line))

@@ -1,4 +1,4 @@
-"""One of several ranks that read a stream through the Trainer's own data loader; run by torchrun.
+"""One of several ranks that read a stream through the Trainer's own data loader.
 
     torchrun --nproc_per_node 2 tests/stream_ranks.py FOLDER OUTPUT EPOCHS
 

@@ -380,7 +380,7 @@ def test_wrong_settings_are_reported_before_anything_is_read(tmp_path):
     assert "empty.txt` is empty" in error_of(
         arguments(tmp_path, "a.jsonl", decontaminate=[str(tmp_path / "empty.txt")])
     )
-    assert "`--languages` 'english' is no language code" in error_of(
+    assert "`--languages` 'english' is not a language code" in error_of(
         arguments(tmp_path, "a.jsonl", languages=["english"])
     )
     assert "`--languages` xq" in error_of(arguments(tmp_path, "a.jsonl", languages=["xq"]))
