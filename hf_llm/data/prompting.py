@@ -42,6 +42,8 @@ class Prompter:
     """Tokenizes the prompts and completions of a task in the same way for training and evaluation.
 
     Args:
+        tokenizer: with an end-of-sequence token.
+        task: makes a prompt and a completion of each row.
         max_length: tokens of prompt and completion together.
         style: `plain` puts a space between prompt and completion; `chat` uses the chat template. None: `chat` if the
             tokenizer has a template.
@@ -229,6 +231,8 @@ def encode_examples(rows: Dataset, prompter: Prompter, split: str = "train") -> 
     """Encode the rows of a task for training on the completions only.
 
     Args:
+        rows: N rows as `load_rows` returns them, with the task's column names.
+        prompter: tokenizes them, and shortens documents that do not fit.
         split: name of the rows in messages.
 
     Returns:

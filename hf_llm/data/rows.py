@@ -23,6 +23,12 @@ logger = logging.getLogger(__name__)
 def load_rows(data_args: DataArguments, task_args: TaskArguments, task: Task, seed: int) -> DatasetDict:
     """Load the rows that `data_args` names, with the task's column names (default: the task's own sample).
 
+    Args:
+        data_args: files or Hub dataset, and how many rows to use.
+        task_args: `column_mapping`, from the columns of the data to those of the task.
+        task: the application that reads the rows.
+        seed: draws the validation split, and the rows where their number is limited.
+
     Returns:
         `train` and `validation`, or only `validation`: of a task that only evaluates, or if only
         `--validation_file` is given.

@@ -84,9 +84,11 @@ def complete(
 
     Args:
         model: a model on its device, or the DeepSpeedEngine around it. Every rank must call with the same prompts.
+        tokenizer: the model's tokenizer.
         prompts: N texts, or the token ids of each.
         batch_size: prompts per batch.
         seed: seed of the first batch; the following ones add their number to it.
+        show_progress: show a progress bar on rank 0.
         stop_strings: a completion ends before the first of them.
         options: arguments of `model.generate`, e.g. `max_new_tokens`, `do_sample`, `temperature`, `top_k`, `top_p`.
 

@@ -104,10 +104,13 @@ def evaluate_task(
 
     Args:
         model: a model on its device, or the DeepSpeedEngine around it. Every rank must call with the same rows.
+        tokenizer: the model's tokenizer.
+        task: what is scored, e.g. `load_task("translation")`.
         rows: N rows as `load_rows` returns them, with the task's column names.
         prompter: the prompter that the model was trained with. Default: a new one, without solved examples.
         max_length: tokens of prompt and answer together; at most the model's number of positions.
         batch_size: prompts per batch on each rank.
+        show_progress: show progress bars on rank 0.
 
     Returns:
         The scores with their 95 % intervals and the N predictions, on every rank.
@@ -289,6 +292,7 @@ class TaskEvaluation(TrainerCallback):
 
     Args:
         trainer: the Trainer that the callback is added to.
+        task: what is scored, e.g. `load_task("translation")`.
         rows: N rows as `load_rows` returns them, with the task's column names.
         prompter: the prompter that the model is trained with. Default: a new one, without solved examples.
         max_length: tokens of prompt and answer together, for a new prompter; at most the model's number of positions.

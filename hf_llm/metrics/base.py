@@ -165,9 +165,12 @@ def paired_bootstrap(
     Systems that differ in no resample have a p-value of 1; sacreBLEU gives them the smallest possible one.
 
     Args:
+        metric: scores the texts.
         predictions: N texts of the system.
         baseline_predictions: N texts of the baseline.
         references: N lists of gold answers, or N texts.
+        resamples: bootstrap samples of the N rows.
+        seed: of the sampling.
 
     Returns:
         For every score `<name>_difference` (system - baseline), its 95 % interval and `<name>_p_value`.

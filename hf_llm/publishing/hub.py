@@ -132,9 +132,11 @@ def push_folder(
     `HF_TOKEN` or `hf auth login`. The local folder is never changed.
 
     Args:
+        folder: a complete model, as `save_pretrained` writes it.
         repo_id: default: the folder's name, in the user's own namespace.
         private: default: private.
         revision: branch to push to, created if it is missing; default: main.
+        commit_message: title of the commit.
 
     Returns:
         The repository's URL.

@@ -23,6 +23,9 @@ class Task:
 
     The dataclass fields are the options of the task, set by `--task_options name=value,...`. Rows are passed to the
     methods with the column names in `columns`.
+
+    Args:
+        max_new_tokens: length of a generated answer at most, in tokens.
     """
 
     max_new_tokens: int = 64
@@ -93,6 +96,9 @@ def load_task(name: str, /, **options: Any) -> Task:
     Args:
         name: name of the file, e.g. `translation`.
         options: values for fields of its dataclass; a number or a switch may be text, as on a command line.
+
+    Returns:
+        The task, an instance of the class in that file.
 
     Raises:
         ValueError: no such task or option (the nearest is named), or a value of another type.
