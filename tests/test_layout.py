@@ -77,6 +77,9 @@ def test_recipes_are_short(path):
 
 
 def test_tests_mirror_the_package():
-    """Each folder of tests has the name of a room, and each file in it that of a module, or of its contract."""
-    rooms = [path for path in (ROOT / "tests").iterdir() if path.is_dir() and any(path.glob("test_*.py"))]
-    assert {path.name for path in rooms} <= set(ROOMS)
+    """The tests of `hf_llm/data/packing.py` are in `tests/data/test_packing.py`."""
+    folders = [path for path in (ROOT / "tests").iterdir() if path.is_dir() and any(path.glob("test_*.py"))]
+    tests = {f"{path.parent.name}/{path.stem.removeprefix('test_')}" for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert {path.name for path in folders} <= set(ROOMS)
+    contracts = {"tasks/tasks", "tasks/adding_a_task"}  # those of every application
+    assert tests - contracts <= {name(path).removesuffix(".py") for path in FILES}
