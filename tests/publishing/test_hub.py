@@ -47,7 +47,7 @@ def server(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory) -> Path:
+def trained_folder(tmp_path_factory) -> Path:
     """The folder of a tiny model as after a run: model, tokenizer, results, and other files that a Trainer leaves."""
     folder = tmp_path_factory.mktemp("runs") / "tiny-llama"
     vocab = {word: number for number, word in enumerate(["<unk>", *dict.fromkeys(TEXT.split())])}
@@ -68,10 +68,10 @@ def trained(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def folder(trained, tmp_path) -> Path:
-    """A copy of `trained` that a test may change."""
-    copy = tmp_path / trained.name
-    subprocess.run(["cp", "-r", trained, copy], check=True)
+def folder(trained_folder, tmp_path) -> Path:
+    """A copy of `trained_folder` that a test may change."""
+    copy = tmp_path / trained_folder.name
+    subprocess.run(["cp", "-r", trained_folder, copy], check=True)
     return copy
 
 
@@ -85,69 +85,69 @@ def push(folder: Path, repo_id: str | None = "user/tiny", private: bool | None =
     return push_folder(folder, repo_id, private=private, commit_message="1000 steps", **arguments)
 
 
-def test_pushed_files_equal_the_local_ones_in_a_private_repository(server, trained):
+def test_pushed_files_equal_the_local_ones_in_a_private_repository(server, trained_folder):
     """By default every final file arrives unchanged, and only the owner can see the repository."""
-    url = push(trained)
+    url = push(trained_folder)
     repo = server.repos["user/tiny"]
     assert url == f"{server.endpoint}/user/tiny"
     assert repo.private
     for name in PUSHED:
-        assert repo.files()[name] == (trained / name).read_bytes(), name
+        assert repo.files()[name] == (trained_folder / name).read_bytes(), name
     with pytest.raises(huggingface_hub.errors.RepositoryNotFoundError):
         HfApi().model_info("user/tiny", token=False)
 
 
-def test_checkpoints_pickles_and_temporary_files_are_never_pushed(server, trained):
+def test_checkpoints_pickles_and_temporary_files_are_never_pushed(server, trained_folder):
     """Only the final files are in the repository: no optimizer state, `training_args.bin` or local path."""
-    push(trained)
+    push(trained_folder)
     assert server.repos["user/tiny"].files().keys() == PUSHED | {".gitattributes"}
 
 
-def test_a_push_is_one_commit_with_its_message(server, trained):
+def test_a_push_is_one_commit_with_its_message(server, trained_folder):
     """Readers see the old model or the new one, never half of it."""
-    push(trained)
+    push(trained_folder)
     titles = [commit.title for commit in server.repos["user/tiny"].history()]
     assert titles == ["1000 steps", "initial commit"]
 
 
-def test_a_pushed_model_gives_the_same_logits_in_a_new_process(server, trained, tmp_path):
+def test_a_pushed_model_gives_the_same_logits_in_a_new_process(server, trained_folder, tmp_path):
     """`from_pretrained(repo_id)` with only the token at hand computes the same as the local folder."""
-    push(trained)
+    push(trained_folder)
     subprocess.run([sys.executable, "-c", LOAD_AND_SCORE, "user/tiny", "logits.pt"], check=True, cwd=tmp_path)
-    inputs = AutoTokenizer.from_pretrained(trained)(TEXT, return_tensors="pt", return_token_type_ids=False)
-    local = LlamaForCausalLM.from_pretrained(trained)(**inputs).logits
+    inputs = AutoTokenizer.from_pretrained(trained_folder)(TEXT, return_tensors="pt", return_token_type_ids=False)
+    local = LlamaForCausalLM.from_pretrained(trained_folder)(**inputs).logits
     assert torch.equal(torch.load(tmp_path / "logits.pt"), local)
     assert list((tmp_path / "home" / "hub").glob("models--user--tiny/snapshots/*/model.safetensors"))
 
 
-def test_a_private_model_cannot_be_loaded_without_the_token(server, trained, tmp_path):
+def test_a_private_model_cannot_be_loaded_without_the_token(server, trained_folder, tmp_path):
     """The files are private too, not only the model's page."""
-    push(trained)
+    push(trained_folder)
     with pytest.raises(huggingface_hub.errors.RepositoryNotFoundError):
         HfApi().hf_hub_download("user/tiny", "config.json", token=False, cache_dir=tmp_path / "other")
 
 
-def test_the_repository_is_named_after_the_folder_by_default(server, trained, monkeypatch):
+def test_the_repository_is_named_after_the_folder_by_default(server, trained_folder, monkeypatch):
     """Without a repository id the folder's name is used, under the user's own namespace, also for `.`."""
-    assert push(trained, repo_id=None) == f"{server.endpoint}/user/tiny-llama"
-    monkeypatch.chdir(trained)
+    assert push(trained_folder, repo_id=None) == f"{server.endpoint}/user/tiny-llama"
+    monkeypatch.chdir(trained_folder)
     assert push(Path("."), repo_id=None) == f"{server.endpoint}/user/tiny-llama"
 
 
-def test_a_push_is_public_only_with_private_false(server, trained):
+def test_a_push_is_public_only_with_private_false(server, trained_folder):
     """It makes the repository public, and a later push with the default refuses to publish there."""
-    push(trained, private=False)
+    push(trained_folder, private=False)
     assert not server.repos["user/tiny"].private
     commits = server.repos["user/tiny"].history()
     with pytest.raises(ValueError, match="`user/tiny` is a public repository"):
-        push(trained)
+        push(trained_folder)
     assert server.repos["user/tiny"].history() == commits
 
 
-def test_a_revision_is_pushed_to_its_own_branch(server, trained):
+def test_a_revision_is_pushed_to_its_own_branch(server, trained_folder):
     """`revision` creates the branch if it is missing, and main is unchanged."""
-    push(trained, revision="step-1000")
-    push(trained, revision="step-1000")
+    push(trained_folder, revision="step-1000")
+    push(trained_folder, revision="step-1000")
     repo = server.repos["user/tiny"]
     assert repo.files("step-1000").keys() >= PUSHED
     assert repo.files("main").keys() == {".gitattributes"}
@@ -214,45 +214,45 @@ def test_a_failed_push_is_an_error_of_one_line_with_the_command_that_pushes_agai
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_a_file_that_arrives_changed_is_an_error(server, trained, name):
+def test_a_file_that_arrives_changed_is_an_error(server, trained_folder, name):
     """Large files are compared by SHA-256 and small ones by Git hash, and one flipped bit is enough."""
     server.corrupt(name)
     with pytest.raises(ConnectionError, match=f"`{name}` on the Hub at commit .* differs .* again with: hf upload"):
-        push(trained)
+        push(trained_folder)
     server.recover()
-    push(trained)
-    assert server.repos["user/tiny"].files()[name] == (trained / name).read_bytes()
+    push(trained_folder)
+    assert server.repos["user/tiny"].files()[name] == (trained_folder / name).read_bytes()
 
 
-def test_a_file_that_does_not_arrive_is_an_error(server, trained):
+def test_a_file_that_does_not_arrive_is_an_error(server, trained_folder):
     """Otherwise the Hub would have a model without weights."""
     server.lose("model.safetensors")
     with pytest.raises(ConnectionError, match=r"`model.safetensors` on the Hub at commit .* missing or differs"):
-        push(trained)
+        push(trained_folder)
 
 
-def test_the_error_of_a_wrong_token_says_how_to_log_in(server, trained, monkeypatch):
+def test_the_error_of_a_wrong_token_says_how_to_log_in(server, trained_folder, monkeypatch):
     """Status 401 gives one line with the remedy and without the token; nothing is created."""
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     with pytest.raises(ConnectionError, match=r"Log in .* push again with: hf upload") as raised:
-        push(trained)
+        push(trained_folder)
     assert "hf_wrong" not in str(raised.value)
     assert "\n" not in str(raised.value)
     assert not server.repos
 
 
-def test_without_a_network_the_error_is_one_line_too(server, trained, monkeypatch):
+def test_without_a_network_the_error_is_one_line_too(server, trained_folder, monkeypatch):
     """It says that the local results are complete, and has the command for later."""
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # the discard port; nothing listens
     with pytest.raises(ConnectionError, match=r"are complete. Push again with: hf upload user/tiny") as raised:
-        push(trained)
+        push(trained_folder)
     assert "\n" not in str(raised.value)
 
 
-def test_an_invalid_repository_name_is_refused_before_any_request(server, trained):
+def test_an_invalid_repository_name_is_refused_before_any_request(server, trained_folder):
     """It is a `ValueError`, not a network problem."""
     with pytest.raises(ValueError, match="two words"):
-        push(trained, repo_id="user/two words")
+        push(trained_folder, repo_id="user/two words")
     assert not server.requests
 
 
