@@ -1,7 +1,7 @@
 """Read the rows or the texts of files in every supported format, local or remote, compressed or not.
 
 Each format has one reader, which takes a path and the name of a column: the texts of that column, or with `None` rows
-with all columns. `read_texts`, `read_documents` and `read_rows` differ in what they do about what cannot be read.
+with all columns. `read_texts`, `read_documents` and `read_rows` differ in how they report what cannot be read.
 """
 
 import itertools
@@ -23,7 +23,7 @@ from hf_llm.messages import ORIGIN, one_line
 
 DOCUMENTS = (".txt", ".md", ".html", ".htm")  # one text each, without columns
 HALF_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # half of a pair, or both halves
-# The texts of one column, (N,) strings, or N rows; and what is wrong with some of them, by their index.
+# The texts of one column, (N,) strings, or N rows; and a message for each that cannot be read, by its index.
 Batch = tuple[pa.Array | list[dict[str, Any]], dict[int, str]]
 
 
@@ -169,7 +169,7 @@ def parse_lines(lines: bytes, path: str, line: int, column: str | None) -> Batch
             row = json.loads(content.removeprefix(BOM).decode())
             rows.append(check_row(row, column, bool(HALF_SURROGATE.search(content)), origin))
         except ValueError as error:
-            problem = one_line(error).replace("line 1 column", "column")  # the decoder sees nothing but this line
+            problem = one_line(error).replace("line 1 column", "column")  # the decoder is called with one line
             remedy = "" if type(error) is ValueError else ": give one JSON object a line, or a list of them"
             problems[len(rows)] = f"{origin}: {problem}{remedy}"
             rows.append(None)
@@ -197,7 +197,7 @@ def check_row(row: object, column: str | None, surrogates: bool, origin: str) ->
     """Return the text in `column` of a JSON object, or without a column the object with its origin.
 
     Args:
-        surrogates: whether the row may have halves of surrogate pairs.
+        surrogates: whether to look for halves of surrogate pairs.
 
     Raises:
         ValueError: it is not an object, the column does not hold text, or a text has half of a surrogate pair.
@@ -206,12 +206,12 @@ def check_row(row: object, column: str | None, surrogates: bool, origin: str) ->
         raise ValueError(f"found {type(row).__name__}, not an object: give one JSON object a line, or a list of them")
     if column and not isinstance(row.get(column), str | None):
         raise ValueError(f"`{column}` holds {type(row[column]).__name__}, not a string")
-    for name, value in row.items() if surrogates else ():
+    values = {column: row.get(column)} if column else row
+    for name, value in values.items() if surrogates else ():
         try:
-            json.dumps([name, value] if column in (None, name) else None, ensure_ascii=False).encode()
+            json.dumps([name, value], ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            problem = "holds half of a surrogate pair, which JSON may have and text may not"
-            raise ValueError(f"`{name}` {problem}") from None
+            raise ValueError(f"`{name}` holds half of a surrogate pair, which text may not have") from None
     return row.get(column) if column else row | {ORIGIN: origin}
 
 
@@ -281,7 +281,7 @@ def parse_csv(content: bytes, path: str, lines: np.ndarray, names: list[str], co
 
 
 def decode_texts(values: pa.ChunkedArray, path: str, lines: np.ndarray, problems: dict[int, str]) -> pa.Array:
-    """Decode UTF-8; what is not becomes null, and a problem of its row."""
+    """Decode UTF-8. Values that are not UTF-8 become null, and problems of their rows."""
     joined = values.combine_chunks()
     try:
         return joined.cast(pa.string())
