@@ -8,6 +8,8 @@ Metadata of a field, besides argparse's `help` and `choices`:
 - `mapping`: it takes `key=value` pairs or a mapping, whose values are "typed" as in YAML, or "text".
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -26,8 +28,31 @@ REMOTE_CODE = {"help": "Allow running code from the Hub repository of a model or
 MODEL = "Model folder, Hub id or .gguf file"
 
 
+def check_bounds(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` for a number out of the bounds `min`, `above` and `max` of its field; None is in bounds."""
+    if value is None or not metadata.keys() & {"min", "above"}:
+        return
+    high_enough = value >= metadata["min"] if "min" in metadata else value > metadata["above"]
+    if not (high_enough and value <= metadata.get("max", math.inf)):  # also if it is NaN
+        remedy = f"at least {metadata['min']}" if "min" in metadata else f"a number above {metadata['above']}"
+        remedy += f" and at most {metadata['max']}" if "max" in metadata else ""
+        raise ValueError(f"`--{name}` is {value}: give {remedy}")
+
+
+class Arguments:
+    """Base class of the argument dataclasses, whose bounds hold on a command line and in Python.
+
+    Raises:
+        ValueError: a value is out of its bounds.
+    """
+
+    def __post_init__(self):
+        for option in fields(self):
+            check_bounds(option.name, getattr(self, option.name), option.metadata)
+
+
 @dataclass
-class ModelArguments:
+class ModelArguments(Arguments):
     """Which model and tokenizer to start from."""
 
     _argument_group_name = "model"  # of `--help`
@@ -76,7 +101,7 @@ class ModelArguments:
 
 
 @dataclass
-class SourceArguments:
+class SourceArguments(Arguments):
     """Which data to read."""
 
     _argument_group_name = "data"  # of `--help`
@@ -188,6 +213,7 @@ class TokenizerArguments(SourceArguments):
     trust_remote_code: bool = field(default=False, metadata=REMOTE_CODE)
 
     def __post_init__(self):
+        super().__post_init__()
         extended = self.model_name_or_path or self.tokenizer_name
         if self.model_name_or_path and self.tokenizer_name:
             raise ValueError(
@@ -203,7 +229,7 @@ class TokenizerArguments(SourceArguments):
 
 
 @dataclass
-class PreparationArguments:
+class PreparationArguments(Arguments):
     """Which files to prepare, and which steps to apply to their text."""
 
     _argument_group_name = "preparation"  # of `--help`
@@ -335,7 +361,7 @@ class PreparationArguments:
 
 
 @dataclass
-class TaskArguments:
+class TaskArguments(Arguments):
     """Which application, and how its rows become prompts."""
 
     _argument_group_name = "task"  # of `--help`
@@ -381,7 +407,7 @@ class EvalTaskArguments(TaskArguments):
 
 
 @dataclass
-class AdapterArguments:
+class AdapterArguments(Arguments):
     """Low-rank adapters instead of full fine-tuning."""
 
     _argument_group_name = "adapter"  # of `--help`
@@ -403,13 +429,14 @@ class AdapterArguments:
     )
 
     def __post_init__(self):
+        super().__post_init__()
         options = [option.name for option in fields(self) if option.name != "lora_r" and getattr(self, option.name)]
         if self.lora_r is None and options:
             raise ValueError(f"`--{options[0]}` belongs to adapters: give `--lora_r` too, e.g. 16")
 
 
 @dataclass
-class PretrainArguments:
+class PretrainArguments(Arguments):
     """What a new model learns to predict, and what the recipe does in addition to the Trainer."""
 
     _argument_group_name = "pretraining"  # of `--help`
@@ -458,7 +485,7 @@ class PretrainArguments:
 
 
 @dataclass
-class FinetuneArguments:
+class FinetuneArguments(Arguments):
     """What the fine-tuning recipe does in addition to the Trainer."""
 
     _argument_group_name = "fine-tuning"  # of `--help`
@@ -473,7 +500,7 @@ class FinetuneArguments:
 
 
 @dataclass
-class EvalArguments:
+class EvalArguments(Arguments):
     """Which model to score, and against which other one."""
 
     _argument_group_name = "evaluation"  # of `--help`
@@ -510,7 +537,7 @@ class EvalArguments:
 
 
 @dataclass
-class GenerateArguments:
+class GenerateArguments(Arguments):
     """Which prompts to complete, and how; sampling options have the names that transformers gives them."""
 
     _argument_group_name = "generation"  # of `--help`

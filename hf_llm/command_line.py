@@ -5,7 +5,6 @@ import copy
 import dataclasses
 import difflib
 import json
-import math
 import sys
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from hf_llm.arguments import (
     FinetuneArguments,
     ModelArguments,
     TaskArguments,
+    check_bounds,
 )
 from hf_llm.mappings import MappingLoader, parse_mapping
 from hf_llm.messages import exit_with_error, one_line, set_up_logging
@@ -224,7 +224,10 @@ def parse_args(
     config_flags = parser.config_flags(argv, default_config)
     values = parser.parse(config_flags + argv)
     named, in_file = flag_names(argv), flag_names(config_flags) - flag_names(argv)
-    check_bounds(parser.options, values)
+    for option in parser.options:
+        check_bounds(option.name, values[option.name], TRAINER_BOUNDS.get(option.name, option.metadata))
+    if values.get("max_steps", 1) < 1 and values["max_steps"] != -1:
+        raise ValueError(f"`--max_steps` is {values['max_steps']}: give at least 1, or -1 for `--num_train_epochs`")
     check_effects(parser.options, values, named, in_file)
     set_strategies(values, named, in_file)
     return tuple(build(dataclass_type, values) for dataclass_type in dataclass_types)
@@ -288,21 +291,6 @@ def flag_name(flag: str) -> str:
 def flag_names(argv: list[str]) -> set[str]:
     """Names of the arguments in a command line: `["--max-length", "5"]` -> `{"max_length"}`."""
     return {flag_name(flag).lstrip("-").replace("-", "_") for flag in argv if flag.startswith("--")}
-
-
-def check_bounds(options: list[dataclasses.Field], values: dict[str, Any]) -> None:
-    """Raise an error for a number out of the bounds of its field."""
-    for option in options:
-        bounds, value = TRAINER_BOUNDS.get(option.name, option.metadata), values[option.name]
-        if value is None or not bounds.keys() & {"min", "above"}:
-            continue
-        high_enough = value >= bounds["min"] if "min" in bounds else value > bounds["above"]
-        if not (high_enough and value <= bounds.get("max", math.inf)):  # also if it is NaN
-            remedy = f"at least {bounds['min']}" if "min" in bounds else f"a number above {bounds['above']}"
-            remedy += f" and at most {bounds['max']}" if "max" in bounds else ""
-            raise ValueError(f"`--{option.name}` is {value}: give {remedy}")
-    if values.get("max_steps", 1) < 1 and values["max_steps"] != -1:
-        raise ValueError(f"`--max_steps` is {values['max_steps']}: give at least 1, or -1 for `--num_train_epochs`")
 
 
 def check_effects(options: list[dataclasses.Field], values: dict[str, Any], named: set[str], in_file: set[str]) -> None:

@@ -1,0 +1,39 @@
+"""The dataclasses of arguments: their bounds hold however they are made."""
+
+import dataclasses
+
+import pytest
+
+from hf_llm import arguments
+from hf_llm.arguments import Arguments, DataArguments, EvalArguments, PreparationArguments, PretrainArguments
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DataArguments(max_length=1), "`--max_length` is 1: give at least 2"),
+        (lambda: PretrainArguments(fim_rate=1.5), "`--fim_rate` is 1.5: give at least 0 and at most 1"),
+        (
+            lambda: PreparationArguments(files=["a.txt"], output_dir="out", jaccard_threshold=float("nan")),
+            "`--jaccard_threshold` is nan: give a number above 0 and at most 1",
+        ),
+        (
+            lambda: dataclasses.replace(EvalArguments(model_name_or_path="m"), batch_size=0),
+            "`--batch_size` is 0: give at least 1",
+        ),
+    ],
+)
+def test_a_value_out_of_its_bounds_is_refused_in_python_too(make, message):
+    """As on a command line: the bounds are those in the field's metadata."""
+    with pytest.raises(ValueError) as error:
+        make()
+    assert str(error.value) == message
+
+
+def test_every_group_of_flags_has_its_bounds_checked():
+    """No dataclass of flags is without the base class that checks them, and each flag has a help text."""
+    groups = [value for value in vars(arguments).values() if dataclasses.is_dataclass(value)]
+    assert groups and all(issubclass(group, Arguments) for group in groups)
+    assert [
+        option.name for group in groups for option in dataclasses.fields(group) if not option.metadata["help"]
+    ] == []
