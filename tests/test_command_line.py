@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import sys
 from pathlib import Path
 from unittest import mock
 
@@ -10,8 +11,17 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
-from hf_llm.arguments import GenerateArguments, ModelArguments, PreparationArguments, PretrainArguments, TextArguments
-from hf_llm.command_line import parse_args
+from hf_llm.arguments import (
+    DataArguments,
+    EvalArguments,
+    EvalTaskArguments,
+    GenerateArguments,
+    ModelArguments,
+    PreparationArguments,
+    PretrainArguments,
+    TextArguments,
+)
+from hf_llm.command_line import parse_args, parse_tasks
 from hf_llm.messages import report_errors
 
 CONFIGS = Path(__file__).parent.parent / "recipes" / "configs"
@@ -323,3 +333,23 @@ def test_flags_that_describe_another_model_replace_the_one_of_the_default_config
     assert args.max_steps == -1
     _, args = parse_args([TextArguments, TrainingArguments], [*streaming[:1], "false"], default_config="steps.yaml")
     assert args.max_steps == 3
+
+
+def test_the_tasks_of_an_evaluation_come_from_the_command_line_that_is_handed_in(tmp_path, monkeypatch):
+    """Its flags override the task's YAML file, whatever `sys.argv` says: a notebook or a test has another one."""
+    file = tmp_path / "headlines.yaml"
+    file.write_text("task: summarization\nmax_length: 64\nseed: 7\nnum_fewshot: 1\n")
+    monkeypatch.setattr(sys, "argv", ["notebook", "--max_length", "999", "--num_fewshot", "5"])
+    argv = ["--model_name_or_path", "m", "--task", str(file), "bias", "--max_length", "128"]
+    groups = parse_args([EvalTaskArguments, DataArguments, EvalArguments], argv)
+    tasks = parse_tasks(argv, *groups)
+    task_args, data_args, args = tasks["headlines"]
+    assert (task_args.task, task_args.num_fewshot, data_args.max_length, args.seed) == ("summarization", 1, 128, 7)
+    assert (tasks["bias"][0].task, tasks["bias"][1].max_length) == ("bias", 128)
+
+
+def test_two_tasks_of_one_name_are_refused():
+    """Their results would go to the same file."""
+    argv = ["--model_name_or_path", "m", "--task", "bias", "other/bias.yaml"]
+    with pytest.raises(ValueError, match="`--task` has `bias` twice"):
+        parse_tasks(argv, *parse_args([EvalTaskArguments, DataArguments, EvalArguments], argv))
