@@ -23,8 +23,8 @@ from hf_llm.messages import ORIGIN, one_line
 
 DOCUMENTS = (".txt", ".md", ".html", ".htm")  # one text each, without columns
 HALF_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # half of a pair, or both halves
-# The texts of one column, (N,) strings, or N rows; and a message for each that cannot be read, by its index.
-Batch = tuple[pa.Array | list[dict[str, Any]], dict[int, str]]
+# An Arrow array of the N texts of one column, or a list of N rows; and a message for each that cannot be read, by its index.
+Batch = tuple[Any, dict[int, str]]
 
 
 def read_texts(path: str, column: str) -> Iterator[pa.Array]:
