@@ -23,7 +23,7 @@ from hf_llm.messages import ORIGIN, one_line
 
 DOCUMENTS = (".txt", ".md", ".html", ".htm")  # one text each, without columns
 HALF_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # half of a pair, or both halves
-# An Arrow array of the N texts of one column, or a list of N rows; and a message for each that cannot be read, by its index.
+# The N texts of one column in Arrow, or a list of N rows; and a message for each that cannot be read, by its index.
 Batch = tuple[Any, dict[int, str]]
 
 
