@@ -1,9 +1,9 @@
-"""Whether contexts of an evaluation that were planted in training text are found, however they are written.
+"""Detection of contexts of an evaluation that are inserted into training text, in different spellings.
 
     python benchmarks/decontamination.py SQUAD_VALIDATION.jsonl --unrelated FILE.jsonl [FILE.jsonl ...]
 
-Each context stands between other words of a text: as it is, in capitals, without punctuation, with other spacing, with
-other punctuation, in turn. Nothing is to be found in the unrelated files.
+Each context is inserted between other words, in turn unchanged, in capitals, without punctuation, with other spacing
+and with other punctuation. No match is expected in the unrelated files.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 from hf_llm.preparation.decontamination import Decontaminator
 
 SPELLINGS = {
-    "as it is": lambda text: text,
+    "unchanged": lambda text: text,
     "capitals": str.upper,
     "no punctuation": lambda text: re.sub(r"[^\w\s]", "", text),
     "spacing": lambda text: re.sub(r" ", "\n  ", text),
@@ -22,7 +22,8 @@ SPELLINGS = {
 }
 
 
-def column(path: Path) -> list[str]:
+def read_texts(path: Path) -> list[str]:
+    """Different contexts, or texts, of a JSON Lines file."""
     rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
     return list(dict.fromkeys(row.get("context") or row["text"] for row in rows))
 
@@ -32,16 +33,17 @@ if __name__ == "__main__":
     parser.add_argument("evaluation", type=Path)
     parser.add_argument("--unrelated", nargs="+", type=Path, default=[])
     options = parser.parse_args()
-    contexts, unrelated = column(options.evaluation), [text for path in options.unrelated for text in column(path)]
+    contexts = read_texts(options.evaluation)
+    unrelated = [text for path in options.unrelated for text in read_texts(path)]
     decontaminator = Decontaminator(contexts, 13)
-    found = dict.fromkeys(SPELLINGS, 0)
-    planted = dict.fromkeys(SPELLINGS, 0)
+    detected = dict.fromkeys(SPELLINGS, 0)
+    inserted = dict.fromkeys(SPELLINGS, 0)
     for number, context in enumerate(contexts):
         spelling = list(SPELLINGS)[number % len(SPELLINGS)]
         text = f"Something else was said before. {SPELLINGS[spelling](context)} And then it went on for a while."
-        planted[spelling] += 1
-        found[spelling] += len(decontaminator.matches(text)) > 0
-    for spelling, number in planted.items():
-        print(f"{spelling}: {found[spelling]} of {number}")
+        inserted[spelling] += 1
+        detected[spelling] += len(decontaminator.matches(text)) > 0
+    for spelling, number in inserted.items():
+        print(f"{spelling}: {detected[spelling]} of {number}")
     wrong = sum(len(decontaminator.matches(text)) > 0 for text in unrelated)
-    print(f"all: {sum(found.values())} of {len(contexts)}; unrelated texts: {wrong} of {len(unrelated):,}")
+    print(f"all: {sum(detected.values())} of {len(contexts)}; unrelated texts: {wrong} of {len(unrelated):,}")

@@ -1,9 +1,9 @@
-"""Training speed of hf_llm's rows and collator, and of TRL's SFTTrainer, on the same examples with the same adapters.
+"""Training speed with hf_llm's rows and collator against TRL's SFTTrainer: the same examples and adapters, alternating.
 
 python benchmarks/finetuning.py --model_name_or_path SmolLM2.gguf --task question_answering --train_file train.jsonl
 
-Both train on completions alone, in bfloat16 where the hardware has it; TRL pads one example a row, since its packing
-needs FlashAttention. Tokens are those of the examples, without padding.
+Both train only on completions, in bfloat16 if the hardware supports it. TRL has one padded example per row, since its
+packing needs FlashAttention. Padding is not counted as tokens.
 """
 
 import argparse
@@ -30,14 +30,14 @@ def parse():
     parser.add_argument("--task", default="translation")
     parser.add_argument("--train_file")
     parser.add_argument("--max_length", type=int, default=512)
-    parser.add_argument("--rows", type=int, default=4, help="Packed rows a step; TRL's have as many tokens together.")
-    parser.add_argument("--steps", type=int, default=3, help="Timed in each round, after one that is not.")
+    parser.add_argument("--rows", type=int, default=4, help="Packed rows per step; TRL gets about as many tokens.")
+    parser.add_argument("--steps", type=int, default=3, help="Timed steps of each round, after one untimed step.")
     parser.add_argument("--rounds", type=int, default=3)
     return parser.parse_args()
 
 
 class StepTimes(TrainerCallback):
-    """When each step ended."""
+    """Records when each step ended."""
 
     def on_train_begin(self, *args, **kwargs):
         self.ends = []
@@ -46,8 +46,8 @@ class StepTimes(TrainerCallback):
         self.ends.append(time.perf_counter())
 
 
-class Counting:
-    """A collator that adds up the tokens of its rows."""
+class CountTokens:
+    """A collator that counts the tokens and batches that it is called with."""
 
     def __init__(self, collator):
         self.collator, self.tokens, self.batches = collator, 0, 0
@@ -57,8 +57,8 @@ class Counting:
         return self.collator(rows)
 
 
-def contestants(args, folder):
-    """Name -> Trainer, each with a model of its own."""
+def build_trainers(args, folder):
+    """The Trainers by their names, each with its own model."""
     model_args, adapters = ModelArguments(model_name_or_path=args.model_name_or_path), AdapterArguments(lora_r=16)
     tokenizer, task = load_tokenizer(model_args), load_task(args.task)
     data_args = DataArguments(train_file=[args.train_file] if args.train_file else None)
@@ -70,21 +70,21 @@ def contestants(args, folder):
     settings |= {"activation_checkpointing": False}  # on by default in TRL
     settings |= {"output_dir": folder, "disable_tqdm": True, "logging_strategy": "no", "use_cpu": True}
 
-    def model():
+    def load_model():
         return load_to_finetune(model_args, adapters, tokenizer, args.max_length, bf16)
 
     trainers = {}
-    for name, wanted in {"hf_llm": True, "hf_llm, all logits": False}.items():
+    for name, skip_prompts in {"hf_llm": True, "hf_llm, all logits": False}.items():
         run = TrainingArguments(per_device_train_batch_size=args.rows, remove_unused_columns=False, **settings)
-        new = model()
-        collator = PackingCollator(tokenizer.pad_token_id, skip_prompts=wanted and can_skip_prompts(new, run))
-        trainers[name] = Trainer(new, run, data_collator=collator, train_dataset=packed)
-    examples = max(1, round(args.rows * report.documents / report.rows))
-    run = SFTConfig(per_device_train_batch_size=examples, max_length=args.max_length, **settings)
-    # TRL takes token ids as they are, with a mask of what is trained on.
+        model = load_model()
+        collator = PackingCollator(tokenizer.pad_token_id, skip_prompts=skip_prompts and can_skip_prompts(model, run))
+        trainers[name] = Trainer(model, run, data_collator=collator, train_dataset=packed)
+    batch_size = max(1, round(args.rows * report.documents / report.rows))
+    run = SFTConfig(per_device_train_batch_size=batch_size, max_length=args.max_length, **settings)
+    # TRL accepts token ids, with a mask of the tokens to train on.
     masks = [[int(label != -100) for label in labels] for labels in features["labels"]]
-    given = Dataset.from_dict({"input_ids": features["input_ids"], "completion_mask": masks})
-    trainers["TRL SFTTrainer"] = SFTTrainer(model(), run, train_dataset=given, processing_class=tokenizer)
+    examples = Dataset.from_dict({"input_ids": features["input_ids"], "completion_mask": masks})
+    trainers["TRL SFTTrainer"] = SFTTrainer(load_model(), run, train_dataset=examples, processing_class=tokenizer)
     return trainers
 
 
@@ -92,8 +92,8 @@ def main():
     args = parse()
     with tempfile.TemporaryDirectory() as folder:
         rates = {}
-        for name, trainer in (trainers := contestants(args, folder)).items():
-            trainer.data_collator = Counting(trainer.data_collator)
+        for name, trainer in (trainers := build_trainers(args, folder)).items():
+            trainer.data_collator = CountTokens(trainer.data_collator)
             trainer.add_callback(times := StepTimes())
             rates[name] = times, []
         for number in range(args.rounds):

@@ -1,4 +1,4 @@
-"""Completions of the same prompts by hf_llm and one by one by `pipeline`, and memory by the number of rows.
+"""Speed of generation in batches by hf_llm against `pipeline` prompt by prompt, and memory for few and many rows.
 
 python benchmarks/generation.py --model_name_or_path outputs/pretrain_tiny
 python benchmarks/generation.py --model_name_or_path FOLDER --task summarization --validation_file FILE.jsonl --rows 200
@@ -27,17 +27,19 @@ def parse():
     parser.add_argument("--model_name_or_path", required=True)
     parser.add_argument("--task", default="translation")
     parser.add_argument("--validation_file")
-    parser.add_argument("--rows", type=int, default=200, help="Prompts that both sides complete.")
-    parser.add_argument("--rounds", type=int, default=4, help="Parts of the prompts, the two sides taking turns.")
+    parser.add_argument("--rows", type=int, default=200, help="Number of prompts that both complete.")
+    parser.add_argument("--rounds", type=int, default=4, help="Number of groups of prompts; the two alternate on each.")
     parser.add_argument("--max_new_tokens", type=int, default=32)
     parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--memory_rows", type=int, nargs="*", default=[400, 4000], help="None: no memory is measured.")
-    parser.add_argument("--evaluate", type=int, help="Only evaluate this many rows, and print the peak of memory.")
+    parser.add_argument(
+        "--memory_rows", type=int, nargs="*", default=[400, 4000], help="For the memory; no value: skip."
+    )
+    parser.add_argument("--evaluate", type=int, help="Only evaluate this many rows, and print the peak bytes.")
     return parser.parse_args()
 
 
 def load(args, limit):
-    """The model in float32, so that both sides can be held to the same text, and the rows, as often as needed."""
+    """The model in float32, so that the texts of both are comparable, and `limit` rows, repeated if there are fewer."""
     task = load_task(args.task, max_new_tokens=args.max_new_tokens)
     files = [args.validation_file] if args.validation_file else None
     rows = load_rows(DataArguments(validation_file=files), TaskArguments(task=args.task), task, seed=42)["validation"]
@@ -46,6 +48,7 @@ def load(args, limit):
 
 
 def compare_speed(args):
+    """Print how many times as fast hf_llm is in each round, and how many texts are equal."""
     model, tokenizer, task, rows = load(args, args.rows)
     prompter = Prompter(tokenizer, task, max_length=model.config.max_position_embeddings)
     prompts = [tokenizer.decode(ids) for ids in encode_prompts(rows, prompter)[0]["prompt"]]
@@ -53,22 +56,23 @@ def compare_speed(args):
     options = {"max_new_tokens": args.max_new_tokens, "do_sample": False}
     seconds, same = {"hf_llm": 0.0, "pipeline": 0.0}, 0
     for start in range(args.rounds):
-        part = prompts[start :: args.rounds]
-        ids = [tokenizer(text, add_special_tokens=False).input_ids for text in part]
+        group = prompts[start :: args.rounds]
+        ids = [tokenizer(text, add_special_tokens=False).input_ids for text in group]
         begun = time.perf_counter()
         ours = complete(model, tokenizer, ids, batch_size=args.batch_size, show_progress=False, **options)
         between = time.perf_counter()
-        written = [one_by_one(text, return_full_text=False, add_special_tokens=False, **options) for text in part]
+        theirs = [one_by_one(text, return_full_text=False, add_special_tokens=False, **options) for text in group]
         ended = time.perf_counter()
         seconds["hf_llm"] += between - begun
         seconds["pipeline"] += ended - between
-        same += sum(a == b[0]["generated_text"] for a, b in zip(ours, written, strict=True))
+        same += sum(a == b[0]["generated_text"] for a, b in zip(ours, theirs, strict=True))
         print(f"round {start + 1}: pipeline / hf_llm = {(ended - between) / (between - begun):.1f}", flush=True)
     ratio = seconds["pipeline"] / seconds["hf_llm"]
-    print(f"{len(prompts)} prompts: {ratio:.1f} times as fast as one by one; {same} texts are the same")
+    print(f"{len(prompts)} prompts: {ratio:.1f} times as fast as one by one; {same} texts are equal")
 
 
 def measure_memory(args):
+    """Print the peak memory of an evaluation, each in its own process."""
     peaks = {}
     for number in args.memory_rows:
         run = [sys.executable, *sys.argv, "--evaluate", str(number)]
@@ -82,6 +86,7 @@ def measure_memory(args):
 
 
 def evaluate(args):
+    """Evaluate the model and print the peak memory of this process in bytes."""
     model, tokenizer, task, rows = load(args, args.evaluate)
     evaluate_task(model, tokenizer, task, rows, batch_size=args.batch_size, show_progress=False)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

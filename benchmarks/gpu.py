@@ -1,21 +1,22 @@
-"""Everything that only a GPU can show, in nine minutes: speed, isolation of packed documents, ZeRO, memory, generation.
+"""What only a GPU can measure, in nine minutes: speed, isolation of packed documents, ZeRO, memory, generation.
 
 python benchmarks/gpu.py --output_dir outputs/gpu                    on one GPU
 python benchmarks/gpu.py --output_dir outputs/gpu --parts pretraining,zero
-python benchmarks/gpu.py --device cpu --tiny                         all of it in small, without a GPU
+python benchmarks/gpu.py --device cpu --tiny                         small models, without a GPU
 
-On a machine without a network, `benchmarks/gpu_wheels.sh` brings the packages. Weights and tokens are random, and
-nothing is downloaded. Each row of the table is measured in a process of its own with a time limit: an error, a crash,
-too little memory or the end of the time cost that row only. The parts run in the order of PARTS, each within its share
-of the time; what a part had no time for comes last. `gpu.json` and `gpu.md` are written anew after every row.
+On a machine without a network, `benchmarks/gpu_wheels.sh` installs the packages. Weights and tokens are random, and
+nothing is downloaded. Each row of the table is measured in its own process with a time limit, so that an error, a
+crash, a lack of memory or a timeout affects only that row. The parts run in the order of PARTS, each within its share
+of the time; rows that did not fit in their share come last. `gpu.json` and `gpu.md` are rewritten after every row.
 
-Model FLOPs utilisation is FLOPs a token x tokens a second / 989e12 (H100 and H200, dense bfloat16, data sheet), with
+Model FLOPs utilisation is FLOPs per token x tokens per second / 989e12 (H100, H200: dense bfloat16, data sheet), with
 
-    full attention     6 N + 12 L H Q A FLOPs a token, forward and backward
-    causal attention   6 N +  6 L H Q A, where what the causal mask hides is not counted
+    full attention     6 N + 12 L H Q A FLOPs per token, forward and backward
+    causal attention   6 N +  6 L H Q A, without the FLOPs that the causal mask makes unnecessary
 
-N the parameters without the embedding lookup (with the head, tied or not), L layers, H heads of size Q, and A the mean
-length of the document that a token is in: 2,048 in rows of one document. Recomputation is not counted.
+where N is the number of parameters without the embedding lookup (with the head, tied or not), L the number of layers, H
+the number of heads of size Q, and A the length of the document that a token is in, averaged over the tokens: 2,048 in
+rows of one document. Recomputation is not counted.
 """
 
 import argparse
@@ -35,12 +36,12 @@ from importlib import import_module, metadata
 from multiprocessing.connection import wait
 from pathlib import Path
 
-# A process that has asked the GPU anything cannot fork others that use it: the driver's library answers instead.
+# A process that has used CUDA cannot fork others that use it; with this, NVML answers whether there is a GPU.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 for variable, value in {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "DS_BUILD_OPS": "0"}.items():
     os.environ.setdefault(variable, value)
 
-PARTS = {  # seconds of each of nine minutes
+PARTS = {  # seconds of each part, of nine minutes in all
     "pretraining": 250,
     "finetuning": 70,
     "attention": 40,
@@ -54,6 +55,7 @@ COLUMNS = ("part", "model", "setting", "batch", "rate", "MFU causal", "MFU full"
 
 
 def pretraining_cells() -> list[dict]:
+    """The cells of the part `pretraining`; see `all_cells`."""
     gpt2, small, large = "GPT-2 124M", "Llama 350M", "Llama 1B"
     batches = {gpt2: [32, 16, 8], small: [16, 8, 4], large: [8, 4, 2]}
     runs = [
@@ -87,17 +89,20 @@ def pretraining_cells() -> list[dict]:
         limit = 90 if settings.get("torch_compile") or settings.get("attention") == "flex_attention" else 40
         settings = {"by": "hf_llm"} | settings
         cell = {"model": model, "batches": batches[model], "settings": settings, "limit": limit}
-        if settings.keys() & {"activation_checkpointing", "loss"}:  # they leave room for more
+        if settings.keys() & {"activation_checkpointing", "loss"}:  # these need less memory
             cell["batches"] = [2 * batches[model][0], *batches[model][:2]]
         if limit == 90 or settings.get("attention") == "varlen" or settings.get("loss") == "Liger":
             cell["needs_gpu"] = True
         cells.append(cell)
-    cells[0]["limit"] = 60  # the first has a machine to warm up
+    cells[0]["limit"] = 60  # the first one includes the start of the machine
     return cells
 
 
 def all_cells() -> dict[str, list[dict]]:
-    """The cells of each part: model, settings, micro-batches to try from the largest on, and seconds at most."""
+    """The cells of each part, which become rows of the table.
+
+    Each has a model, settings, micro-batches to try in this order, and a time limit in seconds.
+    """
     finetuning = [
         {"model": model, "settings": {"data": data, "by": by, "lora": lora}, "batches": [16, 8]}
         for model, data, lora in (
@@ -153,19 +158,19 @@ def all_cells() -> dict[str, list[dict]]:
     return parts
 
 
-WORDS = {"by": "{}", "data": "{}", "attention": "{} attention", "loss": "{} loss", "length": "{} tokens"}
+SETTING_FORMATS = {"by": "{}", "data": "{}", "attention": "{} attention", "loss": "{} loss", "length": "{} tokens"}
 
 
-def in_words(settings: dict) -> str:
-    """`{"by": "hf_llm", "attention": "varlen"}` -> `hf_llm, varlen attention`."""
+def describe_settings(settings: dict) -> str:
+    """Describe the settings of a cell: `{"by": "hf_llm", "attention": "varlen"}` -> `hf_llm, varlen attention`."""
     if "stage" in settings:
         return f"ZeRO-{settings['stage']}" if settings["stage"] else "no DeepSpeed"
-    words = [WORDS[name].format(value) for name, value in settings.items() if name in WORDS]
+    words = [SETTING_FORMATS[name].format(value) for name, value in settings.items() if name in SETTING_FORMATS]
     return ", ".join(words + [name.replace("_", " ") for name, value in settings.items() if value is True])
 
 
 class Table:
-    """The results so far, on the screen and in two files that are always complete."""
+    """Prints the results so far, and writes them to two files that are always complete."""
 
     def __init__(self, folder: Path, about: dict):
         self.folder, self.about, self.rows = folder, about, []
@@ -187,18 +192,19 @@ class Table:
         shares = [f"{row[name]:.1%}" if name in row else "" for name in ("mfu_causal", "mfu_full")]
         peak = f"{row['peak_gib']:.1f}" if row.get("peak_gib") else ""
         note, seconds = str(row.get("note", "")).replace("|", "/"), f"{row['seconds']:.0f}"
-        what = [row["part"], row["model"], in_words(row["settings"]), str(row["batch"])]
-        return f"| {' | '.join([*what, rate, *shares, peak, note, seconds])} |"
+        cells = [row["part"], row["model"], describe_settings(row["settings"]), str(row["batch"])]
+        return f"| {' | '.join([*cells, rate, *shares, peak, note, seconds])} |"
 
     def write(self, name: str, text: str) -> None:
-        beside = self.folder / f".{name}"
-        beside.write_text(text + "\n", encoding="utf-8")
-        os.replace(beside, self.folder / name)
+        temporary = self.folder / f".{name}"
+        temporary.write_text(text + "\n", encoding="utf-8")
+        os.replace(temporary, self.folder / name)
 
 
-def work(answers, log: str, job: tuple) -> None:
-    """Runs in a process of its own: measure one cell, with all that is printed in the log."""
-    os.setsid()  # so that its own processes end with it
+def measure_cell(results, log: str, job: tuple) -> None:
+    """Measure one cell in its own process, whose output goes to the log, and send the result through a pipe."""
+    os.setsid()  # a group of processes, which are killed together
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     with open(log, "a") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
@@ -209,19 +215,27 @@ def work(answers, log: str, job: tuple) -> None:
         traceback.print_exc()
         lines = str(error).strip().splitlines() or [""]
         result = {"note": f"{type(error).__name__}: {lines[0][:160]}", "failed": True}
-    answers.send(result)
-    answers.close()
+    results.send(result)
+    results.close()
     sys.stdout.flush()
-    os._exit(0)  # threads of compilers and data loaders need not end in order
+    os._exit(0)  # without waiting for threads of compilers and data loaders
 
 
-def run_apart(context, target, arguments: tuple, limit: float) -> dict:
-    """The answer of a process, or what became of it."""
+def run_in_process(context, target, arguments: tuple, limit: float) -> dict:
+    """Run a function in its own process; return the result that it sends, or a note of how the process ended.
+
+    Args:
+        target: called with the end of a pipe to send to, and `arguments`.
+        limit: seconds after which the process is killed.
+    """
     reader, writer = context.Pipe(duplex=False)
     process = context.Process(target=target, args=(writer, *arguments))
+    # While a process is forked, Python ignores exceptions of callbacks, and so would ignore the exit at SIGTERM.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     process.start()
-    writer.close()
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        writer.close()
         wait([reader, process.sentinel], limit)
         if reader.poll():
             return reader.recv()
@@ -242,71 +256,73 @@ def run_cell(context, args, log: str, shared: str, cell: dict, limit: float, fit
     """Measure a cell with the largest of its micro-batches that fits.
 
     Args:
-        fitted: largest micro-batch of earlier cells with the same model and choice; larger ones are not tried again.
+        fitted: largest micro-batch that fitted for earlier cells with the same model and micro-batches; larger ones are
+            not tried again.
     """
-    begun, choice = time.monotonic(), (cell["part"], cell["model"], *cell["batches"])
+    begun, key = time.monotonic(), (cell["part"], cell["model"], *cell["batches"])
     if args.device == "cpu" and cell.get("needs_gpu"):
         return {"batch": "", "note": "needs a GPU", "seconds": 0}
-    for batch in [2] if args.tiny else [size for size in cell["batches"] if size <= fitted.get(choice, size)]:
+    for batch in [2] if args.tiny else [size for size in cell["batches"] if size <= fitted.get(key, size)]:
         left = limit - (time.monotonic() - begun)
         job = (cell["part"], args.device, args.tiny, shared, batch, {"model": cell["model"]} | cell["settings"])
-        result = run_apart(context, work, (log, job), left)
+        result = run_in_process(context, measure_cell, (log, job), left)
         if not result.pop("out_of_memory", False):
             if "failed" not in result:
-                fitted[choice] = batch
+                fitted[key] = batch
             break
         result = {"note": "out of memory", "failed": True}
     return {"batch": batch, **result, "seconds": time.monotonic() - begun}
 
 
-def probe(answers) -> None:
-    """Runs in a process of its own: which GPU there is, and that this process may use it."""
+def probe(results) -> None:
+    """Use the GPU from another process, and send its name and memory through a pipe."""
     import torch
 
     ones = torch.ones(64, 64, dtype=torch.bfloat16, device="cuda")
-    (ones @ ones).sum().item()  # loads the large libraries, which the first cell need not wait for then
-    answers.send({"device": torch.cuda.get_device_name(), "GiB": round(torch.cuda.mem_get_info()[1] / 2**30, 1)})
+    (ones @ ones).sum().item()  # loads large libraries, so that the first cell does not wait for them
+    results.send({"device": torch.cuda.get_device_name(), "GiB": round(torch.cuda.mem_get_info()[1] / 2**30, 1)})
 
 
 def start(device: str):
-    """How processes are started, and what they run on.
+    """Choose how processes are started, and describe the device.
 
-    Forked ones have all imports already. That works while this process has not used the GPU, as an import might: then
-    fewer are imported, and if that does not help either each process imports all anew.
+    Forked processes have all imports already, but can use the GPU only if this process has not. If an import has used
+    it, this program restarts with fewer imports; if that does not help, each process is spawned and imports everything.
     """
     import_module("gpu_parts")
     fork = multiprocessing.get_context("fork")
     if device == "cpu":
         import_module("deepspeed")
         return fork, {"device": "cpu"}
-    about = run_apart(fork, probe, (), 120)
+    about = run_in_process(fork, probe, (), 120)
     if "device" in about and FEWER_IMPORTS not in os.environ:
         import_module("deepspeed")  # which every Trainer imports
-        if "device" not in run_apart(fork, probe, (), 120):
+        if "device" not in run_in_process(fork, probe, (), 120):
             os.environ[FEWER_IMPORTS] = "1"
             os.execv(sys.executable, [sys.executable, *sys.argv])
     if "device" in about:
         return fork, about | {"processes": "fork"}
     spawn = multiprocessing.get_context("spawn")
-    about = run_apart(spawn, probe, (), 120)
+    about = run_in_process(spawn, probe, (), 120)
     if "device" not in about:
         fail(f"the GPU cannot be used: {about['note']}")
     return spawn, about | {"processes": "spawn"}
 
 
 def fail(message: str) -> None:
+    """Print an error in one line and exit with status 2."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", default="outputs/gpu", help="gets gpu.md, gpu.json and gpu.log")
+    parser.add_argument("--output_dir", default="outputs/gpu", help="folder of gpu.md, gpu.json and gpu.log")
     parser.add_argument("--parts", default=",".join(PARTS), help="separated by commas; default: all")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="models of two small layers, short rows, few steps")
-    parser.add_argument("--minutes", type=float, default=9, help="after which no cell runs any more")
-    parser.add_argument("--check_imports", action="store_true", help="only import what the cells need")
+    parser.add_argument("--tiny", action="store_true", help="use models of two small layers, short rows, few steps")
+    parser.add_argument("--minutes", type=float, default=9, help="time limit of the whole run")
+    parser.add_argument("--check_imports", action="store_true", help="only import what is needed, print versions")
     args = parser.parse_args()
     args.parts = [part.strip() for part in args.parts.split(",") if part.strip()]
     if unknown := [part for part in args.parts if part not in PARTS]:
@@ -315,7 +331,7 @@ def parse() -> argparse.Namespace:
 
 
 def check_imports() -> None:
-    """Import what the cells import, and print the versions."""
+    """Import what the cells import, and print the versions of the packages."""
     missing = []
     for name in ["gpu_parts", *import_module("gpu_parts").LATE_IMPORTS]:
         try:
@@ -328,6 +344,7 @@ def check_imports() -> None:
 
 
 def version(name: str) -> str:
+    """Version of a package, or `missing`."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -346,7 +363,7 @@ def main():
     if args.device == "cuda" and not torch.cuda.is_available():
         fail("there is no GPU here: add `--device cpu --tiny` to try all of it without one")
     warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the process at work ends too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # also ends the process of the current cell
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     log = str(folder / "gpu.log")
@@ -356,7 +373,7 @@ def main():
     table, deadline = Table(folder, about), begun + 60 * args.minutes
     with tempfile.TemporaryDirectory(dir=roomy_folder()) as shared:
         left, fitted = {part: all_cells()[part] for part in args.parts}, {}
-        for last in (False, True):  # at last, what its part had no time for
+        for last in (False, True):  # the second time, the cells for which their part had no time
             for part, cells in left.items():
                 end = deadline if last else time.monotonic() + PARTS[part] * args.minutes / 9
                 for cell in list(cells):
@@ -365,11 +382,11 @@ def main():
                         cells.remove(cell)
                         table.add(cell, run_cell(context, args, log, shared, cell, limit, fitted))
         for cell in [cell for cells in left.values() for cell in cells]:
-            table.add(cell, {"batch": "", "note": "not run: the time was over", "seconds": 0})
+            table.add(cell, {"batch": "", "note": "not run: the time limit was reached", "seconds": 0})
 
 
 def roomy_folder() -> str | None:
-    """Memory where there is enough of it: models are saved as at the end of a real run, and the disk may be slow."""
+    """A folder in memory if it has enough room, else None: models are saved to it, and the disk may be slow."""
     folder = "/dev/shm"
     return folder if os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > 24e9 else None
 

@@ -1,4 +1,4 @@
-"""What `benchmarks/gpu.py` measures: each public function here is one cell, run in a process of its own."""
+"""The measurements of `benchmarks/gpu.py`: each function in MEASURE measures a cell, in a process of its own."""
 
 import gc
 import importlib.util
@@ -35,7 +35,7 @@ from hf_llm.models.loading import add_adapter
 from hf_llm.training.run import run_training
 from hf_llm.training.throughput import flops_per_token, mean_attended_length
 
-# Also imported, where they are used: they take seconds, and not every cell needs them.
+# Imported where they are used, because they take seconds and not every cell needs them.
 LATE_IMPORTS = ["trl", "deepspeed", "deepspeed.runtime.chunked_cross_entropy", "liger_kernel.transformers"]
 
 MODELS = {
@@ -74,7 +74,7 @@ MODELS = {
     ),
 }
 TINY = {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-# Tokens of prompt and completion of 48 examples drawn from each training set, byte-level BPE of 16,384 entries.
+# Lengths in tokens of the prompts and completions of 48 examples from each training set (BPE with 16,384 entries).
 EXAMPLES = {
     "SQuAD": (
         "151 133 210 304 292 286 211 100 194 183 279 493 608 303 150 245 165 314 279 122 144 223 97 192 143 309 169 "
@@ -90,7 +90,7 @@ EXAMPLES = {
 
 
 class Machine:
-    """Where a cell runs: device, sizes, and a folder in memory for what it writes."""
+    """The device and the scale of a cell, and a folder for its files."""
 
     def __init__(self, device: str, tiny: bool, shared: str):
         self.device, self.tiny, self.shared = torch.device(device), tiny, Path(shared)
@@ -99,14 +99,16 @@ class Machine:
         datasets.disable_progress_bars()
 
     def synchronize(self) -> None:
+        """Wait until the device has finished its work."""
         if self.on_gpu:
             torch.cuda.synchronize()
 
     def peak_gib(self) -> float | None:
+        """Peak memory of the GPU in GiB; None on a CPU."""
         return torch.cuda.max_memory_allocated() / 2**30 if self.on_gpu else None
 
     def model(self, name: str, attention: str = "sdpa", dtype: torch.dtype = torch.float32):
-        """A model with random weights, always the same."""
+        """A model with random weights, which are the same every time."""
         kind, shape = MODELS[name]
         if kind == "gpt2":
             shape = shape | {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
@@ -126,10 +128,11 @@ class Machine:
         return model
 
     def arguments(self, batch: int, steps: int, **more) -> TrainingArguments:
-        """The settings that all Trainers share."""
+        """Arguments of a Trainer: `settings` and further ones."""
         return TrainingArguments(**(self.settings(batch, steps) | more))
 
     def settings(self, batch: int, steps: int) -> dict:
+        """The arguments that all Trainers share."""
         return {
             "output_dir": self.folder,
             "max_steps": steps,
@@ -149,14 +152,16 @@ class Machine:
         }
 
     def length(self, tokens: int) -> int:
+        """A number of tokens, divided by 32 for a tiny run."""
         return tokens // 32 if self.tiny else tokens
 
 
 class Windows(TrainerCallback):
-    """Times windows of steps between two synchronizations of the device, after steps that warm up.
+    """Times three windows of steps, each between two synchronizations of the device, after some untimed steps.
 
     Args:
-        steps: in each of three windows.
+        warm_up: number of untimed steps.
+        steps: number of steps in each window.
     """
 
     def __init__(self, machine: Machine, warm_up: int, steps: int):
@@ -167,23 +172,25 @@ class Windows(TrainerCallback):
         self.step_done(state.global_step)
 
     def step_done(self, step: int) -> None:
+        """Record the time if a window starts or ends after this step."""
         if step >= self.warm_up and (step - self.warm_up) % self.steps == 0:
             self.machine.synchronize()
             self.marks.append(time.perf_counter())
 
     def step_seconds(self) -> float:
+        """Seconds per step: the median of the windows."""
         return statistics.median(np.diff(self.marks)) / self.steps
 
 
 def windows(machine: Machine, model: str, compiled: bool = False) -> Windows:
-    """Fewer steps of larger models, whose steps take longer."""
+    """The timer for a model: fewer steps for larger models, whose steps take longer."""
     if machine.tiny:
         return Windows(machine, warm_up=1, steps=1)
     return Windows(machine, 6 if compiled else 2, {"GPT-2 124M": 4, "Llama 350M": 3}.get(model, 2))
 
 
 def pretraining_rows(machine: Machine, model, count: int, one_document: bool) -> Dataset:
-    """Rows of 2,048 random tokens, of one document each or of documents whose mean is 680 tokens."""
+    """Packed rows of 2,048 random tokens: one document each, or documents with a mean length of 680 tokens."""
     draw, length = np.random.default_rng(0), machine.length(2048)
     if one_document:
         sizes = np.full(count, length)
@@ -197,7 +204,7 @@ def pretraining_rows(machine: Machine, model, count: int, one_document: bool) ->
 
 
 def stack(rows: list[dict]) -> dict[str, torch.Tensor]:
-    """The collator of stock rows: documents see each other."""
+    """Make a batch without positions, in which the documents of a row attend to each other."""
     width = max(len(row["input_ids"]) for row in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     for i, row in enumerate(rows):
@@ -206,6 +213,7 @@ def stack(rows: list[dict]) -> dict[str, torch.Tensor]:
 
 
 def install_loss(model, loss: str | None) -> None:
+    """Replace the loss of the model by DeepSpeed's chunked one if `loss` is `chunked`."""
     if loss == "chunked":
         from deepspeed.runtime.chunked_cross_entropy import install_chunked_causal_lm_loss
 
@@ -222,7 +230,7 @@ def pretrain(
     one_document: bool = False,
     **settings,
 ) -> dict:
-    """Pretraining steps by `run_training`, by the stock Trainer or by a bare loop."""
+    """Tokens per second of pretraining: by `run_training`, by the stock Trainer, or by a bare loop."""
     net = machine.model(model, attention)
     install_loss(net, loss)
     timer = windows(machine, model, settings.get("torch_compile", False))
@@ -243,11 +251,12 @@ def pretrain(
 
 
 def mean_tokens(rows: Dataset) -> float:
+    """Mean number of tokens per row."""
     return sum(int(np.sum(lengths)) for lengths in rows["lengths"]) / len(rows)
 
 
 def train(machine: Machine, net, args: TrainingArguments, rows: Dataset, timer: Windows | None, collator) -> Trainer:
-    """Train by `run_training` where the collator is ours, which then proves isolation; else by the Trainer alone."""
+    """Train by `run_training`, which checks isolation, if the collator is hf_llm's, and else by `Trainer.train`."""
     ours = isinstance(collator, PackingCollator)
     if not ours:
         args.include_num_input_tokens_seen = "no"
@@ -262,7 +271,7 @@ def train(machine: Machine, net, args: TrainingArguments, rows: Dataset, timer: 
 
 
 def bare_loop(machine: Machine, net, rows: Dataset, batch: int, timer: Windows) -> None:
-    """The loop that one would write by hand: the same optimizer, precision and clipping as the Trainer's."""
+    """Train in a minimal loop, with the optimizer, precision and clipping of the Trainer."""
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=machine.on_gpu)
     net.train()
     for step in range(timer.total):
@@ -278,10 +287,12 @@ def bare_loop(machine: Machine, net, rows: Dataset, batch: int, timer: Windows) 
 
 
 def finetune(machine: Machine, batch: int, model: str, data: str, by: str, lora: bool = False) -> dict:
-    """Fine-tuning on rows as long as real ones: packed, padded, and by TRL, with equally many tokens a step.
+    """Tokens per second of fine-tuning on examples of real lengths: packed, padded, or by TRL.
+
+    A step has about the same number of tokens in each.
 
     Args:
-        batch: packed rows of 1,024 tokens.
+        batch: number of packed rows of 1,024 tokens per step.
         by: packed, padded or TRL.
     """
     net = machine.model(model, dtype=torch.bfloat16 if lora and machine.on_gpu else torch.float32)
@@ -290,7 +301,7 @@ def finetune(machine: Machine, batch: int, model: str, data: str, by: str, lora:
     timer, length = windows(machine, model), 1024
     prompts, completions = (np.array(list(map(int, text.split()))) for text in EXAMPLES[data])
     sizes = prompts + completions
-    examples = max(1, round(batch * length / sizes.mean()))  # of a step
+    examples = max(1, round(batch * length / sizes.mean()))  # per step
     drawn = np.random.default_rng(0).integers(0, len(sizes), examples * timer.total)
     ids = [np.random.default_rng(i).integers(1, 256, sizes[kind]).tolist() for i, kind in enumerate(drawn)]
     trained = [[0] * prompts[kind] + [1] * completions[kind] for kind in drawn]
@@ -311,9 +322,10 @@ def finetune(machine: Machine, batch: int, model: str, data: str, by: str, lora:
 
 
 def train_by_trl(machine: Machine, net, batch: int, timer: Windows, rows: Dataset) -> None:
+    """Train by TRL's SFTTrainer, on padded rows with a mask of the completions."""
     from trl import SFTConfig, SFTTrainer
 
-    settings = machine.settings(batch, timer.total) | {"activation_checkpointing": False}  # which TRL switches on
+    settings = machine.settings(batch, timer.total) | {"activation_checkpointing": False}  # the default of TRL is on
     args = SFTConfig(**settings | {"remove_unused_columns": True}, max_length=1024)
     trainer = SFTTrainer(net, args, train_dataset=rows, processing_class=words_tokenizer(256))
     trainer.add_callback(timer)
@@ -321,7 +333,7 @@ def train_by_trl(machine: Machine, net, batch: int, timer: Windows, rows: Datase
 
 
 def words_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
-    """A tokenizer of the words `w1 w2 ...`, made here since nothing is downloaded."""
+    """A tokenizer whose tokens are the words `w1`, `w2` and so on."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -334,7 +346,7 @@ def words_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
 
 
 def check_attention(machine: Machine, batch: int, model: str, attention: str) -> dict:
-    """What a token sees, and packed against separate logits, in float32 and bfloat16."""
+    """Leaks between documents and from later tokens, and packed against separate logits, in float32 and bfloat16."""
     if attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
         return {"note": "flash-attn is not installed"}
     notes = []
@@ -343,10 +355,10 @@ def check_attention(machine: Machine, batch: int, model: str, attention: str) ->
             net = machine.model(model, attention, dtype).eval()
             figures = isolation_leak(net, PackingCollator(0)), causality_leak(net, PackingCollator(0))
             figures += (packed_difference(machine, net),)
-            found = "isolation leak {:.1e}, causality leak {:.1e}, packed against separate {:.1e}".format(*figures)
+            result = "isolation leak {:.1e}, causality leak {:.1e}, packed against separate {:.1e}".format(*figures)
         except (RuntimeError, ValueError, TypeError, ImportError) as error:
-            found = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:100]}"
-        notes.append(f"{str(dtype).removeprefix('torch.')}: {found}")
+            result = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:100]}"
+        notes.append(f"{str(dtype).removeprefix('torch.')}: {result}")
         net = None
         gc.collect()
     return {"note": "; ".join(notes)}
@@ -354,7 +366,7 @@ def check_attention(machine: Machine, batch: int, model: str, attention: str) ->
 
 @torch.no_grad()
 def packed_difference(machine: Machine, net) -> float:
-    """Largest difference of the logits of documents in one row to each in its own, relative to the largest logit."""
+    """Largest difference between the logits of packed and of separate documents, relative to the largest logit."""
     lengths = [machine.length(size) for size in (832, 64, 704, 160, 288)]
     ids = np.random.default_rng(1).integers(1, net.config.vocab_size, sum(lengths))
     starts, collator = np.cumsum(lengths) - lengths, PackingCollator(0)
@@ -370,7 +382,7 @@ def packed_difference(machine: Machine, net) -> float:
 
 
 def zero(machine: Machine, batch: int, model: str, stage: int | None) -> dict:
-    """Losses of eight steps from the same weights under a ZeRO stage, against those of no DeepSpeed."""
+    """Losses of eight steps under a ZeRO stage, compared with those without DeepSpeed from the same weights."""
     saved = machine.shared / f"weights-{model.replace(' ', '-')}"
     if not saved.exists():
         machine.model(model).save_pretrained(saved)
@@ -394,9 +406,9 @@ def zero(machine: Machine, batch: int, model: str, stage: int | None) -> dict:
     note = f"loss {losses[0]:.4f} to {losses[-1]:.4f}"
     if stage is not None and reference.exists():
         pairs = zip(losses, json.loads(reference.read_text()), strict=True)
-        note += f", largest difference to no DeepSpeed {max(abs(a - b) for a, b in pairs):.1e}"
+        note += f", largest difference to those without DeepSpeed {max(abs(a - b) for a, b in pairs):.1e}"
     if stage is not None:
-        note += ", in force"  # otherwise run_training raises
+        note += ", in force"  # or run_training would raise an error
     return {"note": note, "losses": losses}
 
 
@@ -417,13 +429,13 @@ def memory(
 
 
 def generate(machine: Machine, batch: int, model: str, by: str) -> dict:
-    """Prompts per second of 32 new tokens each, by `complete` and by transformers' pipeline."""
+    """Prompts per second, with 32 new tokens each, by `complete` or by transformers' pipeline."""
     net = machine.model(model, dtype=torch.bfloat16 if machine.on_gpu else torch.float32).eval()
     tokenizer, draw = words_tokenizer(net.config.vocab_size), np.random.default_rng(0)
     sizes = [int(size) for size in EXAMPLES["SQuAD"][0].split()] * 4
     sizes = sizes[:6] if machine.tiny else sizes
     prompts = [" ".join(f"w{i}" for i in draw.integers(1, net.config.vocab_size, size)) for size in sizes]
-    net.generation_config.eos_token_id = None  # random weights would end here and there
+    net.generation_config.eos_token_id = None  # random weights generate it at random
     options = {"max_new_tokens": 2 if machine.tiny else 32, "do_sample": False}
     if by == "hf_llm":
 
@@ -445,11 +457,11 @@ def generate(machine: Machine, batch: int, model: str, by: str) -> dict:
     return {"rate": len(prompts) / (time.perf_counter() - begun), "unit": "prompts/s"}
 
 
-documents: dict[str, object] = {}  # of the batch that is in the model: cumulative lengths, and the longest
+documents: dict[str, object] = {}  # of the current batch: cumulative lengths, and the longest length
 
 
 def find_documents(model, args, kwargs) -> None:
-    """A forward pre-hook: where documents begin, from positions that restart."""
+    """Forward pre-hook that finds the documents of a batch: each starts at position 0."""
     positions = kwargs["position_ids"]
     starts = (positions.flatten() == 0).nonzero().flatten()
     ends = torch.cat([starts, starts.new_tensor([positions.numel()])])
@@ -457,9 +469,9 @@ def find_documents(model, args, kwargs) -> None:
 
 
 def register_varlen() -> None:
-    """Attention by `torch.nn.attention.varlen.varlen_attn`, without a mask: one kernel for all documents of a batch.
+    """Register attention by `torch.nn.attention.varlen.varlen_attn`: one kernel for all documents of a batch, no mask.
 
-    It takes half precision only: float32 is computed in bfloat16.
+    It supports only half precision, so float32 is computed in bfloat16.
     """
     from torch.nn.attention.varlen import varlen_attn
 
@@ -488,7 +500,7 @@ MEASURE = {
 
 
 def measure(part: str, device: str, tiny: bool, shared: str, batch: int, settings: dict) -> dict:
-    """One row of the table. Called in a process of its own."""
+    """Measure one row of the table, in its own process."""
     machine = Machine(device, tiny, shared)
     try:
         row = MEASURE[part](machine, batch, **settings)

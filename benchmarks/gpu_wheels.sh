@@ -1,18 +1,18 @@
 #!/bin/bash
 # The packages that `benchmarks/gpu.py` needs on a GPU machine without a network.
 #
-#   benchmarks/gpu_wheels.sh gather  [FOLDER]        here: wheels for Python 3.12 on x86-64 Linux into FOLDER (.whl)
-#   benchmarks/gpu_wheels.sh install [FOLDER] [SITE] there: into SITE (/tmp/site) without a network, then check the imports
+#   benchmarks/gpu_wheels.sh gather  [FOLDER]         with a network: wheels for Python 3.12 on x86-64 Linux into FOLDER (.whl)
+#   benchmarks/gpu_wheels.sh install [FOLDER] [SITE]  on the GPU machine: into SITE (/tmp/site), then check the imports
 #
-# The machine has Python 3.12, torch 2.11, transformers 5.17, tokenizers, huggingface_hub, accelerate, peft, numpy,
-# pandas, pyarrow, sacrebleu, regex, scipy and the usual rest. The versions here are those of constraints.txt.
+# The GPU machine has Python 3.12 with torch 2.11, transformers 5.17, tokenizers, huggingface_hub, accelerate, peft,
+# numpy, pandas, pyarrow, sacrebleu, regex, scipy and common packages. The wheels have the versions of constraints.txt.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 LIMIT_MIB=64
 WHEELS="transformers tokenizers peft datasets dill multiprocess evaluate trl fastokens nltk gguf zstandard
         defusedxml pydantic pydantic_core typing-inspection hjson lazy-loader"
 NOT_PINNED="annotated-types==0.8.0 liger-kernel==0.8.5"
-SOURCES="deepspeed rouge_score"  # no wheels in the index: built here, without compiled operators
+SOURCES="deepspeed rouge_score"  # the index has no wheels: built by gather, without compiled operators
 
 fail() { echo "error: $*" >&2; exit 2; }
 

@@ -1,12 +1,12 @@
-"""Near-deduplication of a file, end to end: hf_llm against datasketch and datatrove, alternating, and the truth.
+"""Near-deduplication of a file, end to end: hf_llm against datasketch and datatrove, alternating, and exact results.
 
     pip install datasketch 'datatrove[io,processing]' spacy 'xxhash<4'
     python benchmarks/near_duplicates.py
     python benchmarks/near_duplicates.py --documents 40000 --rounds 3 --ray
 
-The text is source and documentation of this machine's own installation, cut into pieces of about a kilobyte, with
-planted copies: equal ones, and with 1 % and 20 % of the words changed. Each tool reads one JSON Lines file and writes
-what it keeps; all that hf_llm does beside it is off, but for its manifest and report.
+The text is Python source of this machine's installed packages, split into documents of about a kilobyte, with inserted
+copies: equal ones, and ones with 1 % and 20 % of the words changed. Each tool reads one JSON Lines file and writes the
+documents that it keeps. Other steps of hf_llm are turned off; it still writes its manifest and report.
 """
 
 import argparse
@@ -33,9 +33,9 @@ from hf_llm.preparation.pipeline import prepare
 THRESHOLD, NGRAM = 0.8, 5
 
 
-def pieces(megabytes: float, rng: random.Random) -> list[str]:
-    """Documents cut at line ends, of 500 to 2,500 characters."""
-    found = []
+def split_documents(megabytes: float, rng: random.Random) -> list[str]:
+    """Split local documents at line ends, into documents of 600 to 2,500 characters."""
+    documents = []
     for document in local_documents(megabytes):
         piece, size = [], rng.randrange(600, 1700)
         for line in document.split("\n"):
@@ -43,35 +43,36 @@ def pieces(megabytes: float, rng: random.Random) -> list[str]:
             if sum(map(len, piece)) > size:
                 text = "\n".join(piece)
                 if len(text) < 2500 and len(text.split()) > 50:
-                    found.append(text)
+                    documents.append(text)
                 piece, size = [], rng.randrange(600, 1700)
-    return found
+    return documents
 
 
-def with_planted(texts: list[str], rng: random.Random) -> list[str]:
-    """A fifth as many copies again: equal, with 1 % and with 20 % of the words changed, in any order."""
-    planted = []
+def insert_copies(texts: list[str], rng: random.Random) -> list[str]:
+    """Insert a quarter as many copies in random order: equal, and with 1 % and 20 % of the words changed."""
+    copies = []
     for share in itertools.islice(itertools.cycle([0, 0.01, 0.2]), len(texts) // 4):
         changed = rng.choice(texts).split(" ")
-        for place in rng.sample(range(len(changed)), min(len(changed), -int(-share * len(changed) // 1))):
-            changed[place] = f"w{rng.randrange(10**6)}"
-        planted.append(" ".join(changed))
-    return rng.sample(texts + planted, len(texts) + len(planted))
+        for position in rng.sample(range(len(changed)), min(len(changed), -int(-share * len(changed) // 1))):
+            changed[position] = f"w{rng.randrange(10**6)}"
+        copies.append(" ".join(changed))
+    return rng.sample(texts + copies, len(texts) + len(copies))
 
 
-def ngrams(text: str) -> frozenset:
-    found = segment_words(text)
-    if len(found) < NGRAM:
-        return frozenset([tuple(found)]) if found else frozenset()
-    return frozenset(zip(*(found[start:] for start in range(NGRAM)), strict=False))
+def word_ngrams(text: str) -> frozenset:
+    """The set of n-grams of words; of a shorter text all words as one n-gram."""
+    words = segment_words(text)
+    if len(words) < NGRAM:
+        return frozenset([tuple(words)]) if words else frozenset()
+    return frozenset(zip(*(words[start:] for start in range(NGRAM)), strict=False))
 
 
 def true_pairs(texts: list[str]) -> set[tuple[int, int]]:
-    """All pairs of exact Jaccard similarity 0.8 or more.
+    """All pairs with an exact Jaccard similarity of 0.8 or more.
 
-    Two such sets have one of the rarest fifth (and one more) of their members in common, so only those are looked up.
+    Two such sets share at least one of the rarest fifth of their members (plus one), so only these are looked up.
     """
-    sets, counts = list(map(ngrams, texts)), defaultdict(int)
+    sets, counts = list(map(word_ngrams, texts)), defaultdict(int)
     for grams in sets:
         for gram in grams:
             counts[gram] += 1
@@ -88,6 +89,7 @@ def true_pairs(texts: list[str]) -> set[tuple[int, int]]:
 
 
 def first_of_cluster(number: int, pairs) -> list[int]:
+    """For each of `number` documents the first one of its cluster, which the pairs connect."""
     parent = list(range(number))
 
     def root(i: int) -> int:
@@ -111,7 +113,7 @@ def with_datasketch(source: Path, folder: Path) -> list[int]:
     from datasketch import MinHash, MinHashLSH
 
     texts = [json.loads(line)["text"] for line in source.open(encoding="utf-8")]
-    grams = ([" ".join(gram).encode() for gram in ngrams(text)] for text in texts)
+    grams = ([" ".join(gram).encode() for gram in word_ngrams(text)] for text in texts)
     lsh, pairs = MinHashLSH(threshold=THRESHOLD, num_perm=120, params=(20, 6)), []
     for i, minhash in enumerate(MinHash.generator(grams, num_perm=120)):
         pairs += [(j, i) for j in lsh.query(minhash)]
@@ -134,7 +136,7 @@ def with_datatrove(source: Path, folder: Path) -> list[int]:
     config = MinhashConfig(n_grams=NGRAM, num_buckets=20, hashes_per_bucket=6)
     lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
     (folder / "in").mkdir(parents=True)
-    for part in (0, 1):  # a task reads one file: two, for the two cores
+    for part in (0, 1):  # one file for each of two workers
         half = lines[part * len(lines) // 2 : (part + 1) * len(lines) // 2]
         (folder / "in" / f"{part}.jsonl").write_text("".join(half), encoding="utf-8")
     reader, at = JsonlReader(str(folder / "in")), lambda name: str(folder / name)
@@ -160,7 +162,7 @@ def main():
     args = parser.parse_args()
 
     rng = random.Random(0)
-    texts = with_planted(rng.sample(pieces(args.documents / 600, rng), args.documents * 4 // 5), rng)
+    texts = insert_copies(rng.sample(split_documents(args.documents / 600, rng), args.documents * 4 // 5), rng)
     tools = {"hf_llm": with_hf_llm, "datasketch": with_datasketch, "datatrove": with_datatrove}
     with tempfile.TemporaryDirectory() as name:
         source = Path(name) / "documents.jsonl"
@@ -175,9 +177,9 @@ def main():
                 seconds[tool].append(time.perf_counter() - start)
         pairs = true_pairs(texts)
         truth = np.array(first_of_cluster(len(texts), pairs))
-        print(f"{len(pairs):,} pairs of Jaccard {THRESHOLD} or more")
+        print(f"{len(pairs):,} pairs with a Jaccard similarity of {THRESHOLD} or more")
         later = set(np.flatnonzero(truth != np.arange(len(texts))).tolist())
-        print("tool        times as long   recall   precision   of the documents that have an earlier near duplicate")
+        print("tool        times as long   recall   precision   of documents that duplicate an earlier one")
         for tool in args.tools:
             dropped = set(range(len(texts))) - set(kept[tool])
             ratio = [t / ours for t, ours in zip(seconds[tool], seconds["hf_llm"], strict=True)]
@@ -188,7 +190,7 @@ def main():
                 f"{right / max(len(dropped), 1):.4f}   {statistics.median(seconds[tool]):.1f} s"
             )
         if args.ray:
-            # Daft takes one runner a process.
+            # Daft allows one runner per process.
             recipe = Path(__file__).parent.parent / "recipes" / "prepare_data.py"
             command = [sys.executable, recipe, "--files", source, "--output_dir", Path(name) / "ray", "--runner", "ray"]
             subprocess.run([*command, "--clean", "false", "--anonymize", "none"], check=True, capture_output=True)

@@ -1,10 +1,10 @@
-"""Memory and time of a preparation by the size of the text, and what a killed one leaves.
+"""Memory and time of a preparation by the size of the text, and whether a killed one can be repeated.
 
 python benchmarks/preparation.py --megabytes 500 2000
 python benchmarks/preparation.py --megabytes 20 --kills 10
 
-The text is made of lines of this machine's own installation, thirty of them at random a document; a twentieth of the
-documents are copies. Memory is that of all processes together, looked at five times a second.
+Each document has thirty random lines of this machine's installed packages; a twentieth of the documents are copies. The
+memory is that of all processes together, sampled five times a second.
 """
 
 import argparse
@@ -26,7 +26,7 @@ RECIPE = Path(__file__).parent.parent / "recipes" / "prepare_data.py"
 
 
 def write_corpus(folder: Path, megabytes: float) -> None:
-    """JSON Lines files of 100 MB."""
+    """Write JSON Lines files of at most 100 MB."""
     folder.mkdir()
     rng, left, copies = random.Random(0), megabytes * 1e6, []
     lines = [line for text in local_documents(40) for line in text.split("\n") if len(line) > 20]
@@ -46,19 +46,19 @@ def command(source: Path, target: Path, flags: list[str]) -> list[str]:
     return [sys.executable, str(RECIPE), "--files", str(source), "--output_dir", str(target), *flags]
 
 
-def measured(arguments: list[str]) -> tuple[float, float]:
-    """Seconds, and the most memory in MB that the process and its children had together."""
-    start, most = time.perf_counter(), 0
+def measure(arguments: list[str]) -> tuple[float, float]:
+    """Run a command; return its seconds, and the peak memory in MB of the process and its children together."""
+    start, peak = time.perf_counter(), 0
     process = psutil.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None:
         try:
-            family = [process, *process.children(recursive=True)]
-            most = max(most, sum(member.memory_info().rss for member in family))
+            processes = [process, *process.children(recursive=True)]
+            peak = max(peak, sum(each.memory_info().rss for each in processes))
         except psutil.NoSuchProcess:
             continue
         time.sleep(0.2)
     assert process.returncode == 0, process.returncode
-    return time.perf_counter() - start, most / 1e6
+    return time.perf_counter() - start, peak / 1e6
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -66,9 +66,9 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def kill_and_repeat(source: Path, name: Path, kills: int, flags: list[str]) -> None:
-    """Kill -9 at random moments, each followed by the same command."""
-    seconds, _ = measured(command(source, name / "undisturbed", flags))
-    expected, same, rng = hashes(name / "undisturbed"), 0, random.Random(1)
+    """Kill runs by `kill -9` at random moments, repeat each with the same command, and compare the files."""
+    seconds, _ = measure(command(source, name / "uninterrupted", flags))
+    expected, same, rng = hashes(name / "uninterrupted"), 0, random.Random(1)
     for number in range(kills):
         target = name / f"killed{number}"
         process = subprocess.Popen(
@@ -80,10 +80,10 @@ def kill_and_repeat(source: Path, name: Path, kills: int, flags: list[str]) -> N
         process.wait()
         left = sorted(path.name for path in target.iterdir()) if target.exists() else []
         if not left:
-            measured(command(source, target, flags))
+            measure(command(source, target, flags))
         same += hashes(target) == expected
-        print(f"killed after {after:.1f} of {seconds:.1f} s: {'complete' if left else 'nothing'} there")
-    print(f"{same} of {kills} are the same, byte by byte, as the undisturbed run")
+        print(f"killed after {after:.1f} of {seconds:.1f} s, {'after' if left else 'before'} the folder appeared")
+    print(f"{same} of {kills} equal the uninterrupted run, byte for byte")
 
 
 def main():
@@ -99,10 +99,10 @@ def main():
             if args.kills:
                 kill_and_repeat(source, Path(name), args.kills, flags)
                 continue
-            seconds, memory = measured(command(source, Path(name) / "out", flags))
+            seconds, memory = measure(command(source, Path(name) / "out", flags))
             first = first or (seconds, memory)
             ratios = f"{seconds / first[0]:.2f} x the time, {memory / first[1]:.2f} x the memory"
-            print(f"{megabytes:,.0f} MB: {seconds:.0f} s, {memory:.0f} MB at most; {ratios} of the first", flush=True)
+            print(f"{megabytes:,.0f} MB: {seconds:.0f} s, peak {memory:.0f} MB; {ratios} of the first", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What is found of personal data, and how fast: hf_llm against the pattern recognisers of Presidio, alternating.
+"""Detection of personal data, and its speed: hf_llm against the pattern recognizers of Presidio, alternating.
 
     pip install presidio-analyzer
     python benchmarks/privacy.py FILE.jsonl [FILE.jsonl ...]
 
-Files have rows `{"text": str, "spans": [{"type", "start", "end"}]}` with Presidio's names of types. A value counts
-where the text holds a well-formed one: with a right checksum, or a number that was issued. It is found where a span of
-its type overlaps it; what is found elsewhere is wrong.
+Files have rows `{"text": str, "spans": [{"type", "start", "end"}]}` with Presidio's names of types. Only well-formed
+values count: with a valid checksum, or a number in a range that was issued. A value is detected if a span of its type
+overlaps it; a span that overlaps no value is wrong.
 """
 
 import argparse
@@ -39,49 +39,50 @@ Span = tuple[str, int, int]
 
 def with_hf_llm(text: str) -> list[Span]:
     """The spans that the anonymizer would replace, under Presidio's names."""
-    names, found = {ours: theirs for theirs, ours in TYPES.items()}, []
+    names, spans = {ours: theirs for theirs, ours in TYPES.items()}, []
     for kind in KINDS:
         for match in re.finditer(kind.pattern, text, re.ASCII) if re.search(kind.prefilter, text, re.ASCII) else ():
             start, end = match.span("value" if match.groupdict().get("value") else 0)
-            free = all(end <= other or start >= stop for _, other, stop in found)
+            free = all(end <= other or start >= stop for _, other, stop in spans)
             if free and kind.accepts(text[start:end], text[max(0, start - 40) : start], text[end : end + 12]):
-                found.append((names.get(kind.name, kind.name), start, end))
-    return found
+                spans.append((names.get(kind.name, kind.name), start, end))
+    return spans
 
 
-def presidio():
-    from presidio_analyzer import predefined_recognizers as of
+def with_presidio():
+    """A function that finds the spans by Presidio's pattern recognizers."""
+    from presidio_analyzer import predefined_recognizers
 
     recognizers = [
-        of.CreditCardRecognizer(),
-        of.EmailRecognizer(),
-        of.IbanRecognizer(),
-        of.IpRecognizer(),
-        of.PhoneRecognizer(),
-        of.UsSsnRecognizer(),
+        predefined_recognizers.CreditCardRecognizer(),
+        predefined_recognizers.EmailRecognizer(),
+        predefined_recognizers.IbanRecognizer(),
+        predefined_recognizers.IpRecognizer(),
+        predefined_recognizers.PhoneRecognizer(),
+        predefined_recognizers.UsSsnRecognizer(),
     ]
 
     def find(text: str) -> list[Span]:
-        results = [r for one in recognizers for r in one.analyze(text, one.supported_entities, None)]
+        results = [r for each in recognizers for r in each.analyze(text, each.supported_entities, None)]
         return [(r.entity_type, r.start, r.end) for r in results if r.score >= 0.4]
 
     return find
 
 
-def compare(rows: list[dict], found: list[list[Span]]) -> dict[str, Counter]:
-    """How many values of each type are there, found, and found where there is none."""
+def compare(rows: list[dict], detected: list[list[Span]]) -> dict[str, Counter]:
+    """Count for each type the values and those that are detected, and the spans and those that are right."""
     counts = {name: Counter() for name in TYPES}
-    for row, spans in zip(rows, found, strict=True):
+    for row, spans in zip(rows, detected, strict=True):
         gold = [(s["type"], s["start"], s["end"]) for s in row["spans"] if s["type"] in TYPES]
         for name, start, end in gold:
             hit = any(other == name and a < end and start < b for other, a, b in spans)
             if WELL_FORMED.get(name, bool)(row["text"][start:end]):
-                counts[name]["there"] += 1
-                counts[name]["found"] += hit
+                counts[name]["values"] += 1
+                counts[name]["detected"] += hit
         for name, start, end in spans:
             if name in TYPES:
                 counts[name]["right"] += any(other == name and a < end and start < b for other, a, b in gold)
-                counts[name]["named"] += 1
+                counts[name]["spans"] += 1
     return counts
 
 
@@ -92,19 +93,19 @@ def main():
     args = parser.parse_args()
     rows = [json.loads(line) for path in args.files for line in Path(path).read_text("utf-8").splitlines()]
     megabytes = sum(len(row["text"].encode()) for row in rows) / 1e6
-    tools, seconds = {"hf_llm": with_hf_llm, "presidio": presidio()}, {"hf_llm": [], "presidio": []}
+    tools, seconds = {"hf_llm": with_hf_llm, "presidio": with_presidio()}, {"hf_llm": [], "presidio": []}
     for _ in range(args.rounds):
         for tool, find in tools.items():
             start = time.perf_counter()
-            found = [find(row["text"]) for row in rows]
+            spans = [find(row["text"]) for row in rows]
             seconds[tool].append(time.perf_counter() - start)
             if len(seconds[tool]) < args.rounds:
                 continue
-            counts = compare(rows, found)
+            counts = compare(rows, spans)
             counts["all"] = sum(counts.values(), Counter())
             for name, c in counts.items():
-                recall, precision = c["found"] / max(c["there"], 1), c["right"] / max(c["named"], 1)
-                print(f"{tool:9} {name:14} {c['there']:4} there   recall {recall:.3f}   precision {precision:.3f}")
+                recall, precision = c["detected"] / max(c["values"], 1), c["right"] / max(c["spans"], 1)
+                print(f"{tool:9} {name:14} {c['values']:4} values   recall {recall:.3f}   precision {precision:.3f}")
     ratios = [theirs / ours for ours, theirs in zip(seconds["hf_llm"], seconds["presidio"], strict=True)]
     print(f"{megabytes:.2f} MB, times as fast in each round: {', '.join(f'{r:.1f}' for r in ratios)}")
     print(f"hf_llm {megabytes / statistics.median(seconds['hf_llm']):.1f} MB/s on one core")

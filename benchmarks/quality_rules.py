@@ -1,10 +1,11 @@
-"""The quality rules against datatrove's filters, text by text: what each drops, and how fast.
+"""The quality rules against datatrove's filters: which texts each drops, and how fast it is.
 
     pip install 'datatrove[io,processing]' spacy 'xxhash<4'
     python benchmarks/quality_rules.py FILE [FILE ...]
 
-Files are `.jsonl` with a column `text` or `context`, or any other text, one document each. datatrove takes each mark
-for a word, by spaCy. Verdicts are compared with words that are parted by spaces; the time is that of its own splitting.
+Files are `.jsonl` with a column `text` or `context`, or any other text file, which is one document. By default
+datatrove splits words by spaCy, where each punctuation mark is a word. The time is measured that way; the decisions are
+compared with words that are split at spaces.
 """
 
 import argparse
@@ -49,41 +50,43 @@ def split_by_spacy() -> None:
         module.split_into_words = SPACY
 
 
-def texts_of(path: Path) -> list[str]:
+def read_texts(path: Path) -> list[str]:
     if path.suffix != ".jsonl":
         return [path.read_text(encoding="utf-8", errors="replace")]
     rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
     return list(dict.fromkeys(row.get("text") or row["context"] for row in rows))
 
 
-def ours(rule: str, text: str) -> str | None:
+def hf_llm_reason(rule: str, text: str) -> str | None:
+    """The reason for which hf_llm drops a text; None: it is kept."""
     return RULES[rule](Page(trim_whitespace(drop_c4_lines(text)) if rule == "c4" else text))
 
 
-def theirs(rule: str, text: str) -> str | None:
-    verdict = FILTERS[rule].filter(Document(text=text, id="0"))
-    return None if verdict is True else verdict[1]
+def datatrove_reason(rule: str, text: str) -> str | None:
+    """The reason for which datatrove drops a text; None: it is kept."""
+    result = FILTERS[rule].filter(Document(text=text, id="0"))
+    return None if result is True else result[1]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path)
-    texts = [text for path in parser.parse_args().files for text in texts_of(path) if text.strip()]
+    texts = [text for path in parser.parse_args().files for text in read_texts(path) if text.strip()]
     print(f"{len(texts):,} texts")
-    print("| rule | agree | dropped here | by datatrove | times as fast |\n|---|---|---|---|---|")
+    print("| rule | same decision | dropped by hf_llm | dropped by datatrove | times as fast |\n|---|---|---|---|---|")
     for rule in RULES:
-        seconds, verdicts = [], []
-        for judge in (ours, theirs, theirs):
+        seconds, reasons = [], []
+        for find_reason in (hf_llm_reason, datatrove_reason, datatrove_reason):
             if len(seconds) == 2:
                 split_at_spaces()
             begun = time.perf_counter()
-            verdicts.append([judge(rule, text) for text in texts])
+            reasons.append([find_reason(rule, text) for text in texts])
             seconds.append(time.perf_counter() - begun)
-        here, there = verdicts[0], verdicts[2]
-        same = sum((a is None) == (b is None) for a, b in zip(here, there, strict=True)) / len(texts)
-        dropped = [len(texts) - found.count(None) for found in (here, there)]
+        ours, theirs = reasons[0], reasons[2]
+        same = sum((a is None) == (b is None) for a, b in zip(ours, theirs, strict=True)) / len(texts)
+        dropped = [len(texts) - each.count(None) for each in (ours, theirs)]
         print(f"| {rule} | {same:.1%} | {dropped[0]} | {dropped[1]} | {seconds[1] / seconds[0]:.1f} |")
-        other = Counter((a, b) for a, b in zip(here, there, strict=True) if (a is None) != (b is None))
-        for (a, b), number in other.most_common(3):
+        differences = Counter((a, b) for a, b in zip(ours, theirs, strict=True) if (a is None) != (b is None))
+        for (a, b), number in differences.most_common(3):
             print(f"    {number} x hf_llm: {a}; datatrove: {b}")
         split_by_spacy()

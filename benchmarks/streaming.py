@@ -1,9 +1,10 @@
-"""Rows from a stream: hf_llm against what the example scripts do with a streamed data set, alternating.
+"""Speed of reading rows from a stream: hf_llm against the example scripts with a streamed dataset, alternating.
 
     python benchmarks/streaming.py --megabytes 60 --rounds 3
 
-Both read one .jsonl file and give rows of 1,024 tokens without training on them. run_clm.py's way: `datasets` streams,
-`map` tokenizes 1,000 documents at a time, a second `map` joins and cuts them, dropping the rest of each batch.
+Both read one .jsonl file into rows of 1,024 tokens without training on them. In run_clm.py `datasets` streams the
+documents, `map` tokenizes 1,000 of them at a time, and a second `map` concatenates and cuts them, dropping the
+remainder of each batch.
 """
 
 import argparse
@@ -27,7 +28,7 @@ LENGTH = 1024
 
 
 def with_hf_llm(file: Path, tokenizer) -> tuple[int, int]:
-    """Tokens in rows, and tokens left out."""
+    """Count the tokens in rows, and the dropped tokens."""
     data_args = TextArguments(
         train_file=[str(file)], validation_file=[str(file)], streaming=True, max_length=LENGTH, max_eval_samples=1
     )
@@ -40,23 +41,24 @@ def with_hf_llm(file: Path, tokenizer) -> tuple[int, int]:
         tokens += len(row["input_ids"])
 
 
-def like_run_clm(file: Path, tokenizer) -> tuple[int, int]:
-    seen = 0
+def with_run_clm(file: Path, tokenizer) -> tuple[int, int]:
+    """Count the tokens in rows, and the dropped tokens, with the two `map` functions of run_clm.py."""
+    tokens_in = 0
 
     def tokenize(rows):
         return {"input_ids": tokenizer(rows["text"], return_attention_mask=False).input_ids}
 
     def group(rows):
-        nonlocal seen
+        nonlocal tokens_in
         ids = list(chain.from_iterable(rows["input_ids"]))
-        seen += len(ids)
+        tokens_in += len(ids)
         whole = len(ids) // LENGTH * LENGTH
         return {"input_ids": [ids[start : start + LENGTH] for start in range(0, whole, LENGTH)]}
 
     documents = load_dataset("json", data_files=str(file), split="train", streaming=True)
     rows = documents.map(tokenize, batched=True, remove_columns="text").map(group, batched=True)
     tokens = sum(len(row["input_ids"]) for row in rows)
-    return tokens, seen - tokens
+    return tokens, tokens_in - tokens
 
 
 if __name__ == "__main__":
@@ -71,10 +73,10 @@ if __name__ == "__main__":
         file.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
         for _ in range(options.rounds):
             rates = []
-            for way in (with_hf_llm, like_run_clm):
+            for read in (with_hf_llm, with_run_clm):
                 begun = time.perf_counter()
-                tokens, dropped = way(file, tokenizer)
+                tokens, dropped = read(file, tokenizer)
                 rates.append(tokens / (time.perf_counter() - begun))
-                print(f"{way.__name__}: {rates[-1] / 1e6:.2f} M tokens/s, {dropped:,} of {tokens + dropped:,} dropped")
+                print(f"{read.__name__}: {rates[-1] / 1e6:.2f} M tokens/s, {dropped:,} of {tokens + dropped:,} dropped")
             ratios.append(rates[0] / rates[1])
     print(f"{statistics.median(ratios):.1f} times as fast ({', '.join(f'{ratio:.1f}' for ratio in ratios)})")

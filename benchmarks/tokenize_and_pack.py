@@ -1,9 +1,9 @@
-"""Tokenize and pack against the grouping of run_clm, on the same text, alternating.
+"""Speed of tokenizing and packing against the grouping of run_clm.py, on the same text, alternating.
 
     python benchmarks/tokenize_and_pack.py
     python benchmarks/tokenize_and_pack.py --tokenizer_name FOLDER --megabytes 20 --rounds 5
 
-The text is Python source and documentation of this machine's own installation: real, and nowhere repeated.
+The text is Python source of this machine's installed packages: real text, of which nothing is repeated.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def local_documents(megabytes: float) -> list[str]:
 
 
 def group_like_run_clm(dataset: Dataset, tokenizer, max_length: int) -> tuple[Dataset, int]:
-    """Tokenize with `map`, then concatenate each map batch of 1,000 and cut it, dropping its remainder."""
+    """Tokenize with `map`, then concatenate each batch of 1,000 documents and cut it, dropping its remainder."""
     tokenized = dataset.map(lambda rows: tokenizer(rows["text"]), batched=True, remove_columns=["text"])
 
     def group(rows):
@@ -54,6 +54,7 @@ def group_like_run_clm(dataset: Dataset, tokenizer, max_length: int) -> tuple[Da
 
 
 def timed(function, *args):
+    """Call a function; return the seconds that it took, and its result."""
     start = time.perf_counter()
     result = function(*args)
     return time.perf_counter() - start, result
@@ -61,7 +62,7 @@ def timed(function, *args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokenizer_name", help="left out: a BPE of 16,384 entries trained on a part of the text")
+    parser.add_argument("--tokenizer_name", help="Default: a BPE of 16,384 entries, trained on a tenth of the text.")
     parser.add_argument("--megabytes", type=float, default=20)
     parser.add_argument("--max_length", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=5)
@@ -75,9 +76,9 @@ def main():
         if args.tokenizer_name
         else train_tokenizer(documents[::10], 16384)
     )
-    times = {"hf_llm": [], "run_clm grouping": [], "engine alone": [], "tokenizer alone": []}
+    times = {"hf_llm": [], "run_clm grouping": [], "engine only": [], "tokenizer only": []}
     for _ in range(args.rounds):
-        # A new data set each time: nothing is found in a cache.
+        # A new dataset each time, which is not in a cache.
         seconds, (rows, report) = timed(
             lambda: pack(tokenize(Dataset.from_dict({"text": documents}), tokenizer), args.max_length)
         )
@@ -86,8 +87,8 @@ def main():
             group_like_run_clm, Dataset.from_dict({"text": documents}), tokenizer, args.max_length
         )
         times["run_clm grouping"].append(seconds)
-        times["engine alone"].append(timed(fastokens_engine(tokenizer), documents)[0])
-        times["tokenizer alone"].append(timed(tokenizer_engine(tokenizer), documents)[0])
+        times["engine only"].append(timed(fastokens_engine(tokenizer), documents)[0])
+        times["tokenizer only"].append(timed(tokenizer_engine(tokenizer), documents)[0])
 
     print(f"{megabytes:.1f} MB, {len(documents)} documents, {report.tokens_in:,} tokens, rows of {args.max_length}\n")
     print("| | tokens/s (median) | against run_clm's grouping |\n|---|---|---|")
@@ -96,7 +97,7 @@ def main():
         median = statistics.median(seconds)
         print(f"| {name} | {report.tokens_in / median / 1e6:.2f} M | {base / median:.1f} x |")
     ratios = [b / a for a, b in zip(times["hf_llm"], times["run_clm grouping"], strict=True)]
-    share = statistics.median(times["engine alone"]) / statistics.median(times["hf_llm"])
+    share = statistics.median(times["engine only"]) / statistics.median(times["hf_llm"])
     kept = count_tokens(grouped)
     print(f"\nratio in each round: {', '.join(f'{ratio:.1f}' for ratio in ratios)}")
     print(f"share of the raw engine's speed: {share:.0%}")
