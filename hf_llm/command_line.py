@@ -330,7 +330,7 @@ def build(dataclass_type: type, values: dict[str, Any]) -> Any:
     """Make one dataclass from the parsed values."""
     fields = {f.name: values[f.name] for f in dataclasses.fields(dataclass_type) if f.init}
     if has_trainer([dataclass_type]):
-        from hf_llm.training.arguments import build_training_arguments
+        from hf_llm.training.training_arguments import build_training_arguments
 
         return build_training_arguments(fields, script=sys.argv[0])
     return dataclass_type(**fields)

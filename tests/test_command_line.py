@@ -230,7 +230,7 @@ def test_bfloat16_is_used_if_the_hardware_supports_it_unless_the_flag_is_given(
     parse, monkeypatch, argv, hardware, expected
 ):
     """The flag takes precedence either way."""
-    monkeypatch.setattr("hf_llm.training.arguments.has_bfloat16", lambda on_cpu: hardware)
+    monkeypatch.setattr("hf_llm.training.training_arguments.has_bfloat16", lambda on_cpu: hardware)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     *_, args = parse(*argv)
     assert args.bf16 is expected
@@ -284,7 +284,7 @@ def test_shipped_files_parse(path, monkeypatch):
         assert values["deepspeed"] is None or (CONFIGS.parent.parent / values["deepspeed"]).is_file()
         values |= {"deepspeed": None, "use_cpu": True}
 
-    monkeypatch.setattr("hf_llm.training.arguments.prepare_deepspeed", without_launcher)
+    monkeypatch.setattr("hf_llm.training.training_arguments.prepare_deepspeed", without_launcher)
     model, data, _, args = parse_args(PRETRAIN, ["--config", str(path)])
     assert args.output_dir == f"outputs/{path.stem}"
     assert (
