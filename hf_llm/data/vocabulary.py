@@ -98,7 +98,7 @@ def train_tokenizer(
 def add_special_tokens(
     tokenizer: PreTrainedTokenizerBase, tokens: Iterable[str]
 ) -> tuple[PreTrainedTokenizerBase, dict[int, list[int]]]:
-    """Return a copy with more special tokens, which text is never encoded as.
+    """Return a copy with more special tokens, which text is never encoded as; `<|mask|>` becomes its mask token.
 
     Returns:
         The tokenizer, and for each new id the ids as which its text was encoded before.
@@ -107,6 +107,8 @@ def add_special_tokens(
     new = [token for token in tokens if token not in tokenizer.get_vocab()]
     spelled = [tokenizer(token, add_special_tokens=False).input_ids for token in new]
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True)
+    if MASK in new and tokenizer.mask_token is None:
+        tokenizer.mask_token = MASK
     return tokenizer, dict(zip(tokenizer.convert_tokens_to_ids(new), spelled, strict=True))
 
 

@@ -180,6 +180,13 @@ def test_special_tokens_are_added_once_with_the_ids_that_they_replace():
     assert add_special_tokens(after, ["<|fim_prefix|>"])[1] == {}
 
 
+def test_a_mask_token_that_is_added_is_the_tokenizers_mask_token(tmp_path):
+    """As the remedy for `--objective masked` says, also after saving and loading."""
+    after, _ = add_special_tokens(gpt2_like(), ["<|mask|>"])
+    after.save_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path).mask_token_id == after.convert_tokens_to_ids("<|mask|>")
+
+
 def test_fertility_counts_characters_and_words():
     """Each Chinese character is a word; spaces are characters too."""
     tokenizer = train_tokenizer(["x"], 259)  # each byte a token
