@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 TEXT_FIELD = {"help": "Column that contains the text."}
-BATCH_SIZE = {"help": "Number of prompts per batch and rank.", "min": 1}
+PROMPT_BATCH = {"help": "Number of prompts per batch and rank.", "min": 1}
 PATIENCE = (
     "Stop after this many evaluations in a row without a better {}, and keep the best weights. Default: no early "
     "stopping. Requires --eval_strategy steps or epoch."
@@ -523,7 +523,7 @@ class EvalArguments(Arguments):
     )
     batch_size: int | None = field(
         default=None,
-        metadata=BATCH_SIZE | {"help": f"{BATCH_SIZE['help']} Default: that of a task's YAML file, else 8."},
+        metadata=PROMPT_BATCH | {"help": f"{PROMPT_BATCH['help']} Default: that of a task's YAML file, else 8."},
     )
     dtype: str | None = field(
         default=None,
@@ -559,7 +559,7 @@ class GenerateArguments(Arguments):
         metadata={"help": "JSON Lines file for prompts and completions. Default: print them."},
     )
     prompt_style: str | None = field(default=None, metadata=PROMPT_STYLE)
-    batch_size: int = field(default=8, metadata=BATCH_SIZE)
+    batch_size: int = field(default=8, metadata=PROMPT_BATCH)
     max_new_tokens: int = field(default=128, metadata={"help": "Maximum number of tokens of a completion.", "min": 1})
     do_sample: bool = field(default=False, metadata={"help": "Sample tokens instead of taking the most likely one."})
     temperature: float = field(

@@ -43,7 +43,7 @@ def parse_mapping(flag: str, text: str, text_values: bool = False) -> dict[str, 
         ValueError: a pair without `=`, a key given twice, a bracket that is not closed, or invalid JSON.
     """
     if text.lstrip().startswith("{"):
-        return read_json(text, flag)[1]
+        return read_json_object(text, flag)[1]
     mapping = {}
     for pair in split_pairs(flag, text):
         key, equals, value = (part.strip() for part in pair.partition("="))
@@ -88,7 +88,7 @@ def format_mapping(mapping: dict[str, Any]) -> str:
     return ",".join(f"{key}={value if plain[key] else json.dumps(value)}" for key, value in mapping.items())
 
 
-def read_json(value: str | dict[str, Any], flag: str) -> tuple[str, dict[str, Any]]:
+def read_json_object(value: str | dict[str, Any], flag: str) -> tuple[str, dict[str, Any]]:
     """Read a JSON object from a file or from the command line; a dict is copied.
 
     Returns:

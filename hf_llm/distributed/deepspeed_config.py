@@ -10,7 +10,7 @@ from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 
 from hf_llm.distributed.ranks import check_launch, set_single_rank, set_up_cpu_ranks
-from hf_llm.mappings import read_json
+from hf_llm.mappings import read_json_object
 
 REFUSED_BLOCKS = {
     "optimizer": "it would silently win over `--learning_rate`, `--weight_decay` and `--optim`: remove it",
@@ -45,7 +45,7 @@ def prepare_deepspeed(values: dict[str, Any], script: str = "SCRIPT") -> None:
         values["deepspeed"] = choose_config(values.get("deepspeed"))
     if not values.get("deepspeed"):
         return
-    name, config = read_json(values["deepspeed"], "--deepspeed")
+    name, config = read_json_object(values["deepspeed"], "--deepspeed")
     on_cpu = not torch.accelerator.is_available()
     check_launch(on_cpu, values.get("use_cpu") or parse_flag_from_env("ACCELERATE_USE_CPU"), script)
     set_single_rank()

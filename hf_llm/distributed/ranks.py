@@ -10,7 +10,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import get_int_from_env
 
-from hf_llm.mappings import read_json
+from hf_llm.mappings import read_json_object
 
 LAUNCH = "accelerate launch --use_deepspeed --num_processes {} {} ..."  # ranks, script
 
@@ -75,7 +75,7 @@ def set_up_cpu_ranks(config: dict[str, Any], values: dict[str, Any]) -> None:
     # Shared-memory collectives are for tensor-parallel inference, and are compiled for a minute at first use.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     PartialState(backend="gloo", timeout=timedelta(seconds=values.get("ddp_timeout", 1800)))
-    _, accelerator_config = read_json(values.get("accelerator_config") or {}, "--accelerator_config")
+    _, accelerator_config = read_json_object(values.get("accelerator_config") or {}, "--accelerator_config")
     values["accelerator_config"] = accelerator_config | {"use_configured_state": True}
     # With a configured state, use_cpu does not switch DeepSpeed off; it allows bf16 and pins no memory.
     values["use_cpu"] = True

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_llm.evaluation.generation import BATCH_SIZE, batch_by_length, evaluation_mode, rank_batches
 from hf_llm.models.inspection import takes_positions
 
-Scores = dict[tuple[int, int], float]  # (index of the prompt, index of its completion) -> ln p in nats
+CompletionScores = dict[tuple[int, int], float]  # (index of the prompt, index of its completion) -> ln p in nats
 
 
 def log_likelihoods(
@@ -51,7 +51,7 @@ def score_by_pair(
     batch_size: int,
     synced_ranks: bool,
     label: str | None,
-) -> Scores:
+) -> CompletionScores:
     """Score this rank's share of the completions, with one row of prompt and completion for each."""
     keys = [(i, j) for i, choices in enumerate(completions) for j in range(len(choices))]
     batches = batch_by_length([len(prompts[i]) + len(completions[i][j]) for i, j in keys], batch_size)
@@ -71,7 +71,7 @@ def score_by_prompt(
     batch_size: int,
     synced_ranks: bool,
     label: str | None,
-) -> Scores:
+) -> CompletionScores:
     """Score this rank's share of the completions, with one forward pass over each prompt for all its completions."""
     scores = {}
     for _, batch in rank_batches(batch_by_length(list(map(len, prompts)), batch_size), synced_ranks, label):

@@ -257,7 +257,7 @@ def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | Non
             if args.passage_deduplication != "none":
                 kept, texts = drop_passages(spool, kept, trimmed, args, funnel), trimmed
             shards = write_shards(folder, texts, kept, names, args.shard_bytes)
-            tokens = count_tokens(texts, kept, tokenizer) if tokenizer else None
+            tokens = count_kept_tokens(texts, kept, tokenizer) if tokenizer else None
             write_dropped(folder, funnel)
         shutil.rmtree(folder / "spool")
         manifest = build_manifest(args, paths, funnel, shards, tokens)
@@ -469,7 +469,7 @@ def write_shards(folder: Path, spool: Spool, kept: np.ndarray, names: list[str],
     return shards
 
 
-def count_tokens(spool: Spool, kept: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> int:
+def count_kept_tokens(spool: Spool, kept: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> int:
     """Count the tokens of the kept texts, with the special tokens that the tokenizer adds to each."""
     begins, ends, total = spool.column("begin"), spool.column("end"), 0
     sample = kept[np.unique(np.linspace(0, len(kept) - 1, VERIFIED_DOCUMENTS).astype(int))]

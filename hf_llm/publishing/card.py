@@ -13,7 +13,7 @@ from hf_llm.files import write_text
 from hf_llm.models.inspection import detect_auto_class
 
 SHOWN_RESULTS = ("eval_loss", "eval_perplexity", "eval_bits_per_byte", "train_tokens_packed", "num_input_tokens_seen")
-CARD = """---
+CARD_TEMPLATE = """---
 {metadata}
 ---
 
@@ -84,7 +84,7 @@ def write_model_card(
         tags=["hf_llm"],
     )
     public = {setting: value for setting, value in hyperparameters.items() if not is_local_or_secret(value)}
-    text = CARD.format(
+    text = CARD_TEMPLATE.format(
         metadata=metadata.to_yaml(),
         name=name,
         origin=f"Fine-tuned from `{base_model}`" if base_model else "Trained",
