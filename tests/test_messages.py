@@ -1,8 +1,16 @@
-"""Errors end a recipe in one line, with their origin and without secrets."""
+"""Errors end a recipe in one line, with their origin and without secrets; figures are formatted for a reader."""
 
 import pytest
 
-from hf_llm.messages import MAX_ERROR_CHARACTERS, ORIGIN, add_origin, one_line, report_errors
+from hf_llm.messages import (
+    MAX_ERROR_CHARACTERS,
+    ORIGIN,
+    add_origin,
+    format_table,
+    format_value,
+    one_line,
+    report_errors,
+)
 
 
 @pytest.mark.parametrize(
@@ -62,3 +70,17 @@ def test_an_error_in_a_row_begins_with_its_origin():
     for row, origin in (({ORIGIN: "`a.csv` line 3"}, "`a.csv` line 3"), ({}, "row 7")):
         with pytest.raises(ValueError, match=f"^{origin}: no text"), add_origin(row, "row 7"):
             raise ValueError("no text")
+
+
+@pytest.mark.parametrize(
+    "value, shown",
+    [(1234567, "1,234,567"), (12345.6, "12,346"), (3.14159, "3.142"), (0.000123456, "0.0001235"), ("text", "text")],
+)
+def test_figures_have_four_significant_digits(value, shown):
+    """Integers and floats above 1,000 have all digits before the point, with commas between thousands."""
+    assert format_value(value) == shown
+
+
+def test_a_table_is_aligned():
+    """Names on the left, values on the right."""
+    assert format_table({"perplexity": 12.5, "tokens": 1000}) == "perplexity   12.5\ntokens      1,000"
