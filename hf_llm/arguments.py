@@ -2,8 +2,8 @@
 
 Metadata of a field, besides argparse's `help` and `choices`:
 
-- `min` or `above`, `max`: bounds of its value (at least or greater than, at most);
-- `requires`: another argument without which it has no effect, and the values of that one with which it has, if not any;
+- `min` (at least) or `above` (greater than), and with one of them `max` (at most): the bounds of its value;
+- `requires`: another argument, without which this one has no effect. Values after its name are those that it must have;
 - `excludes`: arguments with which it has no effect;
 - `mapping`: it takes `key=value` pairs or a mapping, whose values are "typed" as in YAML, or "text".
 """

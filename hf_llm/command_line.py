@@ -172,7 +172,7 @@ class RecipeParser(HfArgumentParser):
 
 
 def read_yaml(path: str, flag: str) -> dict[str, Any]:
-    """Read a YAML file of arguments; only in their mappings is 1e-4 a number, so that others stay the text they are.
+    """Read a YAML file of arguments. 1e-4 is a number only inside a mapping; elsewhere argparse converts it from text.
 
     Raises:
         ValueError: it cannot be read, is not a mapping, or has a key twice.
@@ -300,7 +300,7 @@ def check_effects(options: list[dataclasses.Field], values: dict[str, Any], name
 
     Args:
         named: arguments of the command line.
-        in_file: arguments of the YAML file alone.
+        in_file: arguments of the YAML file that the command line does not name.
     """
     for option in options:
         name = option.name

@@ -63,7 +63,8 @@ def split_pairs(flag: str, text: str) -> list[str]:
     pairs, start, depth = [], 0, 0
     for token in SPLIT_TOKENS.finditer(text):
         if token[0] in ("{", "["):
-            depth += depth > 0 or text[: token.start()].rstrip().endswith("=")  # in `a=x[1` it is a character as any
+            # Only after `=` it opens a value; in `a=x[1` it is a character like any other.
+            depth += depth > 0 or text[: token.start()].rstrip().endswith("=")
         elif token[0] in ("}", "]"):
             depth -= depth > 0
         elif token[0] == "," and not depth:

@@ -20,10 +20,8 @@ def set_up_logging() -> None:
         disable_progress_bars()
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-    for message in (
-        "`is_gradient_checkpointing`",
-        "Could not find a config file",
-    ):  # PEFT's, which a user need not act on
+    # Warnings of PEFT that a user need not act on.
+    for message in ("`is_gradient_checkpointing`", "Could not find a config file"):
         warnings.filterwarnings("ignore", message=message)
     package = logging.getLogger("hf_llm")
     package.handlers = [handler]
@@ -40,7 +38,7 @@ def disable_progress_bars() -> None:
 
 
 def exit_with_error(message: object, status: int) -> NoReturn:
-    """Write one line to stderr and exit: one line per machine, or that of the only rank that has the error."""
+    """Write one line to stderr and exit. The first rank of each machine writes it, or the only rank with the error."""
     from tqdm import tqdm
 
     for bar in list(getattr(tqdm, "_instances", [])):

@@ -5,7 +5,7 @@
         subprocess.run([sys.executable, "push.py"], env=environment)
         assert server.repos["user/model"].private
 
-Model and data set repositories are kept alike; a data set's key in `repos` starts with `datasets/`, as its URL does.
+Models and data sets are stored in the same way; a data set's key in `repos` starts with `datasets/`, as its URL does.
 Xet is never offered: `env()` tells the client to use Git LFS over HTTP instead.
 """
 

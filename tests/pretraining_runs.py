@@ -258,7 +258,7 @@ def push_failed(push_from_trained, hub):
     return push_from_trained("push_failed", hub_model_id="user/failed", max_steps=20)
 
 
-# Bad input: flags beside those of a tiny run that would succeed, and what the one line on stderr must hold.
+# Bad input: flags added to those of a tiny run that would succeed, and what the one line on stderr must contain.
 
 
 @dataclasses.dataclass

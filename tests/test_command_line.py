@@ -177,7 +177,7 @@ def test_a_flag_without_effect_is_refused(refusal, argv, config, message):
     ],
 )
 def test_settings_of_a_step_that_is_off_are_refused(refusal, argv, message):
-    """With `--ray_address` alone the run would stay on this machine, with a key alone use placeholders."""
+    """With only `--ray_address` the run would stay on this machine, with only a key it would use placeholders."""
     required = ["--files", "x", "--output_dir", "x"]
     assert message in refusal(*required, *argv, classes=[PreparationArguments])
 

@@ -41,8 +41,8 @@ def test_scores_of_training_and_of_the_evaluation_recipe_are_equal(name, said, t
     said(name), said(f"eval_{name}")
     trained, scored = tuned / "new" / name, tuned / "eval" / name
     assert read_json_lines(trained / "predictions.jsonl") == read_json_lines(scored / "predictions.jsonl")
-    in_training, alone = read_json(trained / "eval_results.json"), read_json(scored / "eval_results.json")
-    numbers = {key: value for key, value in alone.items() if f"eval_{key}" in in_training}
+    in_training, afterwards = read_json(trained / "eval_results.json"), read_json(scored / "eval_results.json")
+    numbers = {key: value for key, value in afterwards.items() if f"eval_{key}" in in_training}
     assert numbers and {key: in_training[f"eval_{key}"] for key in numbers} == numbers
     assert any(key.endswith("_ci95_low") for key in numbers)
 
@@ -136,10 +136,10 @@ def test_scores_on_two_ranks_are_those_of_one_process(name, two_ranks, tuned):
     predictions = read_json_lines(trained / "predictions.jsonl")
     assert predictions == read_json_lines(scored / "predictions.jsonl")
     assert len(predictions) == 13 and len({row["prediction"] for row in predictions}) > 1
-    in_training, alone = read_json(trained / "eval_results.json"), read_json(scored / "eval_results.json")
+    in_training, afterwards = read_json(trained / "eval_results.json"), read_json(scored / "eval_results.json")
     metric = TWO_RANKS[name]["metric_for_best_model"]
-    assert in_training[f"eval_{metric}"] == alone[metric]
-    assert in_training[f"eval_{metric}_ci95_low"] == alone[f"{metric}_ci95_low"]
+    assert in_training[f"eval_{metric}"] == afterwards[metric]
+    assert in_training[f"eval_{metric}_ci95_low"] == afterwards[f"{metric}_ci95_low"]
 
 
 def test_ranks_share_the_rows_of_the_evaluation_recipe(scored_on_ranks, two_ranks, tuned):
@@ -164,19 +164,21 @@ def test_the_best_checkpoint_by_the_tasks_score_is_kept(name, two_ranks, tuned):
 def test_adapters_under_zero3_train_as_in_one_process_and_resume_exactly(two_ranks, adapters_resumed, said, tuned):
     """The same losses for the same global batch, every tensor in full, and from the middle to the same bits."""
     expect_success(two_ranks["zero3_adapters"]), said("adapters_alone")
-    parted, alone, resumed = (tuned / "new" / name for name in ("zero3_adapters", "adapters_alone", "adapters_resumed"))
+    zero3, one_process, resumed = (
+        tuned / "new" / name for name in ("zero3_adapters", "adapters_alone", "adapters_resumed")
+    )
     losses = [
         [entry["loss"] for entry in read_json(folder / "trainer_state.json")["log_history"] if "loss" in entry]
-        for folder in (parted, alone)
+        for folder in (zero3, one_process)
     ]
     assert len(losses[0]) == 20 and losses[0] == pytest.approx(losses[1], rel=1e-5)
-    weights = [load_file(folder / "checkpoint-20" / "adapter_model.safetensors") for folder in (parted, alone)]
+    weights = [load_file(folder / "checkpoint-20" / "adapter_model.safetensors") for folder in (zero3, one_process)]
     assert weights[0].keys() == weights[1].keys()
     assert all(weights[0][name].shape == tensor.shape for name, tensor in weights[1].items())
 
     expect_success(adapters_resumed)
     middle, ended, reached = (
         (folder / "adapter_model.safetensors").read_bytes()
-        for folder in (parted / "checkpoint-10", parted / "checkpoint-20", resumed / "checkpoint-20")
+        for folder in (zero3 / "checkpoint-10", zero3 / "checkpoint-20", resumed / "checkpoint-20")
     )
     assert reached == ended != middle

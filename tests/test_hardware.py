@@ -10,7 +10,7 @@ from hf_llm.hardware import has_bfloat16, peak_flops, share_cores
 
 @pytest.mark.parametrize("launcher", ["ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID", None])
 def test_ranks_share_the_cores_if_a_launcher_set_one_thread(launcher, monkeypatch):
-    """A user's own OMP_NUM_THREADS, without a launcher, is left alone."""
+    """A user's own OMP_NUM_THREADS, without a launcher, is not changed."""
     threads = []
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(12)))

@@ -154,7 +154,7 @@ def weights(folder: Path) -> str:
 
 
 def test_after_kill_9_the_run_goes_on_to_the_same_weights(trained, killed, resumed, work):
-    """The same command with `--resume_from_checkpoint true` goes on from the newest complete one, bit for bit."""
+    """The same command with `--resume_from_checkpoint true` resumes from the newest complete one, bit for bit."""
     expect_success(trained)
     assert killed.result().status == -signal.SIGKILL
     before, run = resumed.result()
@@ -183,7 +183,7 @@ def test_a_stream_goes_on_after_kill_9_as_if_nothing_had_happened(streamed, stre
 
 
 def test_a_half_written_checkpoint_is_ignored(trained, killed, resumed_before_half, work):
-    """Without its manifest the newest checkpoint is named in the log, and the run goes on from the one before."""
+    """Without its manifest the newest checkpoint is named in the log, and the run resumes from the one before."""
     expect_success(trained)
     before, run = resumed_before_half.result()
     assert run.status == 0, run.stderr
@@ -238,7 +238,7 @@ def test_two_ranks_under_deepspeed_train_like_one_process(name, one_process, req
 
 
 def test_resuming_under_deepspeed_is_exact(zero2, zero2_resumed, work):
-    """Two ranks under ZeRO-2 go on from a checkpoint to the same weights, bit for bit."""
+    """Two ranks under ZeRO-2 resume from a checkpoint and reach the same weights, bit for bit."""
     expect_success(zero2), expect_success(zero2_resumed)
     assert "checkpoint-10" in {path.name for path in complete_checkpoints(work / "zero2_resumed")}
     assert logged_losses(work / "zero2_resumed") == logged_losses(work / "zero2")
@@ -258,7 +258,7 @@ NOT_PUSHED = ("trainer_state.json",)
     ],
 )
 def test_a_push_brings_the_final_folder_to_a_private_repository(name, history, hub, request, work):
-    """`--push_to_hub` alone: private, equal to the final folder file by file, no token and no pickle in any commit."""
+    """Only with `--push_to_hub`. Private, equal to the final folder file by file, no token or pickle in any commit."""
     expect_success(request.getfixturevalue(name))
     repo = hub.repos[f"user/{name}"]
     assert repo.private

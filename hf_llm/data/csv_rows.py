@@ -59,8 +59,8 @@ def line_breaks(content: bytes, is_last: bool) -> np.ndarray:
     data = np.frombuffer(content, np.uint8)
     breaks, returns = np.flatnonzero(data == LINE_FEED), np.flatnonzero(data == CARRIAGE_RETURN)
     following = returns + 1 if is_last else returns[returns < len(data) - 1] + 1  # the next chunk may begin with `\n`
-    alone = following[data[np.minimum(following, len(data) - 1)] != LINE_FEED] - 1
-    breaks = np.sort(np.concatenate([breaks, alone])) if len(alone) else breaks
+    lone_returns = following[data[np.minimum(following, len(data) - 1)] != LINE_FEED] - 1
+    breaks = np.sort(np.concatenate([breaks, lone_returns])) if len(lone_returns) else breaks
     is_complete = not is_last or content.endswith((b"\n", b"\r"))
     return breaks if is_complete or not content else np.append(breaks, len(content))
 
@@ -96,7 +96,7 @@ def misplaced_mark(content: bytes, marks: np.ndarray, stop: int) -> int | None:
 
 
 def blank_rows(content: bytes, ends: np.ndarray) -> np.ndarray:
-    """Tell which rows have no byte but their line break."""
+    """Return which rows have no byte but their line break."""
     starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
     lengths = ends - 1 - starts
     is_return = np.frombuffer(content, np.uint8)[starts[: len(ends)]] == CARRIAGE_RETURN if len(ends) else False

@@ -106,6 +106,6 @@ def list_folder(folder: str) -> list[str]:
 
 
 def has_reader(path: str) -> bool:
-    """Tell whether the file's extension has a reader."""
+    """Return whether the file's extension has a reader."""
     extension, compression = file_format(path)
     return extension in READERS and not (compression and extension == ".parquet")

@@ -185,5 +185,5 @@ def join_sentences(rows: Dataset, column: str, split: str, optional: bool) -> Da
 
 
 def is_list_of_texts(value: Any) -> bool:
-    """Tell whether a value is a list of strings."""
+    """Return whether a value is a list of strings."""
     return isinstance(value, list) and all(isinstance(text, str) for text in value)

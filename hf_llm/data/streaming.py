@@ -119,7 +119,7 @@ class StreamedRows(torch.utils.data.IterableDataset):
                 try:
                     position, rows, counts = next_block.result()
                 except ValueError as error:
-                    error.of_one_rank = True  # makes `messages.stop` print it on this rank, which may not be rank 0
+                    error.of_one_rank = True  # so that this rank prints it, see `exit_with_error`
                     raise
                 next_block = pool.submit(next, blocks)
                 self.open_blocks.append((position, counts))

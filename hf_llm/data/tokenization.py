@@ -18,7 +18,8 @@ logger = logging.getLogger(__name__)
 BYTES_PER_BATCH = 64_000_000
 # The fast engine is verified on this many documents of the data, and this many characters of all of them.
 VERIFIED_DOCUMENTS, VERIFIED_CHARACTERS = 256, 500_000
-VERIFIED_PER_CALL, VERIFIED_PREFIX = 16, 2_000  # in a stream also on so many documents of each call, and characters
+# In a stream also on this many documents of each call, and this many characters of each of them.
+VERIFIED_PER_CALL, VERIFIED_PREFIX = 16, 2_000
 # D texts -> (ids of all documents, one after the other, (N,) int32; where each begins and ends, (D + 1,) int64)
 Encode = Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
 

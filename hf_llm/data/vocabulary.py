@@ -269,7 +269,7 @@ def measure_fertility(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) 
 
 
 def is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Tell whether the tokens are made of bytes, as those of GPT-2, so that no text is unknown to it."""
+    """Return whether the tokens consist of bytes, as those of GPT-2, so that the tokenizer knows any text."""
     backend = tokenizer.backend_tokenizer
     return "ByteLevel" in f"{backend.pre_tokenizer!r} {backend.decoder!r}"
 

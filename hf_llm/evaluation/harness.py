@@ -14,7 +14,7 @@ from hf_llm.models.loading import load_for_generation
 
 @functools.cache
 def load_harness(*names: str) -> tuple:
-    """Load tasks of lm-evaluation-harness; the same once only, as it reads 14,000 YAML files to know their names.
+    """Load tasks of lm-evaluation-harness. Cached, because the harness reads 14,000 YAML files to find its tasks.
 
     Args:
         names: names of its tasks, or YAML files.

@@ -54,6 +54,7 @@ class EncodedTask:
     """The rows of a task and their prompts as token ids, ready for any model with the prompter's tokenizer.
 
     Args:
+        prompter: encoded the prompts.
         rows: N rows with the task's column names.
         prompts: the N rows of `encode_prompts`: prompt, completion, choices, references.
         report: what encoding did to the rows.

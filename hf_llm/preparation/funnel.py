@@ -27,9 +27,8 @@ DROPPED_SCHEMA = pa.schema(
     ]
 )
 DROPPED_COLUMNS = ("begin", "end", "reason", "source", "row", "like_source", "like_row")
-RowIds = tuple[
-    np.ndarray | list[int], np.ndarray | list[int]
-]  # for each row the number of its file, and its own in the file
+# For N rows the numbers of their files, and their own numbers in these files, (N,) both.
+RowIds = tuple[np.ndarray | list[int], np.ndarray | list[int]]
 EXAMPLES = 3  # dropped rows of each reason in the report
 UNREADABLE_EXAMPLES = 20
 WRITE_ROWS = 1_000_000  # dropped rows that are written together

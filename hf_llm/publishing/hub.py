@@ -45,8 +45,8 @@ def publish(trainer: Trainer, results: dict[str, float], *, base_model: str | No
 
     Args:
         results: what `run_training` returns.
-        base_model: that was fine-tuned, or None for a new model.
-        dataset: id on the Hub, or None for local files.
+        base_model: the model that was fine-tuned, None for a new model.
+        dataset: its id on the Hub, None for local files.
 
     Raises:
         ConnectionError: the push failed; the message says how to push again.

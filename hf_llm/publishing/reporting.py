@@ -76,11 +76,11 @@ def report_evaluations(
     results: list[list[TaskResult]],
     differences: list[dict[str, float]],
 ) -> None:
-    """Print on rank 0 what `compare_and_save` was given and returned: for each task scores, differences, predictions.
+    """Print for each task the scores, the differences from the baseline and three predictions, on rank 0.
 
     Args:
         results: the results of the model, and of the baseline if there is one; one per evaluation in each list.
-        differences: for each evaluation, empty without a baseline.
+        differences: what `compare_and_save` returns.
     """
     if not PartialState().is_main_process:
         return
