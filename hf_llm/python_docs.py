@@ -31,7 +31,7 @@ def python_docs() -> DatasetDict:
         `validation` has 5 % of the text of the modules, of the built-in modules and of the topics, both long and
         short ones.
     """
-    return DatasetDict(read_python_docs())
+    return DatasetDict({**read_python_docs()})
 
 
 @functools.cache
@@ -84,7 +84,7 @@ def source_modules() -> list[tuple[str, list[str]]]:
     return modules
 
 
-def docstrings(node: ast.AST) -> Iterator[str]:
+def docstrings(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
     """Yield the docstrings of `node` and of the classes and functions in its body, at any depth."""
     if doc := (ast.get_docstring(node) or "").strip():
         yield doc
@@ -99,7 +99,7 @@ def builtin_modules() -> Iterator[tuple[str, list[str]]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of modules soon to be removed
             module = importlib.import_module(name)
-        items = [module]
+        items: list[object] = [module]
         for _, value in sorted(vars(module).items()):
             if inspect.isclass(value):
                 methods = sorted(method for method, item in vars(value).items() if inspect.isroutine(item))

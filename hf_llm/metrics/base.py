@@ -39,7 +39,7 @@ class TaskMetric(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         features = Features({"predictions": Value("string"), "references": List(Value("string"))})
-        return evaluate.MetricInfo(description=self.__doc__, citation="", features=features)
+        return evaluate.MetricInfo(description=self.__doc__ or "", citation="", features=features)
 
     def _build_data_dir(self) -> str:
         return ""  # by default evaluate creates a folder in its cache, although everything is kept in memory

@@ -124,5 +124,6 @@ class QuestionAnswering(TaskMetric):
 
     def details(self, predictions: Sequence[str], statistics: np.ndarray) -> dict[str, float | str]:
         """The number of rows in each group, and of all rows."""
-        totals = {f"{group}_total": int(rows.sum()) for group, rows in self.groups(statistics).items()}
+        groups = self.groups(statistics)
+        totals: dict[str, float | str] = {f"{group}_total": int(rows.sum()) for group, rows in groups.items()}
         return totals | {"total": len(statistics)} if totals else {}

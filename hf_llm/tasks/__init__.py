@@ -125,7 +125,7 @@ def typed_options(name: str, task_class: type[Task], options: dict[str, Any]) ->
     Raises:
         ValueError: no such option, or a value of another type.
     """
-    types = {field.name: field.type for field in dataclasses.fields(task_class)}
+    types: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(task_class)}
     checked = {}
     for key, value in options.items():
         if key not in types:
@@ -134,8 +134,9 @@ def typed_options(name: str, task_class: type[Task], options: dict[str, Any]) ->
         kind = types[key]
         if isinstance(value, str) and kind is not str:  # pairs on a command line are text: `no` is a language or False
             value = parse_value(value)
-        if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or value < 1)):
-            expected = getattr(kind, "__name__", kind)
+        below_1 = kind is int and isinstance(value, int) and (isinstance(value, bool) or value < 1)
+        if not isinstance(value, kind) or below_1:
+            expected = str(getattr(kind, "__name__", kind))
             expected += {int: ", at least 1", str: ", in a YAML file with quotation marks"}.get(kind, "")
             raise ValueError(f"`--task_options` {key}={value}: give a value of type {expected}")
         checked[key] = value

@@ -41,8 +41,8 @@ class Generation(Task):
 
     def sample(self):
         """Instructions to write the documentation of a Python module."""
-        splits = python_docs()
-        return DatasetDict({split: Dataset.from_list([*map(sample_row, rows)]) for split, rows in splits.items()})
+        rows = {split: [*map(sample_row, docs.to_list())] for split, docs in python_docs().items()}
+        return DatasetDict({split: Dataset.from_list(samples) for split, samples in rows.items()})
 
 
 def sample_row(row: dict[str, str]) -> dict[str, str]:

@@ -29,7 +29,7 @@ class QuestionAnswering(Task):
 
     def prepare(self, rows):
         self.version = "1.1"
-        for row in rows["validation"]:
+        for row in rows["validation"].to_list():
             with add_origin(row):
                 if not self.references(row):
                     self.version = "2.0"
@@ -67,7 +67,7 @@ class QuestionAnswering(Task):
 
 def sample_rows(rows: Dataset) -> list[dict]:
     """Contexts, questions and answers about each three consecutive modules of `python_docs`."""
-    first_lines = [(row["module"], row["text"].split("\n")[0]) for row in rows]
+    first_lines = [(module, text.split("\n")[0]) for module, text in zip(rows["module"], rows["text"], strict=True)]
     sample = []
     for i in range(3, len(first_lines)):
         context = " ".join(f"{module}: {line}" for module, line in first_lines[i - 3 : i])

@@ -42,7 +42,7 @@ class Summarization(Task):
         """The documentation of Python modules, with its first paragraph as the summary of the rest."""
         sample = {}
         for split, rows in python_docs().items():
-            texts = [row["text"].split("\n\n", 1) for row in rows]
+            texts = [text.split("\n\n", 1) for text in rows["text"]]
             pairs = [{"summary": text[0], "document": text[1]} for text in texts if len(text) == 2]
             sample[split] = Dataset.from_list(pairs)
         return DatasetDict(sample)

@@ -49,7 +49,7 @@ class Understanding(Task):
 
     def prepare(self, rows):
         if not self.label_names:
-            counts = {split: count_labels(split_rows) for split, split_rows in rows.items()}
+            counts = {str(split): count_labels(split_rows) for split, split_rows in rows.items()}
             self.label_names = collect_label_names(counts)
         self.shows_labels = len(self.label_names) <= 20 if self.show_labels is None else self.show_labels
 
@@ -106,9 +106,7 @@ def count_labels(rows: Dataset) -> Counter[str]:
     """Count the rows of each label; rows without a label are not counted."""
     if not isinstance(rows.features["label"], Value):
         raise ValueError(f"`label` is `{rows[0]['label']}`: give one text or number in each row")
-    counts = Counter(map(label_text, rows["label"]))
-    del counts[None]
-    return counts
+    return Counter(label for label in map(label_text, rows["label"]) if label is not None)
 
 
 def collect_label_names(counts: dict[str, Counter[str]]) -> list[str]:
@@ -145,7 +143,7 @@ def collect_label_names(counts: dict[str, Counter[str]]) -> list[str]:
 
 def paragraphs(rows: Dataset) -> Iterator[dict[str, str]]:
     """The paragraphs of 41 to 399 characters, each with the name of its top-level package."""
-    for row in rows:
-        for text in row["text"].split("\n\n"):
+    for module, page in zip(rows["module"], rows["text"], strict=True):
+        for text in page.split("\n\n"):
             if 40 < len(text) < 400:
-                yield {"text": " ".join(text.split()), "label": row["module"].split(".")[0]}
+                yield {"text": " ".join(text.split()), "label": module.split(".")[0]}

@@ -97,6 +97,7 @@ def test_options_are_set_by_name_as_values_or_as_text():
         ("translation", {"tarket": "de"}, "translation has no such option; the nearest is target"),
         ("translation", {"max_new_tokens": "many"}, "`--task_options` max_new_tokens=many: give a value of type int"),
         ("translation", {"target": False}, "target=False: give a value of type str, in a YAML file with quotation"),
+        ("understanding", {"show_labels": "maybe"}, "show_labels=maybe: give a value of type bool | None"),
         ("understanding", {"scoring": "guess"}, "scoring=guess: choose likelihood, normalized or generated"),
     ],
 )
