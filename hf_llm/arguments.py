@@ -39,6 +39,7 @@ def check_bounds(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
         raise ValueError(f"`--{name}` is {value}: give {remedy}")
 
 
+@dataclass
 class Arguments:
     """Base class of the argument dataclasses, whose bounds hold on a command line and in Python.
 

@@ -73,7 +73,7 @@ def has_trainer(dataclass_types: list[type]) -> bool:
 class RecipeParser(HfArgumentParser):
     """Parser of a recipe's dataclasses; an error is one line on stderr, with exit status 2."""
 
-    def __init__(self, dataclass_types: list[type], description: str | None):
+    def __init__(self, dataclass_types: list[Any], description: str | None):
         layout = {"usage": "%(prog)s [--config FILE] [flags]", "formatter_class": HelpFormatter}
         super().__init__(dataclass_types, description=description, allow_abbrev=False, **layout)
         if has_trainer(dataclass_types):

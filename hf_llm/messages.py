@@ -7,6 +7,7 @@ import re
 import sys
 import textwrap
 import warnings
+from collections.abc import Mapping
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -114,7 +115,7 @@ def format_value(value: float | int | str) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def format_table(rows: dict[str, float | int | str]) -> str:
+def format_table(rows: Mapping[str, float | int | str]) -> str:
     """Format names and values as two aligned columns.
 
     Example:
