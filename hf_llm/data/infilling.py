@@ -20,7 +20,7 @@ import pyarrow as pa
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from hf_llm.data.arrow import token_table
+from hf_llm.data.arrow import column, token_table
 from hf_llm.data.tokenization import Encode, map_texts, sample_texts, select_engine
 
 # Tokens before prefix, suffix and middle: those of new tokenizers and Qwen, of StarCoder, of DeepSeek.
@@ -103,9 +103,13 @@ def infilling_prompts(tokenizer: PreTrainedTokenizerBase, prefixes: list[str], s
         ValueError: the tokenizer has no sentinel tokens.
     """
     before_prefix, before_suffix, before_middle = sentinel_ids(tokenizer)
-    begin, plain = leading_ids(tokenizer), {"add_special_tokens": False, "split_special_tokens": True}
-    encoded = zip(*(tokenizer(texts, **plain).input_ids for texts in (prefixes, suffixes)), strict=True)
-    return [[*begin, before_prefix, *p, before_suffix, *s, before_middle] for p, s in encoded]
+    begin = leading_ids(tokenizer)
+    prefix_ids, suffix_ids = (
+        tokenizer(texts, add_special_tokens=False, split_special_tokens=True).input_ids
+        for texts in (prefixes, suffixes)
+    )
+    pairs = zip(prefix_ids, suffix_ids, strict=True)
+    return [[*begin, before_prefix, *prefix, before_suffix, *suffix, before_middle] for prefix, suffix in pairs]
 
 
 @dataclass
@@ -171,7 +175,9 @@ class FillInTheMiddle:
         """
         if len(parts) == 3 and sum(map(len, parts)) <= self.max_text_tokens:
             suffix_first = generator.random() < self.spm_rate
-            return self.order_parts(*parts, suffix_first), LAYOUTS.index("spm" if suffix_first else "psm")
+            prefix, middle, suffix = parts
+            document = self.order_parts(prefix, middle, suffix, suffix_first)
+            return document, LAYOUTS.index("spm" if suffix_first else "psm")
         body, layout = (parts[0], "causal") if len(parts) == 1 else (self.encode([text])[0], "too_long")
         whole = [*([self.begin] if first else []), body, *([self.end] if last else [])]
         return np.concatenate(whole), LAYOUTS.index(layout)
@@ -252,6 +258,6 @@ def tokenize_for_infilling(
         lambda texts, first: convert(texts, np.random.default_rng([seed, first])),
         *(name, max_length, rate, spm_rate, seed, "layout", "piece"),
     )
-    columns = documents.with_format("numpy")
-    report = InfillingReport(count_layouts(columns["layout"][:], columns["piece"][:]))
+    layouts, pieces = (column(documents, name).to_numpy() for name in ("layout", "piece"))
+    report = InfillingReport(count_layouts(layouts, pieces))
     return documents.remove_columns(["layout", "piece"]), report

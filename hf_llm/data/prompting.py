@@ -65,7 +65,8 @@ class Prompter:
             raise ValueError(f"tokenizer `{tokenizer.name_or_path}` has no eos token: give another `--tokenizer_name`")
         self.tokenizer, self.task, self.max_length, self.shots = tokenizer, task, max_length, shots or []
         self.chat = uses_chat(tokenizer, style)
-        self.answer_start, self.end = self.read_template() if self.chat else ("", tokenizer.eos_token)
+        plain = ("", tokenizer.special_tokens_map["eos_token"])
+        self.answer_start, self.end = self.read_template() if self.chat else plain
         self.end_token_ids = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(self.end)]
 
     def read_template(self) -> tuple[str, str]:
@@ -78,7 +79,7 @@ class Prompter:
         special = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
         end_ids = [id for id in self.tokenize([after])[0] if id in special]
         end = self.tokenizer.convert_ids_to_tokens(end_ids[0]) if end_ids else self.tokenizer.eos_token
-        return before[-CONTEXT_CHARACTERS:], end
+        return before[-CONTEXT_CHARACTERS:], end  # pyright: ignore[reportReturnType]  # of one id it is one token
 
     def tokenize(self, texts: list[str], add_special_tokens: bool = False) -> list[list[int]]:
         """Token ids of texts; a tokenizer is fastest with many texts in one call."""
@@ -90,7 +91,8 @@ class Prompter:
             roles = {"user": "prompt", "assistant": "completion"}
             shots = [{"role": role, "content": shot[key]} for shot in self.shots for role, key in roles.items()]
             turns = [[*shots, {"role": "user", "content": prompt}] for prompt in prompts]
-            return self.tokenize(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+            texts: Any = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            return self.tokenize(texts)
         shots = "".join(f"{shot['prompt']} {shot['completion']}\n\n" for shot in self.shots)
         return [without_end(ids, self.tokenizer) for ids in self.tokenize([shots + text for text in prompts], True)]
 
@@ -129,7 +131,8 @@ class Prompter:
         """
         if len(ids) <= budget:
             return ids, 0
-        document = row.get(self.task.document_column) or ""
+        column = self.task.document_column or ""
+        document = row.get(column) or ""
         if not self.tokenizer.is_fast:
             raise ValueError(f"{len(ids)} tokens are too many, and this tokenizer has no offsets to shorten by")
         encoded = self.tokenizer(document, add_special_tokens=False, return_offsets_mapping=True)
@@ -137,7 +140,7 @@ class Prompter:
         keep = len(ends)
         while len(ids) > budget and keep > 0:
             keep = max(0, keep - (len(ids) - budget))
-            shortened = row | {self.task.document_column: document[: ends[keep - 1] if keep else 0]}
+            shortened = row | {column: document[: ends[keep - 1] if keep else 0]}
             (ids,) = self.prompt_ids([self.task.to_example(shortened)["prompt"]])
         if len(ids) > budget:
             raise ValueError(
@@ -162,7 +165,8 @@ def uses_chat(tokenizer: PreTrainedTokenizerBase, style: str | None) -> bool:
 def without_end(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """A prompt's ids without a final end-of-sequence token; an empty prompt becomes the first token of a document."""
     ids = ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids
-    return ids or [tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id]
+    first: Any = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    return ids or [first]
 
 
 def new_prompter(
@@ -192,7 +196,7 @@ def draw_shots(rows: DatasetDict, task: Task, number: int, seed: int) -> tuple[l
     if not number:
         return [], rows
     split = "train" if "train" in rows else "validation"
-    evaluated = {example_of(row, task)["prompt"] for row in rows["validation"]} if split == "train" else set()
+    evaluated = {example_of(row, task)["prompt"] for row in rows["validation"].to_list()} if split == "train" else set()
     drawn, shots = [], []
     for index in np.random.default_rng(seed).permutation(len(rows[split])).tolist():
         example = example_of(rows[split][index], task)
@@ -322,7 +326,8 @@ def encode_choices(prompter: Prompter, choices: list[list[str]], prompts: list[s
     flat = [(text, prompt) for texts, prompt in zip(choices, prompts, strict=True) for text in texts]
     if not flat:
         return [[] for _ in prompts]
-    ids = iter(prompter.completion_ids(*map(list, zip(*flat, strict=True)), prompter.task.choices_with_end_token))
+    texts, contexts = map(list, zip(*flat, strict=True))
+    ids = iter(prompter.completion_ids(texts, contexts, prompter.task.choices_with_end_token))
     return [[next(ids) for _ in texts] for texts in choices]
 
 

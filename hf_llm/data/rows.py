@@ -44,7 +44,7 @@ def load_rows(data_args: DataArguments, task_args: TaskArguments, task: Task, se
     elif data_args.dataset_name:
         splits = load_hub_splits(data_args)
     else:
-        splits = task.sample()
+        splits = {str(split): rows for split, rows in task.sample().items()}
     mapping = task_args.column_mapping or {}
     splits = {split: to_task_columns(add_origins(rows, split), split, task, mapping) for split, rows in splits.items()}
     if not task.trainable:
@@ -55,7 +55,7 @@ def load_rows(data_args: DataArguments, task_args: TaskArguments, task: Task, se
         if len(splits["train"]) == 1:
             raise ValueError("`--train_file` holds one row, nothing to split off: give `--validation_file`")
         splits = split_validation(splits["train"], data_args.validation_fraction, seed)
-    task.prepare(DatasetDict(splits))  # on all rows: the labels, for example, do not depend on the limits
+    task.prepare(DatasetDict({**splits}))  # on all rows: the labels, for example, do not depend on the limits
     limits = {"train": data_args.max_train_samples, "validation": data_args.max_eval_samples}
     return DatasetDict({split: draw_rows(rows, limits[split], seed) for split, rows in splits.items()})
 

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import datasets
 import numpy as np
@@ -22,6 +23,7 @@ from hf_llm.python_docs import python_docs
 logger = logging.getLogger(__name__)
 
 TEXT = Features({"text": Value("string")})
+Rows = TypeVar("Rows", Dataset, IterableDataset)
 
 
 def load_splits(data_args: TextArguments | TokenizerArguments, seed: int) -> DatasetDict | dict:
@@ -42,12 +44,12 @@ def load_splits(data_args: TextArguments | TokenizerArguments, seed: int) -> Dat
         raise ValueError("`--dataset_name` and `--train_file` are both given: name the data with one of them")
     if data_args.validation_file and not data_args.train_file:
         raise ValueError("`--validation_file` is given without `--train_file`: name the training files as well")
-    if getattr(data_args, "streaming", False):
+    if isinstance(data_args, TextArguments) and data_args.streaming:
         return load_streams(data_args)
     if data_args.train_file:
         splits = load_local_splits(data_args)
     elif data_args.dataset_name in (None, "python_docs"):
-        splits = dict(python_docs().select_columns("text"))
+        splits = {str(split): rows.select_columns("text") for split, rows in python_docs().items()}
     else:
         splits = load_hub_texts(data_args)
     splits = {split: drop_empty_rows(rows, split) for split, rows in splits.items()}
@@ -57,7 +59,7 @@ def load_splits(data_args: TextArguments | TokenizerArguments, seed: int) -> Dat
     return DatasetDict({split: first_rows(splits[split], limit) for split, limit in limits.items()})
 
 
-def load_streams(data_args: TextArguments) -> dict[str, IterableDataset | Dataset]:
+def load_streams(data_args: TextArguments) -> dict[str, Any]:
     """Load text as `load_splits` does, with `train` read only while it is used. Each file is a shard of it.
 
     Raises:
@@ -70,7 +72,7 @@ def load_streams(data_args: TextArguments) -> dict[str, IterableDataset | Datase
     elif data_args.train_file:
         paths = find_sources("--train_file", data_args.train_file)
         settings = {"paths": paths, "field": data_args.dataset_text_field}
-        splits = {"train": IterableDataset.from_generator(stream_files, TEXT, settings)}
+        splits: dict[str, Any] = {"train": IterableDataset.from_generator(stream_files, TEXT, settings)}
         if data_args.validation_file:
             files = find_files("--validation_file", data_args.validation_file)
             splits["validation"] = first_rows(load_text_files(files, data_args), data_args.max_eval_samples)
@@ -93,7 +95,7 @@ def stream_files(paths: list[str], field: str) -> Iterator[dict[str, str | None]
             yield from ({"text": text} for text in texts.to_pylist())
 
 
-def load_hub_splits(data_args: SourceArguments, streaming: bool = False) -> dict[str, Dataset | IterableDataset]:
+def load_hub_splits(data_args: SourceArguments, streaming: bool = False) -> dict[str, Any]:
     """Load a data set of the Hub, or a folder, by its name.
 
     Returns:
@@ -105,7 +107,8 @@ def load_hub_splits(data_args: SourceArguments, streaming: bool = False) -> dict
     """
     name = data_args.dataset_name
     try:
-        splits = datasets.load_dataset(name, data_args.dataset_config_name, streaming=streaming)
+        settings: Any = {"name": data_args.dataset_config_name, "streaming": streaming}  # it types no bool
+        splits = datasets.load_dataset(f"{name}", **settings)
     except (OSError, ValueError, DatasetsError) as error:  # OSError: no network, no such data set
         raise ValueError(
             f"`--dataset_name` {name} cannot be loaded: {one_line(error)}: check the name, the network and "
@@ -123,9 +126,7 @@ def load_hub_splits(data_args: SourceArguments, streaming: bool = False) -> dict
     return chosen
 
 
-def load_hub_texts(
-    data_args: TextArguments | TokenizerArguments, streaming: bool = False
-) -> dict[str, Dataset | IterableDataset]:
+def load_hub_texts(data_args: TextArguments | TokenizerArguments, streaming: bool = False) -> dict[str, Any]:
     """Load the column of texts of a data set of the Hub, as `text`.
 
     Raises:
@@ -146,11 +147,10 @@ def load_hub_texts(
 
 def load_local_splits(data_args: TextArguments | TokenizerArguments) -> dict[str, Dataset]:
     """Load the texts of `--train_file` and, if it is set, of `--validation_file`."""
-    paths = {"train": find_files("--train_file", data_args.train_file)}
-    if data_args.validation_file:
-        paths["validation"] = find_files("--validation_file", data_args.validation_file)
-        if both := set(paths["train"]) & set(paths["validation"]):
-            logger.warning(f"validation is not independent: {', '.join(sorted(both))} is in `--train_file` as well")
+    patterns = {"train": data_args.train_file, "validation": data_args.validation_file}
+    paths = {split: find_files(f"--{split}_file", globs) for split, globs in patterns.items() if globs}
+    if both := set(paths["train"]) & set(paths.get("validation", [])):
+        logger.warning(f"validation is not independent: {', '.join(sorted(both))} is in `--train_file` as well")
     return {split: load_text_files(files, data_args) for split, files in paths.items()}
 
 
@@ -195,7 +195,7 @@ def load_text_files(paths: list[str], data_args: TextArguments | TokenizerArgume
         builder.download_and_prepare(num_proc=num_proc if num_proc > 1 else None)
     except BadFile as error:
         raise ValueError(str(error)) from None  # without the traceback of a worker process
-    return builder.as_dataset("train")
+    return builder.as_dataset("train")  # pyright: ignore[reportReturnType]  # of one split not a dict
 
 
 def drop_empty_rows(rows: Dataset, split: str) -> Dataset:
@@ -254,6 +254,6 @@ def slice_text(row: dict, start: int, stop: int | None) -> dict:
     return {"text": row["text"][start:stop]}
 
 
-def first_rows(rows: Dataset | IterableDataset, limit: int | None) -> Dataset | IterableDataset:
+def first_rows(rows: Rows, limit: int | None) -> Rows:
     """Return the first `limit` rows (default: all)."""
     return rows if limit is None else rows.take(limit)

@@ -239,9 +239,9 @@ class TrackStream(TrainerCallback):
         self.rows.advance(state.global_step * args.gradient_accumulation_steps * args.train_batch_size)
 
     def on_save(self, args: TrainingArguments, state, control, **kwargs):
-        self.rows.save(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        self.rows.save(Path(f"{args.output_dir}/checkpoint-{state.global_step}"))
 
-    def on_log(self, args: TrainingArguments, state, control, logs=None, **kwargs):
+    def on_log(self, args: TrainingArguments, state, control, logs, **kwargs):
         # For rows without a length the Trainer logs the share of `max_steps` as the epoch.
         logs["epoch"] = state.log_history[-1]["epoch"] = self.rows.current_block()[0].epoch
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,10 +27,15 @@ Encode = Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
 
 def tokenizer_engine(tokenizer: PreTrainedTokenizerBase, add_special_tokens: bool = True) -> Encode:
     """Return a function that encodes with the tokenizer itself; special tokens that occur in a text are text."""
-    options = {"split_special_tokens": True, "return_attention_mask": False, "verbose": False}
 
     def encode(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        documents = tokenizer(texts, add_special_tokens=add_special_tokens, **options).input_ids
+        documents = tokenizer(
+            texts,
+            add_special_tokens=add_special_tokens,
+            split_special_tokens=True,
+            return_attention_mask=False,
+            verbose=False,
+        ).input_ids
         offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in documents])])
         ids = np.fromiter((token for ids in documents for token in ids), np.int32, count=offsets[-1])
         return ids, offsets
@@ -127,7 +133,7 @@ def document_engine(
     Raises:
         ValueError: the tokenizer has no end-of-sequence token.
     """
-    end = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id  # BERT has [SEP]
+    end: Any = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id  # BERT has [SEP]
     if end is None:
         raise ValueError(f"tokenizer `{tokenizer.name_or_path}` has no eos token: give another `--tokenizer_name`")
     name, encode = select_engine(tokenizer, texts, verify_each_call=verify_each_call)

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hf_llm.arguments import TokenizerArguments
 from hf_llm.files import atomic_folder, write_json
@@ -61,7 +61,7 @@ def train_or_extend(
 
 def train_tokenizer(
     texts: Iterable[str], vocab_size: int, algorithm: str = "bpe", special_tokens: Iterable[str] = ()
-) -> PreTrainedTokenizerFast:
+) -> PreTrainedTokenizerBase:
     """Train a byte-level BPE or Unigram. It encodes any text without an unknown token, and decodes it exactly.
 
     It puts `<|bos|>` before every document, so that the first token of the text is predicted too. The end of text and
@@ -109,7 +109,8 @@ def add_special_tokens(
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True)
     if MASK in new and tokenizer.mask_token is None:
         tokenizer.mask_token = MASK
-    return tokenizer, dict(zip(tokenizer.convert_tokens_to_ids(new), spelled, strict=True))
+    vocab = tokenizer.get_vocab()
+    return tokenizer, {vocab[token]: ids for token, ids in zip(new, spelled, strict=True)}
 
 
 def extend_vocabulary(
@@ -185,7 +186,8 @@ def missing_characters(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str],
 
 def byte_ids(tokenizer: PreTrainedTokenizerBase, character: str) -> list[int]:
     """Return how a vocabulary of characters encodes one that it lacks: ids of its bytes, or of the unknown token."""
-    return tokenizer.convert_tokens_to_ids([f"<0x{byte:02X}>" for byte in character.encode()])
+    tokens = [f"<0x{byte:02X}>" for byte in character.encode()]
+    return tokenizer.convert_tokens_to_ids(tokens)  # pyright: ignore[reportReturnType]  # of a list it is a list
 
 
 def with_entries(
@@ -225,7 +227,8 @@ def learn_merges(
     )
     learning.train_from_iterator(words_as_characters(tokenizer, texts), trainer)
     merges = json.loads(learning.to_str())["model"]["merges"]
-    return [tuple([ord(character) - FIRST_CHARACTER for character in side] for side in pair) for pair in merges]
+    ids = [[[ord(character) - FIRST_CHARACTER for character in side] for side in pair] for pair in merges]
+    return [(left, right) for left, right in ids]
 
 
 def words_as_characters(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Iterator[str]:
