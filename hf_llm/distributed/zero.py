@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -133,7 +134,7 @@ def count_elements(engine: Any, stage: int) -> dict[str, tuple[int, int, int]]:
 
 
 @contextlib.contextmanager
-def gathered_weights(model: torch.nn.Module):
+def gathered_weights(model: Any) -> Iterator[tuple[Any, bool]]:
     """Gather all weights of a ZeRO-3 model on every rank, if they fit, so that it can be called like a plain model.
 
     The engine's hooks, which would partition the weights again, are removed meanwhile. Without ZeRO-3 nothing is done.
@@ -165,7 +166,7 @@ def gathered_weights(model: torch.nn.Module):
     offload.setup_zero_stage3_hooks()
 
 
-def fit_in_memory(model: torch.nn.Module) -> bool:
+def fit_in_memory(model: Any) -> bool:
     """Return whether all weights of a ZeRO-3 model fit in half of the free memory (bytes), on every rank."""
     needed = sum(parameter.ds_numel * parameter.element_size() for parameter in model.parameters())
     state = PartialState()

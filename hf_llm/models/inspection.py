@@ -4,12 +4,13 @@ import inspect
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel, TrainingArguments
 
 
-def unwrap_adapters(model: PreTrainedModel) -> PreTrainedModel:
+def unwrap_adapters(model: Any) -> PreTrainedModel:
     """Return the transformers model inside a PEFT model; any other model as it is."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
@@ -33,7 +34,7 @@ def can_skip_prompts(model: PreTrainedModel, args: TrainingArguments) -> bool:
     return "slice_logits_to_keep(" in forward and "self.loss_function(" in forward
 
 
-def num_positions(model: torch.nn.Module) -> float:
+def num_positions(model: Any) -> float:
     """Return how many positions the model has, in tokens; infinity where its config does not say."""
     plain = getattr(model, "module", model)  # a DeepSpeedEngine's own `config` is DeepSpeed's
     return getattr(plain.config.get_text_config(), "max_position_embeddings", None) or math.inf

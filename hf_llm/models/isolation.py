@@ -71,7 +71,7 @@ def compute_logits(
     model: PreTrainedModel, collator: PackingCollator, rows: np.ndarray, lengths: list[int]
 ) -> torch.Tensor:
     """Compute the float32 logits, (B, T, vocabulary), of rows of token ids, (B, T), with documents of `lengths`."""
-    batch = collator([{"input_ids": row, "lengths": lengths, "labels": row} for row in rows])
+    batch = collator([{"input_ids": row, "lengths": np.array(lengths), "labels": row} for row in rows])
     inputs = {
         name: batch[name].to(model.device) for name in ("input_ids", "position_ids", "attention_mask") if name in batch
     }
@@ -139,7 +139,7 @@ class CheckAttention(TrainerCallback):
     def __init__(self, collator: PackingCollator, packing: bool):
         self.collator, self.packing = collator, packing
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
+    def on_train_begin(self, args, state, control, model, **kwargs):
         if self.collator.causal:
             check_causality(model, self.collator)
         if self.packing:

@@ -79,13 +79,14 @@ def load_tokenizer(
         ValueError: the tokenizer cannot be read, or there is neither a name to load nor text to train on.
     """
     name = checkpoint or model_args.tokenizer_name or model_args.model_name_or_path
-    if name is None and train_split is None:
-        raise ValueError("there is no model to start from: give `--model_name_or_path`, a folder or a Hub id")
     if name is None:
-        trained = [None]
+        if train_split is None:
+            raise ValueError("there is no model to start from: give `--model_name_or_path`, a folder or a Hub id")
+        trained: list[Any] = [None]
         if PartialState().is_main_process:
             streamed = isinstance(train_split, IterableDataset)
-            texts = (row["text"] or "" for row in (train_split.take(STREAMED_DOCUMENTS) if streamed else train_split))
+            rows: Any = train_split.take(STREAMED_DOCUMENTS) if streamed else train_split
+            texts = (row["text"] or "" for row in rows)
             trained = [train_tokenizer(texts, model_args.vocab_size, special_tokens=special_tokens)]
         # Token ids that differ between ranks would silently ruin the run: all ranks use the tokenizer of rank 0.
         return broadcast_object_list(trained)[0]
@@ -206,7 +207,7 @@ def load_model(
             "(`PeftModel.merge_and_unload`, `save_pretrained`)"
         )
     try:
-        model = load_weights(model_args, auto_class, **options)
+        model = load_weights(model_args.model_name_or_path, model_args, auto_class, **options)
     except Exception as error:  # transformers has no common class for a missing file, a wrong shape, ...
         raise ValueError(f"cannot load `{model_args.model_name_or_path}`: {one_line(error)}") from error
     check_fit(model.config, tokenizer, max_length, first_position(model))
@@ -257,12 +258,12 @@ def check_memory(config: PreTrainedConfig, parameters: int) -> None:
         )
 
 
-def load_weights(model_args: ModelArguments, auto_class: type, **options) -> PreTrainedModel:
+def load_weights(name: str, model_args: ModelArguments, auto_class: type, **options) -> PreTrainedModel:
     """Load a model by `from_pretrained`, and raise an error if weights are missing.
 
     A model from a .gguf file is left in a state in which `save_pretrained` works.
     """
-    path, gguf = pretrained_location(model_args.model_name_or_path)
+    path, gguf = pretrained_location(name)
     model, loading = auto_class.from_pretrained(
         path,
         attn_implementation=model_args.attn_implementation,
@@ -289,13 +290,13 @@ def load_to_finetune(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     bf16: bool,
-) -> PreTrainedModel:
+) -> PreTrainedModel | peft.PeftModel:
     """Load a model by `load_model`, and add adapters to it with `--lora_r`."""
     model = load_model(model_args, tokenizer, max_length, **frozen_weight_options(adapter_args, bf16))
     return add_adapter(model, adapter_args)
 
 
-def add_adapter(model: PreTrainedModel, adapter_args: AdapterArguments) -> PreTrainedModel:
+def add_adapter(model: PreTrainedModel, adapter_args: AdapterArguments) -> PreTrainedModel | peft.PeftModel:
     """Freeze the weights of a model and add trainable low-rank adapters; without `--lora_r` return it unchanged.
 
     Raises:
@@ -314,16 +315,16 @@ def add_adapter(model: PreTrainedModel, adapter_args: AdapterArguments) -> PreTr
         use_dora=adapter_args.use_dora,
     )
     try:
-        model = peft.get_peft_model(model, config)
+        adapted = peft.get_peft_model(model, config)
     except ValueError as error:
         modules = model.named_modules()
         linear = {name.rpartition(".")[2] for name, module in modules if isinstance(module, torch.nn.Linear)}
         raise ValueError(
             f"`--lora_target_modules`: {one_line(error)[:150]}; the linear layers are {', '.join(sorted(linear))}"
         ) from error
-    trained = count_parameters(model, trained=True)
-    logger.info(f"Adapters: {trained:,} of {count_parameters(model):,} parameters are trained")
-    return model
+    trained = count_parameters(adapted, trained=True)
+    logger.info(f"Adapters: {trained:,} of {count_parameters(adapted):,} parameters are trained")
+    return adapted
 
 
 def frozen_weight_options(adapter_args: AdapterArguments, bf16: bool) -> dict[str, Any]:
@@ -400,7 +401,8 @@ def extend_embeddings(model: PreTrainedModel, pieces: dict[int, list[int]]) -> N
     new, flat = torch.tensor(list(pieces)), torch.tensor([id for ids in pieces.values() for id in ids])
     sizes = torch.tensor([len(ids) for ids in pieces.values()])
     head = model.get_output_embeddings()
-    for weights in (model.get_input_embeddings().weight, head.weight, getattr(head, "bias", None)):
+    for layer, name in ((model.get_input_embeddings(), "weight"), (head, "weight"), (head, "bias")):
+        weights = getattr(layer, name, None)
         if weights is not None:
             table = weights if weights.dim() == 2 else weights[:, None]
             means = torch.nn.functional.embedding_bag(flat, table.float(), sizes.cumsum(0) - sizes, mode="mean")
@@ -434,7 +436,7 @@ def load_for_generation(
         model = load_adapter(model, adapter)
         for parameter in model.parameters():  # not the buffers: rotary frequencies stay exact
             parameter.data = parameter.data.to(getattr(torch, dtype))
-    return model.to(device).eval(), tokenizer
+    return model.to(device).eval(), tokenizer  # pyright: ignore[reportArgumentType]  # a decorator hides `self`
 
 
 def model_arguments(name: str, trust_remote_code: bool = False) -> ModelArguments:
