@@ -4,12 +4,13 @@ import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria, Trainer
 
 from hf_llm.arguments import GenerateArguments
 from hf_llm.data.infilling import infilling_prompts
@@ -20,8 +21,13 @@ from hf_llm.models.inspection import num_positions
 BATCH_SIZE = 8  # prompts per forward pass, by default
 
 
+def model_and_tokenizer(trainer: Trainer) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
+    """The model of a Trainer, or the DeepSpeedEngine around it, and its tokenizer, as `complete` takes them."""
+    return trainer.model_wrapped, trainer.processing_class  # pyright: ignore[reportReturnType]  # they are not None
+
+
 @contextlib.contextmanager
-def evaluation_mode(model: torch.nn.Module) -> Iterator[tuple[PreTrainedModel, bool]]:
+def evaluation_mode(model: torch.nn.Module) -> Iterator[tuple[Any, bool]]:
     """Provide the plain model with all its weights, in evaluation mode; restore mode and random state afterwards.
 
     Args:
@@ -141,8 +147,9 @@ def check_positions(model: PreTrainedModel, prompt: int, new_tokens: int) -> Non
 
 def decode_completion(tokenizer: PreTrainedTokenizerBase, prompt: list[int], completion: list[int]) -> str:
     """Decode a completion after its prompt, since some tokenizers drop the space before the first word of a text."""
-    before, whole = (tokenizer.decode(ids, skip_special_tokens=True) for ids in (prompt, prompt + completion))
-    return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(completion, skip_special_tokens=True)
+    texts = tokenizer.batch_decode([prompt, prompt + completion, completion], skip_special_tokens=True)
+    before, whole, alone = texts
+    return whole[len(before) :] if whole.startswith(before) else alone
 
 
 class StopOnStrings(StoppingCriteria):
@@ -177,14 +184,16 @@ def truncate_at(text: str, stop_strings: Sequence[str]) -> str:
 def tokenize_chats(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[list[int]]:
     """Token ids of a chat for each prompt: the user's turn, and the start of the answer."""
     turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    texts = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    texts: Any = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     return tokenizer(texts, add_special_tokens=False).input_ids
 
 
-def tokenize_prompts(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str] | Sequence[list[int]]
-) -> Sequence[list[int]]:
-    """Token ids of each prompt, without an end token; an empty prompt becomes the token that starts a document."""
+def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Any]) -> Sequence[list[int]]:
+    """Token ids of each prompt, without an end token; an empty prompt becomes the token that starts a document.
+
+    Args:
+        prompts: texts, or token ids, which are returned as they are.
+    """
     if not isinstance(prompts[0], str):
         return prompts
     return [without_end(ids, tokenizer) for ids in tokenizer(list(prompts)).input_ids]
@@ -217,13 +226,14 @@ def read_prompts(args: GenerateArguments) -> list[dict[str, str]]:
     """
     if (args.prompt is None) == (args.prompt_file is None):
         raise ValueError("give either `--prompt` or `--prompt_file`")
-    if args.suffix is not None and len(args.suffix) != len(args.prompt or []):
+    prompts = args.prompt or []
+    if args.suffix is not None and len(args.suffix) != len(prompts):
         raise ValueError(f"`--suffix` has {len(args.suffix)} texts: give one for each `--prompt`")
     if args.prompt_file is not None:
         return read_prompt_file(Path(args.prompt_file).expanduser())
     if args.suffix is None:
-        return [{"prompt": prompt} for prompt in args.prompt]
-    return [{"prompt": prompt, "suffix": suffix} for prompt, suffix in zip(args.prompt, args.suffix, strict=True)]
+        return [{"prompt": prompt} for prompt in prompts]
+    return [{"prompt": prompt, "suffix": suffix} for prompt, suffix in zip(prompts, args.suffix, strict=True)]
 
 
 def read_prompt_file(path: Path) -> list[dict[str, str]]:

@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 
@@ -47,13 +48,14 @@ def run_harness(name: str, args: EvalArguments, task_args: TaskArguments, max_sa
     Returns:
         The scores, named `<task>_<metric>`.
     """
-    from lm_eval import simple_evaluate
+    from lm_eval.evaluator import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
     tasks, manager = load_harness(*args.harness)
     model, tokenizer = load_for_generation(name, args.trust_remote_code, args.dtype)
-    results = simple_evaluate(
-        HFLM(pretrained=model, tokenizer=tokenizer, batch_size=args.batch_size or BATCH_SIZE),
+    batch_size = args.batch_size or BATCH_SIZE
+    results: Any = simple_evaluate(  # a dict: each rank scores for itself
+        HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),  # pyright: ignore[reportCallIssue]  # decorated
         tasks=tasks,
         task_manager=manager,
         num_fewshot=task_args.num_fewshot or None,
@@ -81,5 +83,5 @@ def save_harness(args: EvalArguments, results: list[dict[str, float]]) -> dict[s
     for prefix, scores in zip(("", "baseline_"), results, strict=False):
         figures |= {f"{prefix}{name}": value for name, value in scores.items()}
     if PartialState().is_main_process:
-        write_json(Path(args.output_dir) / "harness_results.json", figures)
+        write_json(Path(f"{args.output_dir}/harness_results.json"), figures)
     return figures

@@ -32,11 +32,9 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     logits = logits[0] if isinstance(logits, tuple) else logits
     labels = labels[:, 1:]
     if logits.dim() == 3:
-        logits = logits[:, :-1]
-    else:
-        counts = (labels != -100).sum(1).tolist()
-        logits, labels = logits.split(counts), labels[labels != -100].split(counts)
-    return row_losses(logits, labels)
+        return row_losses(logits[:, :-1], labels)
+    counts = (labels != -100).sum(1).tolist()
+    return row_losses(logits.split(counts), labels[labels != -100].split(counts))
 
 
 def masked_token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -58,7 +58,7 @@ def compare_and_save(
     """
     if not PartialState().is_main_process:
         return [{} for _ in evaluations]
-    folder, figures, differences = Path(args.output_dir), {}, []
+    folder, figures, differences = Path(f"{args.output_dir}"), {}, []
     for evaluation, *task_results in zip(evaluations, *results, strict=True):
         task_folder = folder / evaluation.name if len(evaluations) > 1 else folder
         save_predictions(task_results, task_folder)  # first: they are the hours of work

@@ -12,7 +12,7 @@ from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer
 from hf_llm.arguments import DataArguments, EvalArguments, TaskArguments
 from hf_llm.data.prompting import ExamplesReport, Prompter, encode_prompts, new_prompter
 from hf_llm.data.rows import load_rows
-from hf_llm.evaluation.generation import BATCH_SIZE, complete
+from hf_llm.evaluation.generation import BATCH_SIZE, complete, model_and_tokenizer
 from hf_llm.evaluation.harness import load_harness
 from hf_llm.evaluation.likelihood import log_likelihoods
 from hf_llm.evaluation.perplexity import TokenMetrics, perplexity
@@ -85,7 +85,7 @@ def score_references(task: Task, prompts: Dataset) -> dict[str, float | str]:
         prompts: rows with a column `references`, a list of gold answers each.
     """
     references = prompts["references"]
-    return task.metric().compute(predictions=["".join(gold[:1]) for gold in references], references=references)
+    return task.metric().compute(predictions=["".join(gold[:1]) for gold in references], references=references)  # pyright: ignore[reportReturnType]  # a dict
 
 
 def evaluate_task(
@@ -124,7 +124,7 @@ def evaluate_task(
         >>> result = evaluate_task(model, tokenizer, task, task.sample()["validation"])
         >>> result.scores["rougeL"], result.scores["rougeL_ci95_low"], result.predictions[0]["prediction"]
     """
-    prompter = prompter or Prompter(tokenizer, task, min(max_length, num_positions(model)))
+    prompter = prompter or Prompter(tokenizer, task, int(min(max_length, num_positions(model))))
     return answer_and_score(model, encode_task(prompter, rows), batch_size=batch_size, show_progress=show_progress)
 
 
@@ -137,9 +137,9 @@ def answer_and_score(model: torch.nn.Module, encoded: EncodedTask, **options) ->
     task, prompts, tokenizer = encoded.prompter.task, encoded.prompts, encoded.prompter.tokenizer
     answer = rank_choices if len(prompts[0]["choices"]) > 0 else generate_answers
     texts = answer(model, encoded, **options)
-    answers = [task.answer(text, row) for text, row in zip(texts, encoded.rows, strict=True)]
+    answers = [task.answer(text, row) for text, row in zip(texts, encoded.rows.to_list(), strict=True)]
     metric, references, losses = task.metric(), prompts["references"], None
-    scores = metric.compute(predictions=answers, references=references)
+    scores: Any = metric.compute(predictions=answers, references=references)  # a dict
     row_scores = metric.row_scores(answers, references)
     if task.scores_perplexity:
         losses = completion_losses(model, encoded, **options)
@@ -170,7 +170,7 @@ def rank_choices(model: torch.nn.Module, encoded: EncodedTask, **options) -> lis
     if task.ranks_per_token():
         lengths = [[*map(len, choices)] for choices in prompts["choices"]]
         scores = [np.divide(row_scores, tokens) for row_scores, tokens in zip(scores, lengths, strict=True)]
-    return [task.choices(row)[int(np.argmax(row_scores))] for row_scores, row in zip(scores, encoded.rows, strict=True)]
+    return [task.choices(row)[int(np.argmax(row_scores))] for row_scores, row in zip(scores, encoded.rows, strict=True)]  # pyright: ignore[reportOptionalSubscript, reportArgumentType]  # each row is a dict and has choices
 
 
 def completion_losses(model: torch.nn.Module, encoded: EncodedTask, **options) -> np.ndarray:
@@ -220,7 +220,7 @@ class Evaluation:
         Args:
             positions: number of positions of the model, or infinity.
         """
-        max_length = min(self.max_length, positions)
+        max_length = int(min(self.max_length, positions))
         try:
             prompter, rows = new_prompter(tokenizer, self.task, self.rows, self.task_args, max_length, self.args.seed)
             return encode_task(prompter, rows["validation"])
@@ -323,8 +323,9 @@ class TaskEvaluation(TrainerCallback):
         batch_size: int | None = None,
     ):
         self.trainer = trainer
-        max_length = min(max_length, num_positions(trainer.model))
-        self.encoded = encode_task(prompter or Prompter(trainer.processing_class, task, max_length), rows)
+        model, tokenizer = model_and_tokenizer(trainer)
+        prompter = prompter or Prompter(tokenizer, task, int(min(max_length, num_positions(model))))
+        self.encoded = encode_task(prompter, rows)
         self.batch_size = batch_size or trainer.args.per_device_eval_batch_size
         self.result: TaskResult | None = None
 
@@ -335,11 +336,11 @@ class TaskEvaluation(TrainerCallback):
         if isinstance(self.trainer.compute_metrics, TokenMetrics | None):  # the names of other metrics are unknown
             check_best_metric(args.metric_for_best_model, self.encoded.reference_scores)
 
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        trainer = self.trainer
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        trainer, (model, _) = self.trainer, model_and_tokenizer(self.trainer)
         options = {"batch_size": self.batch_size, "show_progress": not args.disable_tqdm}
         with trainer.accelerator.autocast():  # around all of it: weights are cast once instead of at every token
-            self.result = answer_and_score(trainer.model_wrapped, self.encoded, **options)
+            self.result = answer_and_score(model, self.encoded, **options)
         numbers = {f"eval_{name}": value for name, value in self.result.scores.items() if not isinstance(value, str)}
         metrics.update(numbers)
         trainer.log(dict(numbers))
