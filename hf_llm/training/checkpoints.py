@@ -15,6 +15,7 @@ from safetensors import safe_open
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import has_length, rotate_checkpoints, sort_checkpoints
 
+from hf_llm.data.packing import PackingCollator
 from hf_llm.files import check_writable, write_text
 from hf_llm.models.inspection import count_parameters
 
@@ -80,7 +81,7 @@ def find_checkpoint(resume_from_checkpoint: str | None, output_dir: str) -> str 
     check_writable(output_dir)
     value = str(resume_from_checkpoint or "false").lower()
     if value not in ("true", "false"):
-        checkpoint = Path(resume_from_checkpoint).expanduser()
+        checkpoint = Path(f"{resume_from_checkpoint}").expanduser()
         read_manifest(checkpoint)
         return str(checkpoint)
     complete = find_complete_checkpoints(output_dir)
@@ -130,7 +131,7 @@ class CompleteCheckpoints(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         # Checkpoints after the one resumed from will be written again, and must not count as complete until then.
-        for name in sort_checkpoints(args.output_dir) if args.should_save else []:
+        for name in sort_checkpoints(str(args.output_dir)) if args.should_save else []:
             if int(name.rpartition("-")[2]) > state.global_step:
                 (Path(name) / CHECKPOINT_MANIFEST).unlink(missing_ok=True)
 
@@ -138,10 +139,16 @@ class CompleteCheckpoints(TrainerCallback):
         args.distributed_state.wait_for_everyone()
         if not args.should_save:
             return
-        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        checkpoint = Path(f"{args.output_dir}/checkpoint-{state.global_step}")
         (checkpoint / "training_args.bin").unlink(missing_ok=True)  # a pickle with paths; nothing reads it
         write_manifest(checkpoint, self.run)
-        rotate_checkpoints(args.output_dir, self.save_total_limit, state.best_model_checkpoint, use_mtime=True)
+        rotate_checkpoints(str(args.output_dir), self.save_total_limit, state.best_model_checkpoint, use_mtime=True)
+
+
+def trainer_parts(trainer: Trainer) -> tuple[PreTrainedModel, Any, Dataset, PackingCollator]:
+    """The model, the rows to train on (a `Dataset` or `StreamedRows`) and to evaluate on, and the collator."""
+    parts = trainer.model, trainer.train_dataset, trainer.eval_dataset, trainer.data_collator
+    return parts  # pyright: ignore[reportReturnType]  # the Trainer's own types allow much that `run_training` does not
 
 
 def save_final_model(trainer: Trainer) -> None:
@@ -153,26 +160,27 @@ def save_final_model(trainer: Trainer) -> None:
     Raises:
         RuntimeError: weights are missing in the saved files.
     """
-    args = trainer.args
-    temporary = Path(args.output_dir) / "_saving"
+    args, (model, *_) = trainer.args, trainer_parts(trainer)
+    folder = Path(f"{args.output_dir}")
+    temporary = folder / "_saving"
     if args.should_save:
         shutil.rmtree(temporary, ignore_errors=True)  # left by a killed run; its shards may have other names
     trainer.accelerator.wait_for_everyone()
-    trainer.model.config.use_cache = True  # off during training; users of the folder generate
+    model.config.use_cache = True  # off during training; users of the folder generate
     trainer.save_model(str(temporary), _internal_call=True)  # _internal_call: do not push
     trainer.accelerator.wait_for_everyone()
     if args.should_save:
         (temporary / "training_args.bin").unlink()
-        check_weights(temporary, trainer.model)
+        check_weights(temporary, model)
         for pattern in ("model*.safetensors*", "adapter_*", "config.json"):  # a whole model, or an adapter
-            for stale in Path(args.output_dir).glob(pattern):
+            for stale in folder.glob(pattern):
                 if not (temporary / stale.name).exists():
                     stale.unlink()
         for path in sorted(temporary.iterdir(), key=lambda path: path.name == "config.json"):  # config.json last
-            os.replace(path, Path(args.output_dir) / path.name)
+            os.replace(path, folder / path.name)
         shutil.rmtree(temporary)
     trainer.accelerator.wait_for_everyone()
-    trainer.model.config.use_cache = args.use_cache
+    model.config.use_cache = args.use_cache
 
 
 def check_weights(folder: Path, model: PreTrainedModel) -> None:
@@ -199,12 +207,12 @@ def run_facts(trainer: Trainer) -> dict[str, Any]:
 
     The list on the model card (`publishing.card.card_hyperparameters`) is a separate one, for readers only.
     """
-    args, rows = trainer.args, trainer.train_dataset
+    args, (model, rows, _, collator) = trainer.args, trainer_parts(trainer)
     return {
-        **(rows_facts(rows) if has_length(rows) else rows.facts),
+        **(rows_facts(rows) if has_length(rows) else rows.facts),  # pyright: ignore[reportArgumentType]  # it is a Dataset
         "ranks": args.world_size,
-        **adapter_facts(trainer.model),
-        **trainer.data_collator.facts(),
+        **adapter_facts(model),
+        **collator.facts(),
         **optimizer_facts(args),
     }
 

@@ -73,7 +73,7 @@ def set_training_arguments(args: TrainingArguments, data_args: TextArguments, ru
 
 
 def tokenize_and_pack(
-    splits: dict[str, Dataset | IterableDataset],
+    splits: dict,
     tokenizer: PreTrainedTokenizerBase,
     data_args: TextArguments,
     run_args: PretrainArguments,
@@ -94,7 +94,7 @@ def tokenize_and_pack(
         train = build_stream(splits["train"], tokenizer, data_args, run_args, args)
         return train, validation, {"train": [train], "eval": [eval_report]}
     train, reports = pack_train(splits["train"], tokenizer, data_args, run_args, args.seed)
-    return train, validation, {"train": reports, "eval": [eval_report]}
+    return train, validation, {"train": [*reports], "eval": [eval_report]}
 
 
 def pack_train(
@@ -136,11 +136,11 @@ def build_stream(
     first = first_documents(documents, VERIFIED_DOCUMENTS)
     max_length, fim = data_args.max_length, (run_args.fim_rate, run_args.fim_spm_rate)
     if run_args.objective == "fim":
-        convert = infilling_converter(tokenizer, first, max_length, *fim, verify_each_call=True)[1]
+        _, convert = infilling_converter(tokenizer, first, max_length, *fim, verify_each_call=True)
     else:
         _, encode = document_engine(tokenizer, sample_texts(first), verify_each_call=True)
 
-        def convert(texts: list[str], generator: np.random.Generator) -> pa.Table:
+        def convert(texts: list[str], generator: np.random.Generator, /) -> pa.Table:
             return token_table(*encode(texts))
 
     facts = {
@@ -174,10 +174,11 @@ def trainer_options(
         documents: the validation texts, rows `{"text": str}`.
         validation: the same texts as packed rows.
     """
+    pad_token_id: Any = tokenizer.pad_token_id
     if run_args.objective != "masked":
         return {
             "eval_dataset": validation,
-            "data_collator": PackingCollator(tokenizer.pad_token_id, position_ids=data_args.packing),
+            "data_collator": PackingCollator(pad_token_id, position_ids=data_args.packing),
             "compute_metrics": LanguageModelingMetrics(documents, validation, tokenizer),
             "preprocess_logits_for_metrics": token_losses,
         }
@@ -208,10 +209,12 @@ def masking_collator(
             f"{type(model).__name__} has layers with a sliding attention window, and packing would show them "
             "whole documents: train it with `--packing false`"
         )
+    pad_token_id: Any = tokenizer.pad_token_id
+    mask_token_id: Any = tokenizer.mask_token_id
     return MaskingCollator(
-        tokenizer.pad_token_id,
+        pad_token_id,
         position_ids=data_args.packing,
-        mask_token_id=tokenizer.mask_token_id,
+        mask_token_id=mask_token_id,
         ordinary_ids=np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids),
         probability=run_args.mlm_probability,
         seed=seed,

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
@@ -15,7 +16,7 @@ from transformers.trainer_utils import SaveStrategy, has_length
 
 from hf_llm.distributed.zero import DeepSpeedInForce
 from hf_llm.models.isolation import CheckAttention
-from hf_llm.training.checkpoints import CompleteCheckpoints, check_same_run, run_facts, save_final_model
+from hf_llm.training.checkpoints import CompleteCheckpoints, check_same_run, run_facts, save_final_model, trainer_parts
 from hf_llm.training.throughput import Throughput, logits_share, mean_attended_length
 
 logger = logging.getLogger(__name__)
@@ -136,12 +137,13 @@ def run_training(
 
 def new_throughput(trainer: Trainer) -> Throughput:
     """The throughput callback of a run; the documents of a stream are assumed to be as long as those of evaluation."""
-    rows = trainer.train_dataset
-    share = logits_share(rows, trainer.data_collator)
+    model, rows, eval_rows, collator = trainer_parts(trainer)
+    share = logits_share(rows, collator)
     if share < 1:
         logger.info(f"Logits are computed only where a label follows: for {share:.1%} of the tokens")
-    attended = mean_attended_length(rows if has_length(rows) else trainer.eval_dataset)
-    return Throughput(trainer.model, attended, share)
+    measured = rows if has_length(rows) else eval_rows
+    attended = mean_attended_length(measured)  # pyright: ignore[reportArgumentType]  # a Dataset
+    return Throughput(model, attended, share)
 
 
 def add_callbacks(
@@ -152,7 +154,7 @@ def add_callbacks(
     callbacks: Sequence[TrainerCallback],
 ) -> None:
     """Add the callbacks of a run in the order in which they must be called."""
-    args, rows, collator = trainer.args, trainer.train_dataset, trainer.data_collator
+    args, (_, rows, _, collator) = trainer.args, trainer_parts(trainer)
     for callback in [
         *([DeepSpeedInForce(trainer)] if args.deepspeed else []),
         CheckAttention(collator, packing),
@@ -179,7 +181,8 @@ def train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
         logger.warning(f"{checkpoint} is the end of the run: no step is left to train")
         return load_finished_run(trainer, checkpoint, saved)
     logger.info(f"Resuming from step {saved.global_step:,}: {checkpoint}")
-    with hide_tied_weights_warning(trainer.model):
+    model, *_ = trainer_parts(trainer)
+    with hide_tied_weights_warning(model):
         return trainer.train(resume_from_checkpoint=checkpoint).metrics
 
 
@@ -193,7 +196,8 @@ def count_steps(trainer: Trainer) -> int:
 
 def is_finished(saved: TrainerState, max_steps: int) -> bool:
     """Whether a checkpoint was saved at the last of `max_steps`, or at the step at which the run stopped early."""
-    stopped = saved.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]
+    callbacks: Any = saved.stateful_callbacks  # a dict, though declared as a list
+    stopped = callbacks["TrainerControl"]["args"]["should_training_stop"]
     return saved.global_step >= max_steps or (stopped and saved.global_step < saved.max_steps)
 
 
@@ -211,7 +215,7 @@ def load_finished_run(trainer: Trainer, checkpoint: str, saved: TrainerState) ->
     args.num_train_epochs, args.max_steps, trainer.train_dataset = original
     trainer.state.num_train_epochs, trainer.state.max_steps = saved.num_train_epochs, saved.max_steps
     trainer.state.log_history.pop()  # the loss of 0 that the Trainer logs for zero steps
-    results = Path(args.output_dir) / "train_results.json"
+    results = Path(f"{args.output_dir}/train_results.json")
     return json.loads(results.read_text()) if results.exists() else {}
 
 

@@ -45,14 +45,14 @@ class Throughput(TrainerCallback):
         self.tokens, self.seen = self.tokens + state.num_input_tokens_seen - self.seen, state.num_input_tokens_seen
 
     def on_evaluate(self, args, state, control, **kwargs):
-        self.mark = None  # stop the clock until the next step: evaluation, and other callbacks, take time now
+        self.mark = 0.0  # stop the clock until the next step: evaluation, and other callbacks, take time now
 
     on_save = on_evaluate
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.mark = self.mark or time.perf_counter()
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(self, args, state, control, logs, **kwargs):
         if "loss" not in logs or not self.tokens:
             return
         figures = self.figures(self.tokens, self.seconds, args.world_size)
@@ -85,7 +85,7 @@ def flops_per_token(model: PreTrainedModel, attended: float, logits_share: float
         logits_share: share of the tokens whose logits are computed.
     """
     config = model.config.get_text_config()
-    embedding = model.get_input_embeddings().weight
+    embedding = model.get_input_embeddings().get_parameter("weight")
     head = model.get_output_embeddings().weight
     size = getattr(embedding, "ds_numel", embedding.numel())  # the output matrix has as many elements
     heads = getattr(config, "num_attention_heads", 0)  # a state-space model has none
