@@ -363,7 +363,7 @@ def drop_unreadable_rows(table: pa.Table, paths: list[str], on_error: str, funne
             raise ValueError(f"{problem}; `--on_error skip` skips and counts what cannot be read")
         problems.append(problem)
         funnel.add_example("read", UNREADABLE, problem, "")
-    row_ids = tuple([row[name] for row in unreadable] for name in ("source", "row"))
+    row_ids = [row["source"] for row in unreadable], [row["row"] for row in unreadable]
     funnel.unreadable.update(row_ids[0])
     funnel.count_dropped("read", UNREADABLE, row_ids, 0, details=problems)
     return table.filter(readable)
@@ -387,7 +387,7 @@ def drop_rejected_rows(table: pa.Table, funnel: Funnel) -> pa.Table:
         funnel.add_example(row["step"], row["reason"], funnel.origin(row["source"], row["row"]), row["text"])
     for (step, reason), rows in by_reason.items():
         size = sum(row["size"] - sum(row["removed_bytes"] or []) for row in rows)
-        funnel.count_dropped(step, reason, tuple([row[name] for row in rows] for name in ("source", "row")), size)
+        funnel.count_dropped(step, reason, ([row["source"] for row in rows], [row["row"] for row in rows]), size)
     return table.filter(accepted)
 
 
@@ -421,7 +421,7 @@ def keep_first(step: str, rows: np.ndarray, first: np.ndarray, spool: Spool, fun
     row_ids, earlier_ids = ((sources[indices], numbers[indices]) for indices in (dropped, first[dropped]))
     funnel.count_dropped(step, reason, row_ids, int((ends - begins)[dropped].sum()), earlier_ids)
     for row in dropped[:EXAMPLES].tolist():
-        origin, earlier = (funnel.origin(sources[i], numbers[i]) for i in (row, first[row]))
+        origin, earlier = (funnel.origin(int(sources[i]), int(numbers[i])) for i in (row, first[row]))
         (text,) = spool.texts(begins[[row]], ends[[row]]).to_pylist()
         funnel.add_example(step, reason, f"{origin}, duplicate of {earlier}", text)
     return rows[first[rows] == rows]
@@ -441,7 +441,7 @@ def drop_passages(
     for index in np.flatnonzero(empty)[:EXAMPLES].tolist():
         row = rows[[index]]
         (text,) = spool.texts(spool.column("begin")[row], spool.column("end")[row]).to_pylist()
-        funnel.add_example(step, reason, funnel.origin(sources[index], numbers[index]), text)
+        funnel.add_example(step, reason, funnel.origin(int(sources[index]), int(numbers[index])), text)
     return np.flatnonzero(~empty)
 
 

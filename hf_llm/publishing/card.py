@@ -66,7 +66,7 @@ def write_model_card(
     folder, base_model, datasets = Path(folder), as_hub_id(base_model), [name for name in datasets if as_hub_id(name)]
     name, data, auto_class = folder.resolve().name, ", ".join(datasets) or "local files", detect_auto_class(str(folder))
     pipeline = "fill-mask" if auto_class is AutoModelForMaskedLM else "text-generation"
-    evaluated_on = {"dataset_type": datasets[0] if len(datasets) == 1 else "custom", "dataset_name": data}
+    evaluated_on: Any = {"dataset_type": datasets[0] if len(datasets) == 1 else "custom", "dataset_name": data}
     eval_results = [
         EvalResult(task_type=pipeline, metric_type=metric, metric_value=float(value), **evaluated_on)
         for metric, value in results.items()

@@ -54,8 +54,9 @@ def publish(trainer: Trainer, results: dict[str, float], *, base_model: str | No
     args = trainer.args
     if not args.should_save:
         return
+    folder = Path(f"{args.output_dir}")
     write_model_card(
-        args.output_dir,
+        folder,
         base_model=base_model,
         datasets=[dataset] if dataset else [],
         results=card_results(results),
@@ -63,7 +64,7 @@ def publish(trainer: Trainer, results: dict[str, float], *, base_model: str | No
     )
     if args.push_to_hub:
         target = {"private": args.hub_private_repo, "revision": args.hub_revision}
-        url = push_folder(args.output_dir, trainer.hub_model_id, commit_message="Final model", **target)
+        url = push_folder(folder, trainer.hub_model_id, commit_message="Final model", **target)
         logger.info(f"Pushed and verified: {url}")
 
 
@@ -101,7 +102,7 @@ class PushCheckpoints(TrainerCallback):
 
     def __init__(self, trainer: Trainer):
         if trainer.args.should_save:
-            check_private(trainer.hub_model_id, trainer.args.hub_private_repo is not False)
+            check_private(f"{trainer.hub_model_id}", trainer.args.hub_private_repo is not False)
         self.trainer = trainer
         self.strategy, trainer.args.hub_strategy = trainer.args.hub_strategy, HubStrategy.END
         self.pool, self.running = ThreadPoolExecutor(1), None
@@ -115,7 +116,7 @@ class PushCheckpoints(TrainerCallback):
         self.pool.shutdown()
 
     def push(self, args: TrainingArguments, step: int) -> None:
-        folder, title = Path(args.output_dir) / f"checkpoint-{step}", f"Training in progress, step {step}"
+        folder, title = Path(f"{args.output_dir}/checkpoint-{step}"), f"Training in progress, step {step}"
         target = {"private": args.hub_private_repo, "revision": args.hub_revision}
         try:
             push_folder(folder, self.trainer.hub_model_id, commit_message=title, **target)

@@ -7,6 +7,7 @@ from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from hf_llm.arguments import EvalArguments
+from hf_llm.evaluation.generation import model_and_tokenizer
 from hf_llm.evaluation.scoring import Evaluation, TaskResult
 from hf_llm.messages import format_table, format_value
 from hf_llm.models.inspection import count_parameters
@@ -21,9 +22,10 @@ def report_pretraining(trainer: Trainer, figures: dict[str, float], samples: dic
     """
     if not trainer.args.should_save:
         return
+    model, _ = model_and_tokenizer(trainer)
     streamed = "train_epochs_completed" in figures
     rows = {
-        "parameters": count_parameters(trainer.model),
+        "parameters": count_parameters(model),
         "steps": f"{trainer.state.global_step:,} of {trainer.state.max_steps:,}",
         "tokens read, a block ahead" if streamed else "tokens of the data": figures["train_tokens_in"],
         "  packed, dropped": f"{figures['train_tokens_packed']:,}, {figures['train_tokens_dropped']:,}",
@@ -55,9 +57,10 @@ def report_finetuning(trainer: Trainer, figures: dict[str, float], result: TaskR
     """Print the end of a fine-tuning run on rank 0: a table, the scores, three predictions, the folder."""
     if not trainer.args.should_save:
         return
+    model, _ = model_and_tokenizer(trainer)
     rows = {
-        "parameters": count_parameters(trainer.model),
-        "  trained": count_parameters(trainer.model, trained=True),
+        "parameters": count_parameters(model),
+        "  trained": count_parameters(model, trained=True),
         "steps": f"{trainer.state.global_step:,} of {trainer.state.max_steps:,}",
         "train examples": figures["train_examples"],
         "  dropped, shortened": f"{figures['train_examples_dropped']:,}, {figures['train_examples_shortened']:,}",
