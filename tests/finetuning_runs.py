@@ -285,13 +285,13 @@ def two_ranks(processes, tuned):
 
 @pytest.fixture(scope="session")
 def scored_on_ranks(processes, two_ranks, tuned):
-    """The evaluation recipe on two ranks without DeepSpeed, on what `zero2_written` trained."""
+    """The evaluation recipe on two ranks of a real torchrun, without DeepSpeed, on what `zero2_written` trained."""
 
     def run():
         two_ranks["zero2_written"].result()
         settings = {"max_eval_samples": 13, "batch_size": 4, "task_options": WRITTEN["task_options"]}
         command = evaluate("translation", "new/zero2_written", **settings, output_dir="eval/on_ranks")
-        return processes.fork(command, tuned, ranks=2)
+        return processes.run(["torchrun", "--standalone", "--nproc_per_node", 2, *command], tuned)
 
     return processes.submit(run)
 

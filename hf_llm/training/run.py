@@ -111,14 +111,14 @@ def run_training(
         ValueError: the checkpoint is of another run, or the model lets packed documents see each other.
         FloatingPointError: a loss is not finite.
     """
-    args, rows = trainer.args, trainer.train_dataset
+    args, rows, facts = trainer.args, trainer.train_dataset, run_facts(trainer)
     logger.info(f"Precision: {'bfloat16' if args.bf16 else 'float16' if args.fp16 else 'float32'} on {args.device}")
     if checkpoint:
-        check_same_run(checkpoint, run_facts(trainer))
+        check_same_run(checkpoint, facts)
         if not has_length(rows):
             rows.load(checkpoint)
     throughput = new_throughput(trainer)
-    add_callbacks(trainer, checkpoint, packing, throughput, callbacks)
+    add_callbacks(trainer, checkpoint, packing, facts, [throughput], callbacks)
     logger.info(describe_schedule(args, len(rows) if has_length(rows) else None))
     trained = train(trainer, checkpoint)
     log_last_and_best_step(trainer.state)
@@ -150,23 +150,23 @@ def add_callbacks(
     trainer: Trainer,
     checkpoint: str | None,
     packing: bool,
-    throughput: Throughput,
-    callbacks: Sequence[TrainerCallback],
+    facts: dict[str, Any],
+    first: list[TrainerCallback],
+    last: Sequence[TrainerCallback],
 ) -> None:
-    """Add the callbacks of a run in the order in which they must be called."""
+    """Add the callbacks of a run in the order in which they must be called: `first`, those of the Trainer, `last`."""
     args, (_, rows, _, collator) = trainer.args, trainer_parts(trainer)
     for callback in [
         *([DeepSpeedInForce(trainer)] if args.deepspeed else []),
         CheckAttention(collator, packing),
         *collator.callbacks(),
         StopOnNonFiniteLoss(trainer, checkpoint),
-        CompleteCheckpoints(args, run_facts(trainer)),
-        *callbacks,
+        CompleteCheckpoints(args, facts),
+        *last,
     ]:
         trainer.add_callback(callback)
     # First of all: the trackers log the throughput, and the manifest lists the file with the stream's position.
-    first = [throughput, *([] if has_length(rows) else rows.callbacks())]
-    trainer.callback_handler.callbacks[:0] = first
+    trainer.callback_handler.callbacks[:0] = [*first, *([] if has_length(rows) else rows.callbacks())]
 
 
 def train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
