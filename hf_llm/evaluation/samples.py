@@ -16,7 +16,7 @@ HIDDEN_TOKENS = 10  # shown with the model's guesses
 
 
 def draw_samples(trainer: Trainer, run_args: PretrainArguments) -> dict[str, str]:
-    """Let a trained model write texts, or guess hidden tokens, as its objective was. Every rank calls.
+    """Let a trained model write texts, or guess hidden tokens, depending on its objective. Every rank must call.
 
     Returns:
         For each heading the text under it.
@@ -26,9 +26,9 @@ def draw_samples(trainer: Trainer, run_args: PretrainArguments) -> dict[str, str
         return {"Hidden tokens, and the model's guesses": guess_hidden_tokens(trainer, row)}
     prompt = run_args.sample_prompt
     heading = "A sample of its text" + (f", begun with {prompt!r}" if prompt else "")
-    samples = {heading: prompt + write_text(trainer, [prompt])}
+    samples = {heading: prompt + sample_text(trainer, [prompt])}
     if run_args.objective == "fim":
-        samples["What it writes between two pieces of a validation text"] = write_middle(trainer, row)
+        samples["What it writes between two pieces of a validation text"] = sample_middle(trainer, row)
     return samples
 
 
@@ -45,7 +45,7 @@ def guess_hidden_tokens(trainer: Trainer, row: dict[str, Any]) -> str:
     return "\n".join(f"{decode([token])!r}  {decode([guess])!r}" for token, guess in pairs)
 
 
-def write_text(trainer: Trainer, prompts: list[str] | list[list[int]]) -> str:
+def sample_text(trainer: Trainer, prompts: list[str] | list[list[int]]) -> str:
     """Return a random completion of one prompt, as long as the model's positions allow."""
     model, tokenizer = model_and_tokenizer(trainer)
     (ids,) = tokenize_prompts(tokenizer, prompts)
@@ -57,11 +57,11 @@ def write_text(trainer: Trainer, prompts: list[str] | list[list[int]]) -> str:
     return sample
 
 
-def write_middle(trainer: Trainer, row: dict[str, Any]) -> str:
+def sample_middle(trainer: Trainer, row: dict[str, Any]) -> str:
     """Return the beginning of a validation text with its middle fifth, in brackets, written by the model."""
     _, tokenizer = model_and_tokenizer(trainer)
     (whole,) = tokenizer.batch_decode([row["input_ids"][: row["lengths"][0]]], skip_special_tokens=True)
     text = whole[:SAMPLE_CHARACTERS]
     prefix, suffix = text[: len(text) * 2 // 5], text[len(text) * 3 // 5 :]
     prompts = infilling_prompts(tokenizer, [prefix], [suffix])
-    return f"{prefix}[{write_text(trainer, prompts)}]{suffix}"
+    return f"{prefix}[{sample_text(trainer, prompts)}]{suffix}"
