@@ -8,8 +8,8 @@ from .data.prompting import encode_examples as encode_examples
 from .data.rows import load_rows as load_rows
 from .data.tokenization import tokenize as tokenize
 from .distributed.zero import DeepSpeedInForce as DeepSpeedInForce
+from .evaluation.callback import TaskEvaluation as TaskEvaluation
 from .evaluation.generation import complete as complete
-from .evaluation.scoring import TaskEvaluation as TaskEvaluation
 from .evaluation.scoring import evaluate_task as evaluate_task
 from .metrics.base import TaskMetric as TaskMetric
 from .metrics.base import paired_bootstrap as paired_bootstrap

@@ -12,8 +12,8 @@ from hf_llm.data.packing import PackingCollator
 from hf_llm.data.prompting import new_prompter
 from hf_llm.data.rows import load_rows
 from hf_llm.distributed.ranks import shut_down
+from hf_llm.evaluation.callback import TaskEvaluation
 from hf_llm.evaluation.perplexity import TokenMetrics, token_losses
-from hf_llm.evaluation.scoring import TaskEvaluation
 from hf_llm.messages import report_errors
 from hf_llm.models.inspection import can_skip_prompts
 from hf_llm.models.loading import load_to_finetune, load_tokenizer
