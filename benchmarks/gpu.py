@@ -356,6 +356,7 @@ def main():
     os.environ["DS_ACCELERATOR"] = args.device
     if args.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads cost such small models more than they save
     import torch
 
     if args.check_imports:
