@@ -29,7 +29,7 @@ MappingLoader.add_implicit_resolver(
 
 
 def parse_mapping(flag: str, text: str, text_values: bool = False) -> dict[str, Any]:
-    """Parse `key=value` pairs or a JSON object.
+    """Parse `key=value` pairs, a JSON object, or a YAML mapping in braces.
 
     A value that begins with a brace, bracket or quotation mark may contain commas:
     `rope_parameters={rope_type: linear, factor: 2.0},rms_norm_eps=1e-4` ->
@@ -37,13 +37,13 @@ def parse_mapping(flag: str, text: str, text_values: bool = False) -> dict[str, 
 
     Args:
         flag: the argument, for error messages.
-        text_values: keep the values of pairs as text, e.g. `target=no`; those of a JSON object have types anyway.
+        text_values: keep the values of pairs as text, e.g. `target=no`; others have types anyway.
 
     Raises:
-        ValueError: a pair without `=`, a key given twice, a bracket that is not closed, or invalid JSON.
+        ValueError: a pair without `=`, a key given twice, a bracket that is not closed, or an invalid object.
     """
     if text.lstrip().startswith("{"):
-        return read_json_object(text, flag)[1]
+        return parse_object(flag, text)
     mapping = {}
     for pair in split_pairs(flag, text):
         key, equals, value = (part.strip() for part in pair.partition("="))
@@ -56,6 +56,23 @@ def parse_mapping(flag: str, text: str, text_values: bool = False) -> dict[str, 
         except ValueError as error:
             raise ValueError(f"`{flag}` {key}: {error}") from None
     return mapping
+
+
+def parse_object(flag: str, text: str) -> dict[str, Any]:
+    """Parse a JSON object, or a YAML mapping in braces, whose keys need no quotation marks.
+
+    JSON is tried first, because YAML reads its escapes of characters above U+FFFF as two characters.
+    """
+    try:
+        json.loads(text)
+    except json.JSONDecodeError:
+        try:
+            mapping = parse_value(text)
+        except ValueError as error:
+            raise ValueError(f"`{flag}`: {error}") from None
+        if isinstance(mapping, dict) and None not in mapping.values():  # YAML reads `{a=1}` as a key without a value
+            return mapping
+    return read_json_object(text, flag)[1]
 
 
 def split_pairs(flag: str, text: str) -> list[str]:

@@ -116,3 +116,16 @@ def test_mappings_are_written_as_the_pairs_that_they_came_from():
     text = "source=en,target=de,max_new_tokens=64"
     assert format_mapping(parse_mapping("--task_options", text, text_values=True)) == text
     assert parse_mapping("--x", format_mapping(NESTED)) == NESTED
+
+
+def test_a_mapping_in_braces_needs_no_quotation_marks():
+    """What a YAML file says after `config_overrides:` works on the command line too; JSON keeps its own escapes."""
+    text = "{hidden_size: 64, rope_parameters: {rope_type: linear, factor: 2.0}, rms_norm_eps: 1e-4}"
+    nested = {"rope_type": "linear", "factor": 2.0}
+    expected = {"hidden_size": 64, "rope_parameters": nested, "rms_norm_eps": 1e-4}
+    assert parse_mapping("--config_overrides", text) == expected
+    assert parse_mapping("--config_overrides", '{"a": "\\ud83d\\ude00", "b": 1e-4}') == {"a": "\U0001f600", "b": 1e-4}
+    assert parse_mapping("--config_overrides", "{}") == {}
+    for wrong in ("{a: 1, a: 2}", "{a: [1}", "{a=1}"):
+        with pytest.raises(ValueError, match="`--config_overrides`"):
+            parse_mapping("--config_overrides", wrong)
