@@ -101,8 +101,48 @@ class ModelArguments(Arguments):
     trust_remote_code: bool = field(default=False, metadata=REMOTE_CODE)
 
 
+@dataclass(kw_only=True)
+class ReadingArguments(Arguments):
+    """How to read files of every format.
+
+    Raises:
+        ValueError: as `Arguments`; the encoding is unknown.
+    """
+
+    encoding: str = field(
+        default="utf-8",
+        metadata={
+            "help": "Encoding of files without a byte order mark and of pages that declare none, e.g. cp1252, gb18030."
+        },
+    )
+    csv_escape: str = field(
+        default="none",
+        metadata={
+            "help": 'Quotation marks inside a quoted field of a .csv file: only doubled as "", or also as \\".',
+            "choices": ["none", "backslash"],
+        },
+    )
+    max_text_bytes: int = field(
+        default=256 << 20,
+        metadata={"help": "Maximum size of one row or document in bytes; longer ones are unreadable.", "min": 1},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        try:
+            "a".encode(self.encoding)
+        except (LookupError, UnicodeError):  # LookupError: also a codec that is not for text
+            raise ValueError(
+                f"`--encoding` {self.encoding} is unknown: give a codec of Python, e.g. utf-8, cp1252, gb18030"
+            ) from None
+
+    def reading(self) -> "ReadingArguments":
+        """Return these settings alone, without those of a class that inherits them."""
+        return ReadingArguments(**{option.name: getattr(self, option.name) for option in fields(ReadingArguments)})
+
+
 @dataclass
-class SourceArguments(Arguments):
+class SourceArguments(ReadingArguments):
     """Which data to read."""
 
     _argument_group_name = "data"  # of `--help`
@@ -230,7 +270,7 @@ class TokenizerArguments(SourceArguments):
 
 
 @dataclass
-class PreparationArguments(Arguments):
+class PreparationArguments(ReadingArguments):
     """Which files to prepare, and which steps to apply to their text."""
 
     _argument_group_name = "preparation"  # of `--help`

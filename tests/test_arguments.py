@@ -37,3 +37,11 @@ def test_every_group_of_flags_has_its_bounds_checked():
     assert [
         option.name for group in groups for option in dataclasses.fields(group) if not option.metadata["help"]
     ] == []
+
+
+def test_an_unknown_encoding_is_refused():
+    """One that Python does not know, and one that is not of text."""
+    for name in ("utf-9", "rot13"):
+        with pytest.raises(ValueError, match=f"`--encoding` {name} is unknown: give a codec of Python"):
+            arguments.ReadingArguments(encoding=name)
+    assert arguments.DataArguments(encoding="cp1252").reading() == arguments.ReadingArguments(encoding="cp1252")

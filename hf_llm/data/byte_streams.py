@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import fsspec
@@ -14,9 +15,20 @@ CHUNK = 16 << 20  # bytes that are read and parsed together
 PIECE = 1 << 16  # bytes that are decompressed together, and lost where a compressed file is cut short
 BOM = b"\xef\xbb\xbf"
 
+# The N texts of one column in Arrow, or a list of N rows; and a message for each that cannot be read, by its index.
+Batch = tuple[Any, dict[int, str]]
+
 
 class BadFile(DatasetGenerationError, ValueError):
     """A file that cannot be read, with the message for the user. `datasets` raises this class unchanged."""
+
+
+class Problem(NamedTuple):
+    """Why a row cannot be read, or with `is_file` the rest of its file, and how many bytes on the disk are lost."""
+
+    message: str
+    lost_bytes: int
+    is_file: bool = False
 
 
 def file_format(path: str) -> tuple[str, str | None]:

@@ -5,29 +5,26 @@ with all columns. `read_texts`, `read_documents` and `read_rows` differ in how t
 """
 
 import itertools
-import json
-import re
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet
 from datasets import ClassLabel, Features
 
-from hf_llm.data.byte_streams import BOM, BadFile, file_format, open_filesystem, read_chunks, read_lines
+from hf_llm.arguments import ReadingArguments
+from hf_llm.data.byte_streams import BadFile, Batch, Problem, file_format, open_filesystem, read_chunks
 from hf_llm.data.csv_rows import read_csv_rows
+from hf_llm.data.json_rows import first_names, read_json
 from hf_llm.messages import ORIGIN, one_line
 
 DOCUMENTS = (".txt", ".md", ".html", ".htm")  # one text each, without columns
-HALF_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # half of a pair, or both halves
-# The N texts of one column in Arrow, or a list of N rows; and a message for each that cannot be read, by its index.
-Batch = tuple[Any, dict[int, str]]
 
 
-def read_texts(path: str, column: str) -> Iterator[pa.Array]:
+def read_texts(path: str, column: str, reading: ReadingArguments) -> Iterator[pa.Array]:
     """Read one column of a file, or the text of a document.
 
     Returns:
@@ -48,11 +45,12 @@ def read_texts(path: str, column: str) -> Iterator[pa.Array]:
         check_column(path, column, names)
 
 
-def read_documents(path: str, column: str) -> Iterator[tuple[pa.Array, dict[int, str]]]:
+def read_documents(path: str, column: str, reading: ReadingArguments) -> Iterator[tuple[pa.Array, dict[int, Problem]]]:
     """Read one column of a file, and report what cannot be read instead of raising it.
 
     Returns:
-        Batches `(texts, problems)`: (N,) strings, and a message for each index of a null among them.
+        Batches `(texts, problems)`: (N,) strings, and a problem for each index of a null among them. Where the rest of
+        the file cannot be read, the last row is a null.
     """
     number = 0
     try:
@@ -64,12 +62,15 @@ def read_documents(path: str, column: str) -> Iterator[tuple[pa.Array, dict[int,
             for index in nulls:
                 problems.setdefault(index, f"`{path}` row {number + index} has no `{column}`")
             number += len(texts)
-            yield texts, problems
+            yield texts, {index: Problem(message, 0) for index, message in problems.items()}
     except BadFile as error:
-        yield pa.array([None], pa.string()), {0: str(error)}
+        yield (
+            pa.array([None], pa.string()),
+            {0: Problem(str(error), 0 if "://" in path else os.path.getsize(path), is_file=True)},
+        )
 
 
-def read_rows(path: str) -> Iterator[dict[str, Any]]:
+def read_rows(path: str, reading: ReadingArguments) -> Iterator[dict[str, Any]]:
     """Read all columns of a file.
 
     Returns:
@@ -127,104 +128,6 @@ def read_html(path: str, column: str | None) -> Iterator[Batch]:
 
     text = trafilatura.extract(b"".join(read_chunks(path)), include_comments=False)
     yield pa.array([text], pa.string()), {} if text else {0: f"`{path}` has no main text"}
-
-
-def read_json(path: str, column: str | None) -> Iterator[Batch]:
-    """Read JSON Lines, or one list of objects."""
-    line, is_first, chunks = 1, True, read_lines(path)
-    for lines in chunks:
-        if is_first and lines.lstrip(BOM + b" \t\r\n").startswith(b"["):
-            yield parse_list(lines + b"".join(chunks), path, column)
-            return
-        is_first = False
-        texts = parse_column(lines, column) if column else None
-        yield parse_lines(lines, path, line, column) if texts is None else (texts, {})
-        line += lines.count(b"\n")
-
-
-def parse_column(lines: bytes, column: str) -> pa.Array | None:
-    """Parse one column of JSON Lines by Arrow; None where Arrow refuses: broken lines, or a name given twice."""
-    parsing = pa.json.ParseOptions(pa.schema({column: pa.string()}), unexpected_field_behavior="ignore")
-    try:
-        table = pa.json.read_json(pa.BufferReader(lines), pa.json.ReadOptions(block_size=len(lines) + 1), parsing)
-        texts = table[column].combine_chunks()
-        texts.validate(full=True)  # UTF-8
-    except pa.ArrowInvalid:
-        return None
-    return texts
-
-
-def parse_lines(lines: bytes, path: str, line: int, column: str | None) -> Batch:
-    """Parse JSON Lines one by one, which keeps every value as it is and finds the broken lines.
-
-    Args:
-        line: the number of the first line.
-    """
-    rows, problems = [], {}
-    for number, content in enumerate(lines.split(b"\n"), line):
-        if not content.strip():
-            continue
-        origin = f"`{path}` line {number}"
-        try:
-            row = json.loads(content.removeprefix(BOM).decode())
-            rows.append(check_row(row, column, bool(HALF_SURROGATE.search(content)), origin))
-        except ValueError as error:
-            problem = one_line(error).replace("line 1 column", "column")  # the decoder is called with one line
-            remedy = "" if type(error) is ValueError else ": give one JSON object a line, or a list of them"
-            problems[len(rows)] = f"{origin}: {problem}{remedy}"
-            rows.append(None)
-    return pa.array(rows, pa.string()) if column else rows, problems
-
-
-def parse_list(content: bytes, path: str, column: str | None) -> Batch:
-    """Parse a list of JSON objects."""
-    try:
-        items = json.loads(content.decode("utf-8-sig"))
-    except ValueError as error:
-        raise BadFile(f"`{path}`: {one_line(error)}: give one JSON object a line, or a list of them") from None
-    rows, problems, surrogates = [], {}, bool(HALF_SURROGATE.search(content))
-    for number, item in enumerate(items):
-        origin = f"`{path}` row {number}"
-        try:
-            rows.append(check_row(item, column, surrogates, origin))
-        except ValueError as error:
-            problems[number] = f"{origin}: {one_line(error)}"
-            rows.append(None)
-    return pa.array(rows, pa.string()) if column else rows, problems
-
-
-def check_row(row: object, column: str | None, surrogates: bool, origin: str) -> str | dict[str, Any] | None:
-    """Return the text in `column` of a JSON object, or without a column the object with its origin.
-
-    Args:
-        surrogates: whether to look for halves of surrogate pairs.
-
-    Raises:
-        ValueError: it is not an object, the column does not hold text, or a text has half of a surrogate pair.
-    """
-    if not isinstance(row, dict):
-        raise ValueError(f"found {type(row).__name__}, not an object: give one JSON object a line, or a list of them")
-    if column and not isinstance(row.get(column), str | None):
-        raise ValueError(f"`{column}` holds {type(row[column]).__name__}, not a string")
-    values = {column: row.get(column)} if column else row
-    for name, value in values.items() if surrogates else ():
-        try:
-            json.dumps([name, value], ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"`{name}` holds half of a surrogate pair, which text may not have") from None
-    return row.get(column) if column else row | {ORIGIN: origin}
-
-
-def first_names(path: str) -> list[str]:
-    """Return the names in the first object of a JSON file; none for other formats."""
-    if file_format(path)[0] not in (".json", ".jsonl"):
-        return []
-    text = next(read_lines(path), b"").decode("utf-8-sig", "replace").lstrip("[ \t\r\n")
-    try:
-        row, _ = json.JSONDecoder().raw_decode(text)
-    except ValueError:
-        return []
-    return list(row) if isinstance(row, dict) else []
 
 
 def read_csv(path: str, column: str | None) -> Iterator[Batch]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets
 
-from hf_llm.arguments import DataArguments, TaskArguments
+from hf_llm.arguments import DataArguments, ReadingArguments, TaskArguments
 from hf_llm.data.arrow import column as column_of
 from hf_llm.data.locations import find_files
 from hf_llm.data.readers import read_rows
@@ -40,7 +40,9 @@ def load_rows(data_args: DataArguments, task_args: TaskArguments, task: Task, se
         raise ValueError("`--dataset_name` and files are both given: name the data with one of them")
     if data_args.train_file or data_args.validation_file:
         files = {"train": data_args.train_file, "validation": data_args.validation_file}
-        splits = {split: read_files(f"--{split}_file", patterns) for split, patterns in files.items() if patterns}
+        splits = {
+            split: read_files(f"--{split}_file", patterns, data_args) for split, patterns in files.items() if patterns
+        }
     elif data_args.dataset_name:
         splits = load_hub_splits(data_args)
     else:
@@ -70,13 +72,13 @@ def draw_rows(rows: Dataset, limit: int | None, seed: int) -> Dataset:
     return rows.select(sorted(np.random.default_rng(seed).permutation(len(rows))[:limit].tolist()))
 
 
-def read_files(argument: str, patterns: list[str]) -> Dataset:
+def read_files(argument: str, patterns: list[str], reading: ReadingArguments) -> Dataset:
     """Read all rows of files, with every column that one of them has.
 
     Raises:
         ValueError: a file or row cannot be read, or the values of a column do not have one type.
     """
-    rows = [row for path in find_files(argument, patterns) for row in read_rows(path)]
+    rows = [row for path in find_files(argument, patterns) for row in read_rows(path, reading)]
     columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
     for name, values in columns.items():
         try:

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import datasets
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, IterableDataset, Value
 from datasets.exceptions import DatasetsError
 
-from hf_llm.arguments import SourceArguments, TextArguments, TokenizerArguments
+from hf_llm.arguments import ReadingArguments, SourceArguments, TextArguments, TokenizerArguments
 from hf_llm.data.byte_streams import BadFile
 from hf_llm.data.locations import find_files, find_sources
 from hf_llm.data.readers import missing_column, read_texts
@@ -71,7 +71,7 @@ def load_streams(data_args: TextArguments) -> dict[str, Any]:
             splits["validation"] = Dataset.from_list(list(first_rows(splits["validation"], data_args.max_eval_samples)))
     elif data_args.train_file:
         paths = find_sources("--train_file", data_args.train_file)
-        settings = {"paths": paths, "field": data_args.dataset_text_field}
+        settings = {"paths": paths, "field": data_args.dataset_text_field, "reading": data_args.reading()}
         splits: dict[str, Any] = {"train": IterableDataset.from_generator(stream_files, TEXT, settings)}
         if data_args.validation_file:
             files = find_files("--validation_file", data_args.validation_file)
@@ -84,14 +84,14 @@ def load_streams(data_args: TextArguments) -> dict[str, Any]:
     return {"train": train, "validation": drop_empty_rows(splits["validation"], "validation")}
 
 
-def stream_files(paths: list[str], field: str) -> Iterator[dict[str, str | None]]:
+def stream_files(paths: list[str], field: str, reading: ReadingArguments) -> Iterator[dict[str, str | None]]:
     """Yield the rows of files, up to the first that cannot be read.
 
     Raises:
         ValueError: a file or row cannot be read.
     """
     for path in paths:
-        for texts in read_texts(path, field):
+        for texts in read_texts(path, field, reading):
             yield from ({"text": text} for text in texts.to_pylist())
 
 
@@ -156,10 +156,11 @@ def load_local_splits(data_args: TextArguments | TokenizerArguments) -> dict[str
 
 @dataclass
 class TextFilesConfig(datasets.BuilderConfig):
-    """What the cache's key is made of: files with their sizes and times, and the column of the texts."""
+    """What the cache's key is made of: files with their sizes and times, the column of the texts, how they are read."""
 
     files: list[tuple] | None = None
     text_field: str = "text"
+    reading: ReadingArguments = field(default_factory=ReadingArguments)
 
 
 class TextFiles(datasets.ArrowBasedBuilder):
@@ -169,7 +170,7 @@ class TextFiles(datasets.ArrowBasedBuilder):
     types of columns that are not read and does not name a broken line; its CSV loader reads the text "NA" as missing.
     """
 
-    VERSION = datasets.Version("1.1.0")  # part of the cache's key: raise it when a reader changes
+    VERSION = datasets.Version("1.2.0")  # part of the cache's key: raise it when a reader changes
     BUILDER_CONFIG_CLASS = TextFilesConfig
 
     def _info(self) -> datasets.DatasetInfo:
@@ -180,7 +181,7 @@ class TextFiles(datasets.ArrowBasedBuilder):
 
     def _generate_tables(self, paths: list[str]) -> Iterator[tuple[tuple[int, int], pa.Table]]:
         for number, path in enumerate(paths):
-            for index, texts in enumerate(read_texts(path, self.config.text_field)):
+            for index, texts in enumerate(read_texts(path, self.config.text_field, self.config.reading)):
                 yield (number, index), pa.table({"text": texts.cast(pa.string())})
 
 
@@ -189,7 +190,9 @@ def load_text_files(paths: list[str], data_args: TextArguments | TokenizerArgume
     stats = [os.stat(path) for path in paths]
     # Unlike the modification time, the change time cannot be set back: the cache never serves an old version.
     files = [(path, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in zip(paths, stats, strict=True)]
-    builder = TextFiles(dataset_name="hf_llm_text", files=files, text_field=data_args.dataset_text_field)
+    builder = TextFiles(
+        dataset_name="hf_llm_text", files=files, text_field=data_args.dataset_text_field, reading=data_args.reading()
+    )
     num_proc = min(data_args.dataset_num_proc or 1, len(files))
     try:
         builder.download_and_prepare(num_proc=num_proc if num_proc > 1 else None)

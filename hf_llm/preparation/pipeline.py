@@ -32,7 +32,7 @@ from daft.schema import Schema
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from hf_llm.arguments import PreparationArguments
+from hf_llm.arguments import PreparationArguments, ReadingArguments
 from hf_llm.data.byte_streams import file_format, open_bytes
 from hf_llm.data.locations import PREPARED_MANIFEST, find_files, find_sources
 from hf_llm.data.readers import DOCUMENTS, read_documents, read_rows, read_texts
@@ -90,8 +90,8 @@ class DocumentSource(DataSource):
     A row that cannot be read has no text but a `problem`: Daft may lose an exception that a task raises.
     """
 
-    def __init__(self, paths: list[str], text_field: str):
-        self.paths, self.text_field = paths, text_field
+    def __init__(self, paths: list[str], text_field: str, reading: ReadingArguments):
+        self.paths, self.text_field, self.reading = paths, text_field, reading
 
     @property
     def name(self) -> str:
@@ -103,7 +103,7 @@ class DocumentSource(DataSource):
 
     async def get_tasks(self, pushdowns):
         for number, path in enumerate(self.paths):
-            yield DocumentFileTask(number, path, self.text_field)
+            yield DocumentFileTask(number, path, self.text_field, self.reading)
 
 
 @dataclass
@@ -113,6 +113,7 @@ class DocumentFileTask(DataSourceTask):
     source: int
     path: str
     text_field: str
+    reading: ReadingArguments
 
     @property
     def schema(self) -> Schema:
@@ -120,13 +121,15 @@ class DocumentFileTask(DataSourceTask):
 
     async def read(self):
         first = 0
-        for texts, problems in read_documents(self.path, self.text_field):
+        for texts, problems in read_documents(self.path, self.text_field, self.reading):
             rows = len(texts)
             columns = {
                 "source": pa.array(np.full(rows, self.source, np.int32)),
                 "row": pa.array(np.arange(first, first + rows)),
                 "text": texts.cast(pa.large_string()),
-                "problem": pa.array([problems.get(row) for row in range(rows)], pa.large_string()),
+                "problem": pa.array(
+                    [problems[row].message if row in problems else None for row in range(rows)], pa.large_string()
+                ),
             }
             first += rows
             for batch in pa.table(columns).to_batches(MORSEL):
@@ -140,7 +143,8 @@ def first_pass_plan(paths: list[str], args: PreparationArguments, steps: RowStep
         A frame with the columns `source`, `row`, `problem`, `size` (bytes of the text as it was read), those of
         `RESULT_TYPE`, and `hashes`: a struct of two digests and the MinHash signature.
     """
-    rows = DocumentSource(paths, args.dataset_text_field).read().with_column("size", length_bytes(col("text")))
+    rows = DocumentSource(paths, args.dataset_text_field, args.reading()).read()
+    rows = rows.with_column("size", length_bytes(col("text")))
     if steps.only_drop_empty:
         rows = drop_empty_in_daft(rows)
     else:
@@ -186,7 +190,9 @@ def build_row_steps(args: PreparationArguments) -> RowSteps:
     """
     decontaminator = anonymizer = None
     if args.decontaminate:
-        decontaminator = Decontaminator(evaluation_texts(args.decontaminate), args.decontamination_ngram)
+        decontaminator = Decontaminator(
+            evaluation_texts(args.decontaminate, args.reading()), args.decontamination_ngram
+        )
         if decontaminator.too_short:
             logger.warning(
                 f"Texts of `--decontaminate` that have fewer than {args.decontamination_ngram} words cannot be found: "
@@ -206,13 +212,13 @@ def build_row_steps(args: PreparationArguments) -> RowSteps:
     )
 
 
-def evaluation_texts(patterns: list[str]) -> Iterator[str]:
+def evaluation_texts(patterns: list[str], reading: ReadingArguments) -> Iterator[str]:
     """Yield every string in the files of the evaluations, from all columns and nested values."""
     for path in find_files("--decontaminate", patterns):
         if file_format(path)[0] in DOCUMENTS:
-            yield from (text for texts in read_texts(path, "text") for text in texts.to_pylist())
+            yield from (text for texts in read_texts(path, "text", reading) for text in texts.to_pylist())
             continue
-        for row in read_rows(path):
+        for row in read_rows(path, reading):
             yield from strings_in([value for name, value in row.items() if name != ORIGIN])
 
 

@@ -10,10 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hf_llm.arguments import ReadingArguments
 from hf_llm.data import byte_streams
 from hf_llm.data.readers import READERS, read_documents, read_rows, read_texts
 from hf_llm.messages import ORIGIN
 
+READING = ReadingArguments()
 ROWS = "".join(f'{number},"text {number}"\n' for number in range(50))
 DAMAGED = {  # file name -> content, part of the message
     "never_closed.csv": (ROWS.replace('"text 4"', '"text 4').encode(), "line 6: the row that begins here has"),
@@ -61,7 +63,10 @@ def test_damaged_files_are_refused_as_texts_and_as_rows(name, tmp_path):
     content = b"id,text\n" + content if name.endswith(".csv") and content else content
     path = write(tmp_path / name, content)
     errors = []
-    for read in (lambda: list(read_texts(path, "text")), lambda: list(read_rows(path))):
+    for read in (
+        lambda: list(read_texts(path, "text", READING)),
+        lambda: list(read_rows(path, READING)),
+    ):
         with pytest.raises(ValueError) as info:
             read()
         errors.append(str(info.value))
@@ -71,44 +76,47 @@ def test_damaged_files_are_refused_as_texts_and_as_rows(name, tmp_path):
 def test_rows_before_an_open_quotation_mark_are_kept_by_a_preparation(tmp_path):
     """The file's other rows are one problem, which says where they begin."""
     path = write(tmp_path / "a.csv", ('text\na\n"b\n\nc"\n"open\n' + "d\n" * 20).encode())
-    (texts, problems), (nulls, rest) = read_documents(path, "text")
+    (texts, problems), (nulls, rest) = read_documents(path, "text", READING)
     assert texts.to_pylist() == ["a", "b\n\nc"] and not problems
-    assert nulls.to_pylist() == [None] and "line 6: the row that begins here" in rest[0]
+    assert nulls.to_pylist() == [None] and "line 6: the row that begins here" in rest[0].message
 
 
 def test_marks_inside_unquoted_fields_are_text(tmp_path):
     """As inches are written; spaces may follow a closing mark."""
     path = write(tmp_path / "a.csv", b'id,text\n1,a 5" disk\n2,"a ""5"" disk" \n')
-    assert [row["text"] for row in read_rows(path)] == ['a 5" disk', 'a "5" disk ']
+    assert [row["text"] for row in read_rows(path, READING)] == ['a 5" disk', 'a "5" disk ']
 
 
 def test_values_keep_their_types(tmp_path):
     """All of a .csv file are text; those of JSON stay what they are, and dates are text."""
     path = write(tmp_path / "a.csv", "\ufeffcode,day,n\n001,2020-01-01,NA\n,,\n".encode())
-    assert [list(row.values())[:3] for row in read_rows(path)] == [["001", "2020-01-01", "NA"], ["", "", ""]]
+    assert [list(row.values())[:3] for row in read_rows(path, READING)] == [
+        ["001", "2020-01-01", "NA"],
+        ["", "", ""],
+    ]
     rows = [{"n": 1, "day": "2020-01-01"}, {"n": "one", "day": None}, {"n": [1.5, {"k": True}], "big": 1 << 80}]
     path = write(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
-    assert list(read_rows(path)) == [row | {ORIGIN: f"`{path}` line {n}"} for n, row in enumerate(rows, 1)]
+    assert list(read_rows(path, READING)) == [row | {ORIGIN: f"`{path}` line {n}"} for n, row in enumerate(rows, 1)]
 
 
 def test_a_name_that_is_given_twice_means_the_last_value(tmp_path):
     """In JSON and in a .csv file, as text and as rows."""
     paths = write(tmp_path / "a.jsonl", b'{"a": "1", "a": "2"}\n'), write(tmp_path / "a.csv", b"a,a\n1,2\n")
     for path in paths:
-        assert [texts.to_pylist() for texts in read_texts(path, "a")] == [["2"]]
-        assert [row["a"] for row in read_rows(path)] == ["2"]
+        assert [texts.to_pylist() for texts in read_texts(path, "a", READING)] == [["2"]]
+        assert [row["a"] for row in read_rows(path, READING)] == ["2"]
 
 
 def test_rows_are_named_by_the_line_on_which_they_end(tmp_path):
     """Line breaks inside fields count, of every kind, and so do blank lines."""
     path = write(tmp_path / "a.csv", b'id,text\r\n1,"a\r\n\r\nb"\r\n\r\n2,"c\rd"\r\n3,e')
-    rows = list(read_rows(path))
+    rows = list(read_rows(path, READING))
     assert [row["text"] for row in rows] == ["a\r\n\r\nb", "c\rd", "e"]
     assert origins(rows) == ["line 4", "line 7", "line 8"]
     path = write(tmp_path / "a.jsonl", b'{"a": 1}\n\n \n{"a": 2}\n')
-    assert origins(read_rows(path)) == ["line 1", "line 4"]
+    assert origins(read_rows(path, READING)) == ["line 1", "line 4"]
     pq.write_table(pa.table({"n": range(1500)}), tmp_path / "a.parquet")
-    assert origins(read_rows(str(tmp_path / "a.parquet"))) == [f"row {number}" for number in range(1500)]
+    assert origins(read_rows(str(tmp_path / "a.parquet"), READING)) == [f"row {number}" for number in range(1500)]
 
 
 @pytest.mark.parametrize("chunk", [3, 20, 1 << 20])
@@ -129,16 +137,18 @@ def test_csv_files_are_read_as_by_pythons_csv_module(chunk, tmp_path, monkeypatc
         path = write(tmp_path / "a.csv", text.encode())
         reader = csv.DictReader(io.StringIO(text, newline=""))
         expected = [row | {ORIGIN: f"`{path}` line {reader.line_num}"} for row in reader]
-        assert list(read_rows(path)) == expected
-        assert [t for texts in read_texts(path, "p") for t in texts.to_pylist()] == [row["p"] for row in expected]
+        assert list(read_rows(path, READING)) == expected
+        assert [t for texts in read_texts(path, "p", READING) for t in texts.to_pylist()] == [
+            row["p"] for row in expected
+        ]
 
 
 def test_bad_rows_of_a_csv_file_are_null_in_their_place(tmp_path):
     """So the numbers of the rows after them are right."""
     path = write(tmp_path / "a.csv", "id,text\n1,a\n2\n3,é\n4,d\n".encode("latin-1"))
-    ((texts, problems),) = read_documents(path, "text")
+    ((texts, problems),) = read_documents(path, "text", READING)
     assert texts.to_pylist() == ["a", None, None, "d"]
-    assert problems == {
+    assert {row: problem.message for row, problem in problems.items()} == {
         1: f"`{path}` line 3 has 1 values, and the first line names 2 columns: correct or quote its values",
         2: f"`{path}` line 4 is not UTF-8: convert it to UTF-8",
     }
@@ -153,5 +163,5 @@ def test_the_error_of_a_url_has_no_secrets(tmp_path, monkeypatch):
 
     monkeypatch.setitem(READERS, ".txt", fail)
     path = f"http://127.0.0.1/{'deep/' * 40}a.txt?token={secret}"
-    ((_, problems),) = read_documents(path, "text")
-    assert "s3cr3t" not in problems[0].replace(path, "") and "the file" in problems[0]
+    ((_, problems),) = read_documents(path, "text", READING)
+    assert "s3cr3t" not in problems[0].message.replace(path, "") and "the file" in problems[0].message
