@@ -285,7 +285,8 @@ class PreparationArguments(ReadingArguments):
         default=1, metadata={"help": "Minimum length of a document in characters; shorter ones are dropped.", "min": 1}
     )
     languages: list[str] | None = field(
-        default=None, metadata={"help": "Keep only documents in these languages, e.g. en zh. Default: all languages."}
+        default=None,
+        metadata={"help": "Keep only documents in these languages, e.g. en zho_Hant. Default: all languages."},
     )
     language_threshold: float = field(
         default=0.65,

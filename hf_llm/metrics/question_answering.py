@@ -16,13 +16,13 @@ import numpy as np
 from nltk.tokenize import NLTKWordTokenizer
 
 from hf_llm.metrics.base import TaskMetric, weighted_means
-from hf_llm.metrics.segmentation import language_code
+from hf_llm.metrics.language_codes import likely_script, parse_language
 
 ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 # The list of the script. Its ellipsis is missing here: it has two characters and never matches one in the script.
 CMRC_PUNCTUATION = str.maketrans("", "", r"-:_*^/\~`+=，。：？！“”；’《》·、「」（）－～『』")  # noqa: RUF001
-CHARACTERS = {"zh": "\u4e00-\u9fa5", "ja": "\u3040-\u30ff\u3400-\u9fff"}
+CHARACTERS = {"Hans": "\u4e00-\u9fa5", "Hant": "\u4e00-\u9fa5", "Jpan": "\u3040-\u30ff\u3400-\u9fff"}  # by script
 
 
 def squad_words(text: str) -> list[str]:
@@ -44,10 +44,10 @@ def cmrc_segments(text: str, characters: str) -> list[str]:
     """Split into single characters of a range, and the text between them into words.
 
     Args:
-        characters: a range for a regular expression, e.g. `CHARACTERS["zh"]`.
+        characters: a range for a regular expression, e.g. `CHARACTERS["Hans"]`.
 
     Example:
-        >>> cmrc_segments("《白鹿原》出版于1993年 Xi'an.", CHARACTERS["zh"])
+        >>> cmrc_segments("《白鹿原》出版于1993年 Xi'an.", CHARACTERS["Hans"])
         ['白', '鹿', '原', '出', '版', '于', '1993', '年', "xi'an", '.']
     """
     segments = []
@@ -75,7 +75,7 @@ class QuestionAnswering(TaskMetric):
 
     Args:
         version: "1.1", or "2.0" if questions may have no answer.
-        language: for "zh" and "ja" the definition of CMRC 2018 is used.
+        language: for Chinese and Japanese the definition of CMRC 2018 is used.
 
     Example:
         >>> QuestionAnswering().compute(predictions=["the red cat"], references=[["Red cat.", "cat"]])["exact_match"]
@@ -88,7 +88,7 @@ class QuestionAnswering(TaskMetric):
             raise ValueError(f"`version` {version!r}: give '1.1', or '2.0' if questions may have no answer")
         self.version, self.needs_references = version, version == "1.1"
         self.score_names = ("exact_match" if version == "1.1" else "exact", "f1")
-        characters = CHARACTERS.get(language_code(language))
+        characters = CHARACTERS.get(likely_script(parse_language(language)))
         self.normalize = cmrc_text if characters else squad_words
         self.tokenize = (lambda text: cmrc_segments(text, characters)) if characters else squad_words
         self.overlap = longest_common_run if characters else common_words

@@ -11,7 +11,8 @@ from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenize import tokenize as ascii_words
 
 from hf_llm.metrics.base import TaskMetric
-from hf_llm.metrics.segmentation import language_code, segment_words
+from hf_llm.metrics.language_codes import language_code
+from hf_llm.metrics.segmentation import segment_words
 
 
 class Rouge(TaskMetric):

@@ -2,34 +2,12 @@
 
 import regex
 
-WITHOUT_SPACES = frozenset({"bo", "dz", "ja", "km", "lo", "my", "th", "zh"})
-TWO_LETTERS = {
-    "bod": "bo", "cmn": "zh", "dzo": "dz", "eng": "en", "jpn": "ja", "khm": "km", "kor": "ko", "lao": "lo",
-    "mya": "my", "tha": "th", "yue": "zh", "zho": "zh",
-}  # fmt: skip
-
 # By script and not by language, since Chinese within a German text has no spaces either. Combining marks stay with
 # their letter.
 UNSPACED_SCRIPTS = r"\p{Han}\p{Hiragana}\p{Katakana}ー\p{Khmer}\p{Lao}\p{Myanmar}\p{Thai}\p{Tibetan}"
 WORD_EXPRESSION = rf"[[{UNSPACED_SCRIPTS}]&&[\p{{L}}\p{{N}}]]\p{{M}}*|[[\p{{L}}\p{{M}}\p{{N}}]--[{UNSPACED_SCRIPTS}]]+"
 WORD_PATTERN = regex.compile(WORD_EXPRESSION, regex.V1)
 WORD_OR_MARK_PATTERN = regex.compile(rf"{WORD_EXPRESSION}|\S", regex.V1)
-
-
-def language_code(language: str) -> str:
-    """Return the two-letter code of a language, or its three-letter code if no other is known here.
-
-    Raises:
-        ValueError: not a language code.
-
-    Example:
-        >>> [language_code(tag) for tag in ("zh-CN", "zho_Hans", "de")]
-        ['zh', 'zh', 'de']
-    """
-    code = regex.split("[-_]", language.lower())[0]
-    if not regex.fullmatch("[a-z]{2,3}", code):
-        raise ValueError(f"`language` {language!r} is not a language code: give one as 'en', 'zh' or 'zho_Hans'")
-    return TWO_LETTERS.get(code, code)
 
 
 def segment_words(text: str) -> list[str]:

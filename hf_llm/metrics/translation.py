@@ -8,23 +8,27 @@ import numpy as np
 from sacrebleu.metrics import BLEU, CHRF, TER
 
 from hf_llm.metrics.base import TaskMetric
-from hf_llm.metrics.segmentation import WITHOUT_SPACES, language_code
+from hf_llm.metrics.language_codes import likely_script, parse_language
 
 COLUMN_ENDS = [10, 28]  # of BLEU and chrF in the statistics
 ROWS_AT_A_TIME = 200  # sacreBLEU keeps the n-grams of all references that it gets, 20 kB per row
-TOKENIZERS = dict.fromkeys(WITHOUT_SPACES, "char") | {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
+TOKENIZERS = (  # of BLEU, by script
+    dict.fromkeys(["Khmr", "Laoo", "Mymr", "Thai", "Tibt"], "char")
+    | dict.fromkeys(["Hani", "Hans", "Hant"], "zh")
+    | {"Jpan": "ja-mecab", "Hang": "ko-mecab", "Kore": "ko-mecab"}
+)
 
 
 class Translation(TaskMetric):
     """Corpus BLEU and chrF in percent, as printed by the `sacrebleu` command, and TER on request.
 
     Args:
-        target_language: selects BLEU's tokenizer: zh, ja-mecab, ko-mecab, char for other languages without spaces,
-            13a for all others.
+        target_language: selects BLEU's tokenizer by its script: zh, ja-mecab, ko-mecab, char for other scripts
+            without spaces, 13a for all others.
         ter: compute TER too, which takes a minute for 400 rows whose word order differs.
 
     Raises:
-        ValueError: the language's tokenizer is not installed.
+        ValueError: not a language code, or the language's tokenizer is not installed.
 
     Example:
         >>> Translation("de").compute(predictions=["Guten Tag!"], references=[["Guten Tag!"]])["chrf"]
@@ -36,11 +40,11 @@ class Translation(TaskMetric):
 
     def __init__(self, target_language: str, ter: bool = False):
         super().__init__()
-        language = language_code(target_language)
+        language = parse_language(target_language, "target_language")
         try:
-            bleu = BLEU(tokenize=TOKENIZERS.get(language, "13a"))
+            bleu = BLEU(tokenize=TOKENIZERS.get(likely_script(language), "13a"))
         except RuntimeError:
-            remedy = f"pip install 'sacrebleu[{language}]'"
+            remedy = f"pip install 'sacrebleu[{language.language}]'"
             raise ValueError(f"`target_language` {target_language!r} is tokenized by MeCab: {remedy}") from None
         self.metrics = {"bleu": bleu, "chrf": CHRF()} | ({"ter": TER()} if ter else {})
 

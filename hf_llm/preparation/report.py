@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from hf_llm.files import write_text
 from hf_llm.messages import format_table
+from hf_llm.metrics.language_codes import language_code
 from hf_llm.preparation.funnel import DROPPED_FILE, Funnel
 
 SIZE_CATEGORIES = {  # rows below -> category of the Hub
@@ -59,9 +60,9 @@ def plot_funnel(path: Path, steps: list[dict]) -> None:
 def write_card(folder: Path, manifest: dict) -> None:
     """Write `README.md`, the data card of the Hub, with the metadata by which `load_dataset` finds the shards."""
     size = next(name for limit, name in SIZE_CATEGORIES.items() if manifest["rows"] < limit)
-    language = manifest["settings"]["languages"]
+    languages = manifest["settings"]["languages"] or []
     card = DatasetCardData(
-        language=language,
+        language=list(dict.fromkeys(map(language_code, languages))) or None,
         size_categories=size,
         task_categories=["text-generation"],
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "part-*.parquet"}]}],

@@ -9,7 +9,7 @@ from hf_llm.metrics.segmentation import WORD_PATTERN
 from hf_llm.preparation.anonymization import Anonymizer
 from hf_llm.preparation.cleaning import clean, trim_whitespace
 from hf_llm.preparation.decontamination import Decontaminator
-from hf_llm.preparation.languages import identify_language
+from hf_llm.preparation.languages import identify_language, is_written_in
 from hf_llm.preparation.quality import RULES, Page, drop_c4_lines
 
 EXCERPT = 300  # characters of a dropped text that are kept for the report
@@ -44,7 +44,7 @@ class RowSteps:
 
     clean: bool = True
     min_chars: int = 1
-    languages: list[str] = field(default_factory=list)
+    languages: dict[str, set[str]] = field(default_factory=dict)  # of `parse_languages`
     language_threshold: float = 0.65
     quality_rules: list[str] = field(default_factory=list)
     decontaminator: Decontaminator | None = None
@@ -86,6 +86,9 @@ class RowSteps:
         result.language, probability = identify_language(result.text)
         if self.languages and result.language not in self.languages:
             return f"in `{result.language}`"
+        scripts = self.languages.get(result.language)
+        if scripts and not any(is_written_in(result.text, script) for script in scripts):
+            return f"in `{result.language}`, not written in {', '.join(sorted(scripts))}"
         certain = not self.languages or probability >= self.language_threshold
         return None if certain else f"probability below {self.language_threshold}"
 

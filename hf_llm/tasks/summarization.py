@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from datasets import Dataset, DatasetDict
 
+from hf_llm.metrics.language_codes import language_code
 from hf_llm.metrics.rouge import Rouge
-from hf_llm.metrics.segmentation import language_code
 from hf_llm.python_docs import python_docs
 from hf_llm.tasks import Task, reference_list
 

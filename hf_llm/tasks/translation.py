@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from datasets import Dataset, DatasetDict
-from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
-from hf_llm.metrics.segmentation import language_code
+from hf_llm.metrics.language_codes import language_name
 from hf_llm.metrics.translation import Translation as TranslationMetric
 from hf_llm.tasks import Task, reference_list
 
@@ -65,7 +64,7 @@ class Translation(Task):
                 raise ValueError(f"no `{language}` in `translation`, only {available}: choose with `--task_options`")
             if not isinstance(texts[language], str):
                 raise ValueError(f"`{language}` of `translation` is `{texts[language]}`, not a text: correct the row")
-        source, target = (LANGUAGES.get(language_code(code), code).capitalize() for code in (self.source, self.target))
+        source, target = language_name(self.source), language_name(self.target)
         text, completion = (collapse_whitespace(texts[language]) for language in (self.source, self.target))
         prompt = f"Translate from {source} to {target}.\n\n{source}: {text}\n{target}:"
         return {"prompt": prompt, "completion": completion}

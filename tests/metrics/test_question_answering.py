@@ -110,6 +110,6 @@ def test_chinese_f1_is_of_the_longest_common_run():
 
 def test_chinese_texts_are_split_as_in_cmrc():
     """Single characters, Latin text split by NLTK; the listed punctuation is removed before."""
-    segments = cmrc_segments("他说：“GPT-2 is OK, don't.”在2019年", CHARACTERS["zh"])
+    segments = cmrc_segments("他说：“GPT-2 is OK, don't.”在2019年", CHARACTERS["Hans"])
     assert segments == ["他", "说", "gpt2", "is", "ok", ",", "do", "n't", ".", "在", "2019", "年"]
     assert len(CMRC_PUNCTUATION) == 32 and "…".translate(CMRC_PUNCTUATION) == "…"

@@ -51,6 +51,20 @@ def test_corpus_scores_are_those_of_the_sacrebleu_command(language, num_referenc
         assert results[f"{key}_signature"] == line["signature"]
 
 
+@pytest.mark.parametrize(
+    ("tags", "tokenizer"),
+    [
+        ("zh zho_Hans zho_Hant cn yue wuu zh-TW", "zh"), ("jp jpn_Jpan", "ja-mecab"),
+        ("kh khm_Khmr lao bo mya", "char"), ("de deu_Latn arb_Arab zh_Latn", "13a"),
+    ],
+)  # fmt: skip
+def test_the_tokenizer_is_chosen_by_script(tags, tokenizer):
+    """Whatever code names the language; sacreBLEU's signature has it."""
+    for tag in tags.split():
+        scores = Translation(tag).compute(predictions=["a"], references=["a"])
+        assert f"|tok:{tokenizer}" in scores["bleu_signature"]
+
+
 def test_rows_may_have_different_numbers_of_references():
     """Scores are those of sacreBLEU, which takes None for a missing reference; the signature is `nrefs:var`."""
     predictions, streams = TEXTS["de"]

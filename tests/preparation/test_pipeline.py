@@ -383,7 +383,7 @@ def test_wrong_settings_are_reported_before_anything_is_read(tmp_path):
     assert "`--languages` 'english' is not a language code" in error_of(
         arguments(tmp_path, "a.jsonl", languages=["english"])
     )
-    assert "`--languages` xq" in error_of(arguments(tmp_path, "a.jsonl", languages=["xq"]))
+    assert "`--languages` 'xq'" in error_of(arguments(tmp_path, "a.jsonl", languages=["xq"]))
     assert "`--pseudonym_key_file`" in error_of(arguments(tmp_path, "a.jsonl", anonymize="pseudonyms"))
     for name, problem in (("short", "3 bytes"), ("none", "No such file")):
         settings = {"anonymize": "pseudonyms", "pseudonym_key_file": str(tmp_path / name)}

@@ -125,6 +125,19 @@ def test_a_question_may_have_no_context():
     assert "Maria" not in load_task("question_answering", with_context=False).to_example(row)["prompt"]
 
 
+@pytest.mark.parametrize(
+    ("source", "target", "names"),
+    [
+        ("eng_Latn", "deu_Latn", "English to German"), ("en", "nb", "English to Norwegian Bokmål"),
+        ("cz", "zho_Hant", "Czech to Chinese (Traditional)"), ("arb_Arab", "fil", "Arabic to Filipino"),
+    ],
+)  # fmt: skip
+def test_a_translation_prompt_has_the_names_of_the_languages(source, target, names):
+    """Whatever codes the columns have."""
+    task = load_task("translation", source=source, target=target)
+    assert f"from {names}." in task.to_example({"translation": {source: "one", target: "eins"}})["prompt"]
+
+
 def test_a_language_that_a_row_lacks_is_named():
     """The message also names the languages of the row."""
     task = load_task("translation", source="en", target="fr")
