@@ -5,12 +5,12 @@ import copy
 import dataclasses
 import difflib
 import json
+import re
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from transformers import HfArgumentParser
 
 from hf_llm.arguments import (
@@ -23,8 +23,8 @@ from hf_llm.arguments import (
     TaskArguments,
     check_bounds,
 )
-from hf_llm.mappings import MappingLoader, parse_mapping
-from hf_llm.messages import exit_with_error, one_line, set_up_logging
+from hf_llm.mappings import parse_mapping, read_yaml
+from hf_llm.messages import exit_with_error, set_up_logging
 
 OWN_METADATA = ("min", "above", "max", "requires", "excludes", "mapping")  # argparse does not know these
 # Values of TrainingArguments that transformers accepts silently, or refuses hours later without the flag's name.
@@ -108,9 +108,13 @@ class RecipeParser(HfArgumentParser):
         """Exit if a flag is unknown, which argparse reports only after required ones, or if a list is given twice."""
         known = {option for action in self._actions for option in action.option_strings}
         for flag in argv:
-            if flag.startswith("--") and " " not in flag and flag_name(flag) not in known:
-                hint = self.suggest(flag) or "; write a value that begins with -- as `--name=--value`"
-                self.error(f"unknown argument `{flag}`{hint}")
+            # With one dash, argparse would take `-hub_token=...` for `-h` and print the rest.
+            unknown = (
+                flag_name(flag) not in known and " " not in flag if flag[:2] == "--" else re.match("-[a-z]{2}", flag)
+            )
+            if unknown:
+                hint = self.suggest(f"-{shown_name(flag)}") or "; write a value that begins with -- as `--name=--value`"
+                self.error(f"unknown argument `{shown_name(flag)}`{hint}")
         for action in self._actions:
             if action.nargs == "+" and sum(flag_name(flag) in action.option_strings for flag in argv) > 1:
                 self.error(f"`--{action.dest}` is given twice: put all its values after one")
@@ -118,7 +122,7 @@ class RecipeParser(HfArgumentParser):
     def suggest(self, name: str) -> str:
         """Return a hint to the known flag nearest to an unknown one: another tool's name, a part of it, or similar."""
         known = [action.dest for action in self._actions if action.dest != "help"]
-        dashes, name = "--" * name.startswith("--"), flag_name(name).lstrip("-").replace("-", "_")
+        dashes, name = "--" * name.startswith("--"), flag_name(name).lstrip("-").replace("-", "_").lower()
         name = NAMES_IN_OTHER_TOOLS[name] if NAMES_IN_OTHER_TOOLS.get(name) in known else name
         containing = [flag for flag in known if min(len(flag), len(name)) > 3 and (name in flag or flag in name)]
         near = difflib.get_close_matches(name, containing, 1, cutoff=0) or difflib.get_close_matches(name, known, 1)
@@ -128,7 +132,11 @@ class RecipeParser(HfArgumentParser):
         """Parse flags to values by name; exit if there is anything else."""
         namespace, unknown = self.parse_known_args(argv)
         if unknown:
-            self.error(f"unknown argument `{unknown[0]}`{self.suggest(unknown[0])}")
+            name = shown_name(unknown[0])
+            flags = [flag_name(word) for word in argv[: argv.index(unknown[0])] if word.startswith("--")]
+            if flags and flags[-1].endswith(("token", "key")):  # the word may be a piece of it
+                self.error(f"`{flags[-1]}` takes one value, and another word follows: put quotes around the value")
+            self.error(f"unknown argument `{name}`{self.suggest(f'--{name}')}")
         return vars(namespace)
 
     def config_flags(self, argv: list[str], default_config: str | None) -> list[str]:
@@ -155,7 +163,8 @@ class RecipeParser(HfArgumentParser):
         known = {action.dest: action for action in self._actions if action.dest not in ("help", "config")}
         for key, value in settings.items():
             if key not in known:
-                raise ValueError(f"`{path}`: unknown key `{key}`{self.suggest(str(key))}")
+                name = shown_name(str(key))
+                raise ValueError(f"`{path}`: unknown key `{name}`{self.suggest(name)}")
             if value is False and "no" in (known[key].choices or ()):
                 settings[key] = "no"  # which YAML reads as False
         settings = {key: value for key, value in settings.items() if value is not None and key not in ignored_keys}
@@ -169,24 +178,6 @@ class RecipeParser(HfArgumentParser):
         """Values for required flags that are not in `settings`, to parse the others without them."""
         missing = [action.dest for action in self._actions if action.required and action.dest not in settings]
         return [f"--{name}=x" for name in missing]
-
-
-def read_yaml(path: str, flag: str) -> dict[str, Any]:
-    """Read a YAML file of arguments. 1e-4 is a number only inside a mapping; elsewhere argparse converts it from text.
-
-    Raises:
-        ValueError: it cannot be read, is not a mapping, or has a key twice.
-    """
-    try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
-        settings, typed = yaml.safe_load(text) or {}, yaml.load(text, MappingLoader) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"`--{flag}` {path} cannot be read: {one_line(error)}") from None
-    except ValueError as error:
-        raise ValueError(f"`{path}`: {error}") from None
-    if not isinstance(settings, dict):
-        raise ValueError(f"`--{flag}` {path}: write lines `key: value`")
-    return {key: typed.get(key, value) if isinstance(value, dict) else value for key, value in settings.items()}
 
 
 def to_flags(key: str, value: Any) -> list[str]:
@@ -286,6 +277,11 @@ def parse_task(
 def flag_name(flag: str) -> str:
     """`--max_length=5` -> `--max_length`."""
     return flag.split("=")[0]
+
+
+def shown_name(word: str) -> str:
+    """A word that is not a known name, without the value after `=`, `:` or a space, which may be a secret."""
+    return re.split(r"[=:\s]", word, maxsplit=1)[0].replace("\u2014", "--")  # word processors join two dashes
 
 
 def flag_names(argv: list[str]) -> set[str]:

@@ -1,31 +1,145 @@
 """Mappings in flags and files: `key=value` pairs, YAML mappings and JSON objects."""
 
 import copy
+import itertools
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+MAX_CHARACTERS = 1 << 16  # of the text of a mapping or file of settings
+MAX_DEPTH = 50  # brackets within brackets
+TOO_DEEP = f"it is nested deeper than {MAX_DEPTH} levels: make it flatter"
 QUOTED = r"\"(?:\\.|[^\"\\])*\"|'(?:''|[^'])*'"
-# What matters in splitting pairs: a quoted string at the start of a value or item, brackets and braces, commas.
-SPLIT_TOKENS = re.compile(rf"(?<=[=:,\[{{ ])(?:{QUOTED})|[\[\]{{}},]")
+# What matters in splitting pairs: a quoted string at the start of a value or item, brackets and braces (which open a
+# value only after `=`), commas.
+SPLIT_TOKENS = re.compile(rf"(?<=[=:,\[{{ ])(?:{QUOTED})|=\s*[\[{{]|[\[\]{{}},]")
 
 
-class MappingLoader(yaml.SafeLoader):
-    """YAML whose numbers may be written as 1e-4, which PyYAML reads as text, and whose keys appear once."""
+class PlainLoader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  # pyright: ignore[reportGeneralTypeIssues]
+    """YAML whose keys appear once, and in which `12:30` is text, not a number in base 60."""
+
+    def construct_number(self, node):
+        read = self.construct_yaml_int if node.tag.endswith("int") else self.construct_yaml_float
+        return node.value if ":" in node.value else read(node)
 
     def construct_mapping(self, node, deep=False):
-        keys = [key.value for key, _ in node.value]
-        if repeated := [key for key in keys if keys.count(key) > 1]:
-            raise ValueError(f"`{repeated[0]}` appears twice: keep one")
+        check_unique([key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
         return super().construct_mapping(node, deep)
+
+
+for kind in ("int", "float"):
+    PlainLoader.add_constructor(f"tag:yaml.org,2002:{kind}", PlainLoader.construct_number)
+
+
+class MappingLoader(PlainLoader):
+    """The same, with numbers that may be written as 1e-4, which PyYAML reads as text."""
 
 
 MappingLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?|\d*\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
+
+
+def load_yaml(text: str, loader: type = MappingLoader) -> Any:
+    """Load YAML that cannot take endless memory or time.
+
+    Raises:
+        ValueError: a text or number that is too large, a key given twice, or a value repeated by `*name`, which ten
+            short lines can expand to gigabytes.
+        yaml.YAMLError: invalid YAML, or a tag (`!!name`).
+    """
+    check_size(text)
+    depth, anchors = 0, set()
+    for event in yaml.parse(text, loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ValueError(TOO_DEEP)
+        if isinstance(event, yaml.AliasEvent) and event.anchor in anchors:
+            raise ValueError(f"line {event.start_mark.line + 1} repeats a value by its name: write the value out")
+        if getattr(event, "tag", None) is not None:
+            raise yaml.constructor.ConstructorError(problem="tags are not read", problem_mark=event.start_mark)
+        anchors.add(getattr(event, "anchor", None))
+    return yaml.load(text, loader)
+
+
+def describe_yaml_error(error: yaml.YAMLError) -> str:
+    """Say where YAML is invalid and why, without the line itself or names in it, which may be secrets."""
+    mark = getattr(error, "problem_mark", None)
+    problem = re.sub(r"'(?!<)[^'\s]{2,}'", "a name", getattr(error, "problem", None) or str(error))
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else problem
+
+
+def load_json(text: str) -> Any:
+    """Load JSON whose keys appear once.
+
+    Raises:
+        ValueError: invalid JSON (a `json.JSONDecodeError`), a key given twice, a text that is too large or too deep.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=without_duplicates)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+    level = [value]
+    for _ in range(MAX_DEPTH):  # fewer levels than Python's recursion allows, for whatever reads the value later
+        lists = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]
+        if not (level := list(itertools.chain.from_iterable(lists))):
+            return value
+    raise ValueError(TOO_DEEP)
+
+
+def read_settings(path: str | Path, name: str) -> str:
+    """Read a small text file, e.g. of arguments.
+
+    Args:
+        name: the argument and the file, for error messages.
+
+    Raises:
+        ValueError: it cannot be read, is not UTF-8, or is too large.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read(MAX_CHARACTERS + 1)
+        check_size(text)
+        return text
+    except OSError as error:
+        raise ValueError(f"{name} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be read: {error}") from None
+
+
+def check_size(text: str) -> None:
+    """Refuse settings longer than any real ones."""
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"it has more than {MAX_CHARACTERS:,} characters, which settings do not need: is it data?")
+
+
+def check_unique(keys: list[Any]) -> None:
+    """Refuse keys of which one is given twice."""
+    repeated = [key for key, number in Counter(keys).items() if number > 1]
+    if repeated:
+        raise ValueError(f"`{repeated[0]}` appears twice: keep one")
+
+
+def read_yaml(path: str, flag: str) -> dict[str, Any]:
+    """Read a YAML file of arguments. 1e-4 is a number only inside a mapping; elsewhere argparse converts it from text.
+
+    Raises:
+        ValueError: it cannot be read, is not a mapping, has a key twice, or is refused by `load_yaml`.
+    """
+    text = read_settings(Path(path).expanduser(), f"`--{flag}` {path}")
+    try:
+        settings, typed = load_yaml(text, PlainLoader) or {}, load_yaml(text) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"`--{flag}` {path} cannot be read: {describe_yaml_error(error)}") from None
+    except ValueError as error:
+        raise ValueError(f"`{path}`: {error}") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"`--{flag}` {path}: write lines `key: value`")
+    return {key: typed.get(key, value) if isinstance(value, dict) else value for key, value in settings.items()}
 
 
 def parse_mapping(flag: str, text: str, text_values: bool = False) -> dict[str, Any]:
@@ -48,7 +162,8 @@ def parse_mapping(flag: str, text: str, text_values: bool = False) -> dict[str, 
     for pair in split_pairs(flag, text):
         key, equals, value = (part.strip() for part in pair.partition("="))
         if not (key and equals):
-            raise ValueError(f"`{flag}` has `{pair.strip()}`: write key=value pairs, separated by commas")
+            name = re.split(r"[:\s]", pair.strip(), maxsplit=1)[0]  # without what may be a secret
+            raise ValueError(f"`{flag}` has `{name}`: write key=value pairs, separated by commas")
         if key in mapping:
             raise ValueError(f"`{flag}` has `{key}` twice: keep one")
         try:
@@ -64,7 +179,7 @@ def parse_object(flag: str, text: str) -> dict[str, Any]:
     JSON is tried first, because YAML reads its escapes of characters above U+FFFF as two characters.
     """
     try:
-        json.loads(text)
+        load_json(text)
     except json.JSONDecodeError:
         try:
             mapping = parse_value(text)
@@ -72,6 +187,8 @@ def parse_object(flag: str, text: str) -> dict[str, Any]:
             raise ValueError(f"`{flag}`: {error}") from None
         if isinstance(mapping, dict) and None not in mapping.values():  # YAML reads `{a=1}` as a key without a value
             return mapping
+    except ValueError:
+        pass  # which is reported below
     return read_json_object(text, flag)[1]
 
 
@@ -79,23 +196,23 @@ def split_pairs(flag: str, text: str) -> list[str]:
     """Split `a=1,b={c: 2, d: 3}` at the commas between pairs -> `["a=1", "b={c: 2, d: 3}"]`."""
     pairs, start, depth = [], 0, 0
     for token in SPLIT_TOKENS.finditer(text):
-        if token[0] in ("{", "["):
+        if token[0][-1] in "{[":
             # Only after `=` it opens a value; in `a=x[1` it is a character like any other.
-            depth += depth > 0 or text[: token.start()].rstrip().endswith("=")
+            depth += depth > 0 or token[0][0] == "="
         elif token[0] in ("}", "]"):
             depth -= depth > 0
         elif token[0] == "," and not depth:
             pairs.append(text[start : token.start()])
             start = token.end()
     if depth:
-        raise ValueError(f"`{flag}` has `{text[start:]}`: close its bracket or brace")
+        raise ValueError(f"`{flag}` has `{text[start : start + 60]}`: close its bracket or brace")
     return [pair for pair in [*pairs, text[start:]] if pair.strip()]
 
 
 def parse_value(text: str) -> Any:
     """A value of the command line, typed as in YAML; invalid YAML is kept as text."""
     try:
-        return yaml.load(text, MappingLoader)
+        return load_yaml(text)
     except yaml.YAMLError:
         return text
 
@@ -119,11 +236,9 @@ def read_json_object(value: str | dict[str, Any], flag: str) -> tuple[str, dict[
         return f"`{flag}`", copy.deepcopy(value)
     inline = value.lstrip().startswith("{")
     name = f"`{flag}`" if inline else f"`{flag}` `{value}`"
+    text = value if inline else read_settings(value, name)
     try:
-        text = value if inline else Path(value).read_text(encoding="utf-8")
-        config = json.loads(text, object_pairs_hook=without_duplicates)
-    except OSError as error:
-        raise ValueError(f"{name} cannot be read: {error.strerror}") from None
+        config = load_json(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{name}, line {error.lineno}, column {error.colno}, is not JSON: {error.msg}") from None
     except ValueError as error:
@@ -135,7 +250,5 @@ def read_json_object(value: str | dict[str, Any], flag: str) -> tuple[str, dict[
 
 def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object, each key of which appears once."""
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) < len(keys):
-        raise ValueError(f"`{next(key for key in keys if keys.count(key) > 1)}` appears twice in one object: keep one")
+    check_unique([key for key, _ in pairs])
     return dict(pairs)

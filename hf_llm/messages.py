@@ -5,14 +5,36 @@ import logging
 import os
 import re
 import sys
-import textwrap
 import warnings
 from collections.abc import Mapping
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
-MAX_ERROR_CHARACTERS = 300
+MAX_ERROR_CHARACTERS = 300  # of another library's message
+MAX_LINE_CHARACTERS = 10_000  # of our own, which may list several problems
+MAX_WORD_CHARACTERS = 1_000
+MAX_LOG_CHARACTERS = 100_000
 ORIGIN = "_origin"  # column with the file and line of a row, for error messages
+# What a terminal obeys or cannot show: control characters other than tab and line end, marks that reverse the order of
+# the text after them, and surrogates, which Python keeps from file names that are not UTF-8.
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+ADDRESS = re.compile(r"(?<=://)(?:[^\s'\"<>`]|['\"`](?=[^\s'\"<>`/]*@))+")  # a quotation mark may be in a password
+USER_AND_PASSWORD = re.compile(r"[^/?#@:]*:(?!\d{1,5}(?:[/?#]|$))[^@]*@|[^/?#@]*@")
+# Values with the name of a secret (`name=value`, `name%3Dvalue`, `"name": "value"`) or with the form of one.
+SECRET = re.compile(
+    r"""(?ix)
+    (?P<name> (?: token | secret(?:[-_]?key)? | passw(?:or)?d | passphrase | \bpwd | signature | \bsig | credential
+    | (?:api|access|private)[-_]?key(?:[-_]?id)? | \bkey ) (?: = | %3D | ["']\s?:\s?(?=["']) ) ["']?
+    | authorization["']?\s?[:=]\s?["']?(?:bearer\s|basic\s)? | \bbearer\s )
+    (?! \d+\b | <) [^\s"'`&,;<>]{6,}
+    | \b(?: hf_ | gh[opsu]_ | sk- | AKIA )[A-Za-z0-9_-]{8,}"""
+)
+
+
+class SafeFormatter(logging.Formatter):
+    """Formats log messages, which may quote rows, files and addresses, without secrets or control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return cut(escape_controls(without_secrets(super().format(record))), MAX_LOG_CHARACTERS)
 
 
 def set_up_logging() -> None:
@@ -20,7 +42,7 @@ def set_up_logging() -> None:
     if int(os.environ.get("RANK", 0)) > 0:
         disable_progress_bars()
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    handler.setFormatter(SafeFormatter("%(levelname)s %(message)s"))
     # Warnings of PEFT that a user need not act on.
     for message in ("`is_gradient_checkpointing`", "Could not find a config file"):
         warnings.filterwarnings("ignore", message=message)
@@ -47,7 +69,7 @@ def exit_with_error(message: object, status: int) -> NoReturn:
     first = "0" in (os.environ.get("RANK", "0"), os.environ.get("LOCAL_RANK"))
     # `of_one_rank`: set by a stream on an error that other ranks may not have.
     if first or getattr(message, "of_one_rank", False):
-        print(f"error: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+        print(f"error: {format_line(str(message))}", file=sys.stderr, flush=True)
     sys.exit(status)
 
 
@@ -78,21 +100,50 @@ def report_errors():
 
 
 def one_line(error: BaseException, path: str | None = None) -> str:
-    """Shorten the message of another library's error to one line, without the secrets that a URL may contain.
+    """Shorten the message of another library's error to one line, without the secrets that it may contain.
 
     Args:
         path: a file that is named next to the message already; in the message it becomes "the file".
     """
-    line = " ".join(str(error).split()) or type(error).__name__
-    line = line.replace(path, "the file") if path else line
-    line = re.sub(r"\w+://[^\s'\"<>]+", lambda address: without_secrets(address[0]), line)
-    return textwrap.shorten(line, MAX_ERROR_CHARACTERS, placeholder="...")
+    text = str(error) or type(error).__name__
+    return format_line(text.replace(path, "the file") if path else text, MAX_ERROR_CHARACTERS)
 
 
-def without_secrets(url: str) -> str:
-    """Remove user, password, query and fragment from a URL, which may contain secrets."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+def format_line(text: str, limit: int = MAX_LINE_CHARACTERS) -> str:
+    """Put a text on one line that is safe to show: without secrets and control characters, long words and texts cut."""
+    words = without_secrets(" ".join(text.split())).split(" ")
+    longest = min(MAX_WORD_CHARACTERS, limit // 2)
+    return cut(escape_controls(" ".join(cut(word, longest) for word in words)), limit)
+
+
+def cut(text: str, limit: int) -> str:
+    """Shorten a text to at most `limit` characters: its start, and a fifth for its end, where the remedy is."""
+    end = limit // 5
+    return text if len(text) <= limit else f"{text[: limit - end - 3]}...{text[-end:]}"
+
+
+def escape_controls(text: str) -> str:
+    """Write the characters that a terminal would obey as escapes, e.g. `\\x1b`; tabs and line ends are kept."""
+    return CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def without_secrets(text: str) -> str:
+    """Remove user, password, query and fragment from the URLs in a text, and hide what is named or formed as a secret.
+
+    Example:
+        >>> without_secrets("s3://me:pass@host/a?signature=abc with token=abcdefgh")
+        's3://host/a with token=[hidden]'
+    """
+    text = ADDRESS.sub(lambda address: without_user_and_query(address[0]), text)
+    return SECRET.sub(lambda secret: f"{secret['name'] or ''}[hidden]", text)
+
+
+def without_user_and_query(address: str) -> str:
+    """Remove user, password, query and fragment from a URL without its scheme: `me:pass@host/a?key=b` -> `host/a`."""
+    start = 0
+    while user := USER_AND_PASSWORD.match(address, start):
+        start = user.end()
+    return re.split("[?#]", address[start:], maxsplit=1)[0]
 
 
 @contextlib.contextmanager

@@ -102,7 +102,7 @@ def test_flags_override_the_file(parse):
         (["--max_step", "3"], "unknown argument `--max_step`; the nearest is `--max_steps`"),
         (["--warmup", "2"], "unknown argument `--warmup`; the nearest is `--warmup_steps`"),
         (["--block_size", "2"], "unknown argument `--block_size`; the nearest is `--max_length`"),
-        (["--max-lenght=3"], "unknown argument `--max-lenght=3`; the nearest is `--max_length`"),
+        (["--max-lenght=3"], "unknown argument `--max-lenght`; the nearest is `--max_length`"),
         (["--prompt", "--x"], "unknown argument `--prompt`"),
         (["--run_name", "--x"], "`--x`; write a value that begins with -- as `--name=--value`"),
         (["stray"], "unknown argument `stray`"),
@@ -114,6 +114,60 @@ def test_flags_override_the_file(parse):
 def test_a_wrong_flag_is_refused_in_one_line(refusal, argv, message):
     """Abbreviations too: argparse would let `--max_step` set `max_steps`."""
     assert message in refusal(*argv)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--hub_tokne=SECRET"],
+        ["--hub_tokne", "SECRET"],
+        ["--hub_tok=SECRET"],
+        ["--HUB_TOKEN=SECRET"],
+        ["-hub_token=SECRET"],
+        ["-hub_token", "SECRET"],
+        ["hub_token=SECRET"],
+        ["\u2014hub_token=SECRET"],
+        ["--hub_token SECRET"],
+        ["--hub_token:SECRET"],
+        ["--hub_token:", "SECRET"],
+        ["--hub_token", "first", "SECRET"],
+    ],
+)
+def test_a_mistyped_flag_is_named_without_its_value(refusal, argv):
+    """The value may be a token; the message names the flag that was meant."""
+    line = refusal(*argv)
+    assert "SECRET" not in line and "`--hub_token`" in line
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["--no_such_flag=https://me:SECRET@host?key=SECRET"], ["--max_length", "https://me:SECRET@host/?key=SECRET"]],
+)
+def test_an_address_is_shown_without_password_and_query(refusal, argv):
+    """In the value of an unknown flag or an invalid value."""
+    assert "SECRET" not in refusal(*argv)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "hub_token: SECRET: x",
+        "hub_token: 'SECRET",
+        "hub_token: *SECRET",
+        "hub_token: !SECRET x",
+        "hub_token: @SECRET",
+        "hub_token = SECRET",
+        "{hub_token: SECRET",
+        "hub_token: [x, SECRET]",
+        "hub_tokne: SECRET",
+        "hub_tokne=SECRET: 1",
+        "config_overrides: api_key:SECRET",
+    ],
+)
+def test_a_broken_file_is_reported_without_its_lines(refusal, config):
+    """PyYAML's own message would quote the line, which may hold a token."""
+    line = refusal(config=config)
+    assert "SECRET" not in line and "run.yaml" in line.replace("`--hub_token` takes one value", "run.yaml")
 
 
 @pytest.mark.parametrize(

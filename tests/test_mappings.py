@@ -1,6 +1,7 @@
 """Flags that take a mapping read pairs, YAML mappings and JSON objects the same way."""
 
 import json
+import time
 
 import pytest
 import yaml
@@ -47,7 +48,7 @@ def test_pairs_and_json_say_what_a_yaml_mapping_says(text):
         ("a=1,=2", "`--FLAG` has `=2`: write key=value pairs"),
         ("a=1,b=2,a=3", "`--FLAG` has `a` twice: keep one"),
         ("a={b: 1", "`--FLAG` has `a={b: 1`: close its bracket or brace"),
-        ('{"a": 1, "a": 2}', "`--FLAG`: `a` appears twice in one object: keep one"),
+        ('{"a": 1, "a": 2}', "`--FLAG`: `a` appears twice: keep one"),
         ('{"a": 1', "`--FLAG`, line 1, column 8, is not JSON"),
     ],
 )
@@ -129,3 +130,68 @@ def test_a_mapping_in_braces_needs_no_quotation_marks():
     for wrong in ("{a: 1, a: 2}", "{a: [1}", "{a=1}"):
         with pytest.raises(ValueError, match="`--config_overrides`"):
             parse_mapping("--config_overrides", wrong)
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
+)
+HOSTILE = {  # name -> YAML, and what the message says
+    "bomb": (BOMB, "line 2 repeats a value by its name"),
+    "loop": ("a: &a [*a]", "line 1 repeats a value by its name"),
+    "deep brackets": ("config_overrides: {a: " + "[" * 40_000, "nested deeper than 50 levels"),
+    "deep, closed": ("config_overrides: {a: " + "[" * 900 + "]" * 900 + "}", "nested deeper than 50 levels"),
+    "deep lists": ("- " * 20_000, "nested deeper than 50 levels"),
+    "deep indents": ("".join(" " * i + "a:\n" for i in range(300)), "nested deeper than 50 levels"),
+    "long": ("run_name: " + "x" * 10**7, "more than 65,536 characters"),
+    "many keys": ("".join(f"{i}:\n" for i in range(9_000)), "unknown key `0`"),
+    "many keys, one twice": ("".join(f"{i}:\n" for i in range(9_000)) + "8999:\n", "`8999` appears twice"),
+    "object": ("a: !!python/object/apply:os.system [ls]", "tags are not read"),
+    "empty number": ("a: !!int ''", "tags are not read"),
+    "list as a key": ("? [a]\n: b", "unhashable key"),
+    "date": ("a: 2001-99-99", "month must be in 1..12"),
+}
+
+
+@pytest.mark.parametrize("text, message", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_file_is_refused_in_one_line_within_a_second(tmp_path, capsys, text, message):
+    """Aliases that expand to gigabytes, thousands of levels, megabytes of text, tags that build objects."""
+    (tmp_path / "run.yaml").write_text(text)
+    start = time.process_time()
+    with pytest.raises(SystemExit) as stopped, report_errors():
+        parse_args([ModelArguments, TaskArguments], ["--config", str(tmp_path / "run.yaml"), *TASK])
+    assert stopped.value.code == 2 and time.process_time() - start < 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "run.yaml`" in line.replace("run.yaml ", "run.yaml` ") and message in line and len(line) < 500
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('{"a": ' + "[" * 40_000, "nested deeper than 50 levels"),
+        ('{"a": ' + "[" * 900 + "]" * 900 + "}", "nested deeper than 50 levels"),
+        ("{a: " + "[" * 40_000, "nested deeper than 50 levels"),
+        ("a=" + "[" * 60 + "]" * 60, "nested deeper than 50 levels"),
+        ("{" + ",".join(f'"{i}": 1' for i in range(6_000)) + ', "5999": 1}', "`5999` appears twice"),
+        ("{a: &a [x], b: *a}", "repeats a value by its name"),
+        ("a={b: &a [x], c: *a}", "repeats a value by its name"),
+        ("a=" + "[" * 50_000, "close its bracket"),
+        ('=["a' * 50_000, "close its bracket"),
+        ("a=" + "x" * 10**6, "more than 65,536 characters"),
+    ],
+)
+def test_a_hostile_mapping_is_refused_within_a_second(text, message):
+    """As JSON, in braces, and as pairs."""
+    start = time.process_time()
+    with pytest.raises(ValueError, match=f"`--config_overrides`.*{message}"):
+        parse_mapping("--config_overrides", text)
+    assert time.process_time() - start < 1
+
+
+def test_a_text_may_look_like_a_name_of_yaml():
+    """An undefined alias or a tag is text, as other invalid YAML is; 12:30 is no number in base 60."""
+    assert parse_mapping("--x", "a=*.txt,b=!yes,c=12:30,d=1:2.5") == {
+        "a": "*.txt",
+        "b": "!yes",
+        "c": "12:30",
+        "d": "1:2.5",
+    }

@@ -1,15 +1,21 @@
 """Errors end a recipe in one line, with their origin and without secrets; figures are formatted for a reader."""
 
+import logging
+import time
+
 import pytest
 
 from hf_llm.messages import (
     MAX_ERROR_CHARACTERS,
+    MAX_LINE_CHARACTERS,
     ORIGIN,
     add_origin,
+    format_line,
     format_table,
     format_value,
     one_line,
     report_errors,
+    set_up_logging,
 )
 
 
@@ -56,13 +62,76 @@ def test_one_rank_of_each_machine_reports_an_error(ranks, shown, capsys, monkeyp
 
 
 def test_messages_of_other_libraries_are_shortened_to_one_line_without_secrets():
-    """A URL loses its user, password and query; a message is cut at a word; an error without one has its class."""
+    """A URL loses its user, password and query; a long message keeps start and end; no message: the class."""
     error = OSError("cannot open\n  s3://me:pass@host/a.txt?signature=abc, see https://host/help#part")
     assert one_line(error) == "cannot open s3://host/a.txt see https://host/help"
     assert one_line(ValueError("/data/a.csv: bad"), "/data/a.csv") == "the file: bad"
     assert one_line(KeyError()) == "KeyError"
-    long = one_line(ValueError("word " * 100))
-    assert len(long) <= MAX_ERROR_CHARACTERS and long.endswith("word...")
+    long = one_line(ValueError("start " + "word " * 100 + "end"))
+    assert len(long) <= MAX_ERROR_CHARACTERS and long.startswith("start word") and long.endswith("word end")
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("'https://me:pass@host/a?sig=secret1' is gone", "'https://host/a' is gone"),
+        ("`https://me:pa/ss@host:8080/a?b=c@d#e`, next", "`https://host:8080/a`, next"),
+        ("https://me:pa'ss@host/a", "https://host/a"),
+        ("https://secret1@host/package@v2", "https://host/package@v2"),
+        ("http://[not an address", "http://[not an address"),
+        ("https%3A%2F%2Fhost%3FX-Amz-Signature%3Dsecret1", "https%3A%2F%2Fhost%3FX-Amz-Signature%3D[hidden]"),
+        ("/a.txt?AWSAccessKeyId=secret1&Expires=17", "/a.txt?AWSAccessKeyId=[hidden]&Expires=17"),
+        ("Authorization: Bearer secret1", "Authorization: Bearer [hidden]"),
+        ("{'Authorization': 'Basic secret1=='}", "{'Authorization': 'Basic [hidden]'}"),
+        ('{"hub_token": "secret1"}', '{"hub_token": "[hidden]"}'),
+        ("invalid: hf_secret1secret1", "invalid: [hidden]"),
+        ("write key=value pairs", "write key=value pairs"),
+        ("pad_token_id=151643, eos_token=<|endoftext|>", "pad_token_id=151643, eos_token=<|endoftext|>"),
+        (
+            "`--tokenizer_name=gpt2large`: unexpected token: later",
+            "`--tokenizer_name=gpt2large`: unexpected token: later",
+        ),
+    ],
+)
+def test_secrets_are_hidden_and_what_only_looks_like_one_is_not(text, shown):
+    """In quotes, percent-encoded, in headers and query strings; tokens of a vocabulary are no secrets."""
+    assert format_line(text) == shown
+
+
+def test_no_message_sends_control_characters_to_the_terminal(capsys):
+    """Neither an error nor a log message, which keeps its lines; a text that reads from right to left is only shown."""
+    data = "a\x1b[31m\x07\u202eb\udcff\x9b שלום"
+    safe = r"a\x1b[31m\x07\u202eb\udcff\x9b שלום"
+    with pytest.raises(SystemExit), report_errors():
+        raise ValueError(f"bad {data}")
+    assert capsys.readouterr().err == f"error: bad {safe}\n"
+    set_up_logging()
+    logging.getLogger("hf_llm.test").warning(f"two\nlines {data} https://me:pass@host/?key=secret1")
+    assert capsys.readouterr().err == f"WARNING two\nlines {safe} https://host/\n"
+
+
+def test_a_value_of_any_size_leaves_a_message_that_can_be_read(capsys):
+    """One long word keeps its start, and the remedy after it is shown; so is the end of many words."""
+    for value in ("x" * 10**6, "x " * 10**5):
+        with pytest.raises(SystemExit), report_errors():
+            raise ValueError(f"`--name` {value}: write less")
+        error = capsys.readouterr().err
+        assert error.startswith("error: `--name` x") and error.endswith(": write less\n")
+        assert len(error) < MAX_LINE_CHARACTERS + 10
+    assert one_line(ValueError("y" * 10**6)).startswith("y" * 100)
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "=", "://", "://a@", "https://a:", "@:", "token=", "'@", " \x1b", "sk-", "key='"]
+)
+def test_a_message_takes_time_in_proportion_to_its_length(text):
+    """Ten times the text takes far less than the hundred times that a quadratic expression would take."""
+    times = []
+    for size in (100_000, 1_000_000):
+        start = time.process_time()
+        format_line(text * (size // len(text)))
+        times.append(time.process_time() - start)
+    assert times[1] < 40 * max(times[0], 0.02)
 
 
 def test_an_error_in_a_row_begins_with_its_origin():
