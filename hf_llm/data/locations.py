@@ -1,111 +1,242 @@
-"""Find the files that paths, folders, globs and URLs name."""
+"""Find the files that paths, folders, globs and URLs name: each file once, whatever links lead to it."""
 
-import contextlib
-import fnmatch
-import glob
-import json
-import logging
 import os
-from collections import Counter
+import stat
+from collections import deque
+from typing import NamedTuple
 
-from pyarrow.fs import FileSelector, FileType
-
-from hf_llm.data.byte_streams import file_format, open_filesystem
+from hf_llm.data.folder_rules import (
+    PREPARED_FILES,
+    has_reader,
+    prepared_shards,
+    reason_to_skip_file,
+    reason_to_skip_folder,
+    shard_path,
+)
+from hf_llm.data.found import (
+    SECOND_NAME,
+    Found,
+    SkippedFile,
+    SourceFile,
+    printable,
+    summary,
+    warn_of_skipped,
+    with_unique_names,
+)
+from hf_llm.data.globs import absolute_path, expand, identity
 from hf_llm.data.readers import READERS
-from hf_llm.messages import one_line
+from hf_llm.data.urls import find_urls
 
-logger = logging.getLogger(__name__)
-
-PREPARED_MANIFEST = "manifest.json"  # of a prepared folder
+KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
-def find_files(argument: str, patterns: list[str]) -> list[str]:
-    """Find local files by paths, folders and globs.
+class Location(NamedTuple):
+    """A path at which to look.
 
     Args:
-        argument: the flag that names them, for error messages.
-
-    Returns:
-        Absolute paths, sorted, each once.
-
-    Raises:
-        ValueError: a pattern matches no file, or a file has an extension without a reader.
+        root: the folder or file that the argument names, of a glob its part before the first wildcard.
+        label: what `root` is called in names.
+        pattern: the argument.
+        chosen: whether the argument names the path itself, not a folder above it.
     """
-    paths: set[str] = set()
-    for pattern in patterns:
-        expanded = os.path.abspath(os.path.expanduser(pattern))
-        if os.path.isdir(expanded):
-            files = list_folder(expanded)
-        else:
-            matches = [expanded] if os.path.exists(expanded) else glob.glob(expanded, recursive=True)
-            files = [path for path in matches if os.path.isfile(path)]
-        if not files:
-            raise ValueError(f"`{argument}` {pattern} matches no file: give a file or a glob such as 'data/*.jsonl'")
-        paths.update(files)
-    for path in sorted(paths):
-        if not has_reader(path):
-            known = " ".join(READERS)
-            raise ValueError(
-                f"`{path}` has an unknown extension: known are {known}, all but .parquet also as .gz or .zst"
-            )
-    return sorted(paths)
+
+    path: str
+    root: str
+    label: str
+    pattern: str
+    chosen: bool
 
 
-def find_sources(argument: str, patterns: list[str]) -> list[str]:
+def find_sources(argument: str, patterns: list[str], warn: bool = True) -> Found:
     """Find files as `find_files` does, and those that URLs name (`s3://`, `gs://`, `hf://`, `http(s)://`).
 
     Returns:
-        Absolute paths, then URLs, each sorted.
+        The local files, then the URLs, each in order.
 
     Raises:
         ValueError: as `find_files`; a URL cannot be reached.
     """
-    local = [pattern for pattern in patterns if "://" not in pattern]
-    urls = {url for pattern in patterns if "://" in pattern for url in find_urls(argument, pattern)}
-    return [*(find_files(argument, local) if local else []), *sorted(urls)]
+    patterns = [pattern.removeprefix("file://") for pattern in patterns]
+    files, skipped = find_files(argument, [pattern for pattern in patterns if "://" not in pattern], warn=False)
+    urls: dict[str, SourceFile] = {}
+    for pattern in sorted({pattern for pattern in patterns if "://" in pattern}):
+        more, more_skipped = find_urls(argument, pattern)
+        urls |= {file.path: file for file in more}
+        skipped += more_skipped
+    if warn:
+        warn_of_skipped(argument, skipped)
+    return Found(with_unique_names([*files, *(urls[url] for url in sorted(urls))]), skipped)
 
 
-def find_urls(argument: str, pattern: str) -> list[str]:
-    """List the files with a reader that a URL names: a file, a folder or a glob.
+def find_files(argument: str, patterns: list[str], warn: bool = True) -> Found:
+    """Find local files by paths, folders and globs.
+
+    In folders, and at globs that end in `*`, what is not training text is left out: readmes, licences, metadata, hidden
+    files, outputs of earlier runs, other formats. A file that an argument names itself is always taken.
+
+    Args:
+        argument: the flag that names them, for messages.
+        warn: log what was left out.
+
+    Returns:
+        The files in the order of their names, each once, even if several links lead to it.
 
     Raises:
-        ValueError: it cannot be reached, or matches no file.
+        ValueError: a pattern matches no file, a file has an extension without a reader, or the manifest of a prepared
+            folder names anything but files in it.
     """
-    try:
-        filesystem, inner = open_filesystem(pattern)
-        base = inner.split("*")[0].rpartition("/")[0] if "*" in inner else inner
-        (entry,) = filesystem.get_file_info([base])
-        if entry.type == FileType.File:
-            entries = [entry]
+    search = Search()
+    for location in sorted({location for pattern in patterns for location in match_pattern(pattern)}):
+        search.add(location, is_linked(location))
+    search.run()
+    files, skipped = search.results()
+    for pattern in patterns:
+        if pattern not in search.matched:
+            reasons = f" to read, only {summary(skipped)}: to take a file, name the file itself" if skipped else ""
+            remedy = "" if skipped else ": give a file or a glob such as 'data/*.jsonl'"
+            raise ValueError(f"`{argument}` {printable(pattern)} matches no file{reasons}{remedy}")
+    if unknown := [file.path for file in files if not has_reader(file.path)]:
+        others = f" (and {len(unknown) - 1:,} others)" if len(unknown) > 1 else ""
+        raise ValueError(
+            f"`{printable(unknown[0])}`{others} has an unknown extension: known are {' '.join(READERS)}, all but "
+            ".parquet also as .gz or .zst"
+        )
+    if warn:
+        warn_of_skipped(argument, skipped)
+    return Found(files, skipped)
+
+
+class Search:
+    """Look at paths and at everything in their folders, at each file and folder once: real paths first, then links."""
+
+    def __init__(self):
+        self.real: deque[Location] = deque()
+        self.links: deque[Location] = deque()
+        self.seen: dict[tuple, Location] = {}  # files to read and opened folders, by identity
+        self.sizes: dict[Location, int] = {}  # of the files to read, in bytes
+        self.skipped: list[tuple[Location, str | Location]] = []  # with the reason, or its other name that was seen
+        self.matched: set[str] = set()  # patterns that lead to a file to read
+
+    def add(self, location: Location, linked: bool) -> None:
+        (self.links if linked else self.real).append(location)
+
+    def run(self) -> None:
+        while self.real or self.links:
+            location = self.real.popleft() if self.real else self.links.popleft()
+            try:
+                self.look(location, os.stat(location.path))
+            except OSError as error:  # a link to nothing, no permission, deleted meanwhile
+                broken = isinstance(error, FileNotFoundError) and os.path.islink(location.path)
+                self.skipped.append((location, "a link to nothing" if broken else f"{error.strerror}"))
+
+    def look(self, location: Location, status: os.stat_result) -> None:
+        key, kind = identity(location.path, status), stat.S_IFMT(status.st_mode)
+        if other := self.seen.get(key):
+            self.matched.add(location.pattern)
+            if other.path != location.path:
+                self.skipped.append((location, other))
+        elif kind == stat.S_IFDIR:
+            self.open_folder(location, key)
+        elif kind == stat.S_IFREG:
+            self.matched.add(location.pattern)
+            self.seen[key] = location
+            self.sizes[location] = status.st_size
         else:
-            entries = filesystem.get_file_info(FileSelector(base, allow_not_found=True, recursive=True))
-    except Exception as error:  # the network, access, a scheme without a package: each library has classes of its own
-        raise ValueError(f"`{argument}` {pattern} cannot be reached: {one_line(error)}") from None
-    paths = [entry.path for entry in entries if entry.type == FileType.File and has_reader(entry.path)]
-    if "*" in inner:
-        paths = [path for path in paths if fnmatch.fnmatch(path, inner)]
-    if not paths:
-        raise ValueError(f"`{argument}` {pattern} matches no file: give a file, a folder or a glob")
-    return [pattern.removesuffix(inner) + path for path in paths]
+            self.skipped.append((location, KINDS[kind]))
+
+    def open_folder(self, folder: Location, key: tuple) -> None:
+        """Find the entries of a folder that may be text, or the shards of a prepared folder.
+
+        Raises:
+            OSError: it cannot be opened.
+            ValueError: a prepared folder's manifest names anything but files in it.
+        """
+        with os.scandir(folder.path) as scan:
+            entries = sorted(scan, key=lambda entry: entry.name)
+        names = {entry.name for entry in entries if entry.is_file()}
+        if not folder.chosen and (reason := reason_to_skip_folder(folder.path, names)):
+            self.skipped.append((folder, reason))
+            return
+        self.seen[key] = folder
+        shards = prepared_shards(folder.path, names)
+        if shards is not None:
+            paths = [shard_path(folder.path, shard) for shard in shards]
+            for path in paths:
+                self.add(folder._replace(path=path), os.path.islink(path))
+            entries = [entry for entry in entries if entry.name not in PREPARED_FILES and entry.path not in paths]
+        for entry in entries:
+            location, reason = folder._replace(path=entry.path, chosen=False), None
+            if shards is not None:
+                reason = "not in the manifest of the prepared folder"
+            elif entry.name in names:
+                reason = reason_to_skip_file(entry.name, names)
+            if reason:
+                self.skipped.append((location, reason))
+            else:
+                self.add(location, entry.is_symlink())
+
+    def results(self) -> Found:
+        """Return the files in the order of their names, and what was left out, each file's bytes once."""
+        names, counted = self.names(), set(self.seen)
+        files = [SourceFile(location.path, names[location], size) for location, size in self.sizes.items()]
+        skipped = []
+        for location, reason in self.skipped:
+            sizes = {} if isinstance(reason, Location) else file_sizes(location.path)
+            if sizes and sizes.keys() <= self.seen.keys():
+                continue  # taken under another name
+            if isinstance(reason, Location):
+                reason = SECOND_NAME + names[reason]
+            size = sum(size for key, size in sizes.items() if key not in counted)
+            skipped.append(SkippedFile(names[location], reason, size, len(sizes.keys() - counted)))
+            counted |= sizes.keys()
+        files.sort(key=lambda file: (file.name, file.path))
+        return Found(with_unique_names(files), sorted(skipped))
+
+    def names(self) -> dict[Location, str]:
+        """Return for each location the label of its root, with a number if others have it, and its path inside."""
+        locations = {*self.seen.values(), *(location for location, _ in self.skipped)}
+        roots: dict[str, list[str]] = {}
+        for label, root in sorted({(location.label, location.root) for location in locations}):
+            roots.setdefault(label, []).append(root)
+        names = {}
+        for location in locations:
+            number = roots[location.label].index(location.root) + 1
+            label = location.label + (f" ({number})" if number > 1 and location.label else "")
+            inner = os.path.relpath(location.path, location.root)
+            names[location] = printable(os.path.normpath(os.path.join(label, inner)))
+        return names
 
 
-def list_folder(folder: str) -> list[str]:
-    """List the shards of a prepared folder, or the files with a reader in any other folder and its subfolders."""
-    manifest = os.path.join(folder, PREPARED_MANIFEST)
-    if os.path.exists(manifest):
-        with open(manifest, encoding="utf-8") as file, contextlib.suppress(ValueError, KeyError, TypeError):
-            return [os.path.join(folder, shard["file"]) for shard in json.load(file)["shards"]]
-    entries = glob.glob(os.path.join(glob.escape(folder), "**", "*"), recursive=True)
-    paths = list(filter(os.path.isfile, entries))
-    known = list(filter(has_reader, paths))
-    if known and len(known) < len(paths):
-        others = Counter(os.path.splitext(path)[1] or "without extension" for path in set(paths) - set(known))
-        counts = ", ".join(f"{number:,} {extension}" for extension, number in others.most_common())
-        logger.warning(f"{folder}: files of other formats are ignored: {counts}")
-    return known
+def match_pattern(pattern: str) -> list[Location]:
+    """Return the locations that a path, folder or glob names."""
+    fixed, paths = expand(os.path.expanduser(pattern))
+    label = os.path.basename(os.path.normpath(fixed))
+    home = os.path.expanduser(pattern.split("/")[0]) if pattern.startswith("~") else None
+    if label in (".", "..") or os.path.normpath(fixed) == home:
+        label = ""  # no name of a folder that was not typed
+    return [Location(path, absolute_path(fixed), label, pattern, chosen=True) for path in paths]
 
 
-def has_reader(path: str) -> bool:
-    """Return whether the file's extension has a reader."""
-    extension, compression = file_format(path)
-    return extension in READERS and not (compression and extension == ".parquet")
+def is_linked(location: Location) -> bool:
+    """Return whether there is a link in a path, at the root of its argument or after it."""
+    parent = os.path.dirname(location.root)
+    return os.path.realpath(location.path) != os.path.join(
+        os.path.realpath(parent), os.path.relpath(location.path, parent)
+    )
+
+
+def file_sizes(path: str) -> dict[tuple, int]:
+    """Return the sizes in bytes of a file, or of all files in a folder without following its links, by identity."""
+    paths = [path]
+    if os.path.isdir(path):
+        walk = [] if os.path.islink(path) else os.walk(path)
+        paths = (os.path.join(folder, name) for folder, _, names in walk for name in names)
+    sizes = {}
+    for each in paths:
+        try:
+            status = os.stat(each, follow_symlinks=each == path)
+        except OSError:
+            continue
+        if stat.S_ISREG(status.st_mode):
+            sizes[identity(each, status)] = status.st_size
+    return sizes

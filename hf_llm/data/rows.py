@@ -78,7 +78,7 @@ def read_files(argument: str, patterns: list[str], reading: ReadingArguments) ->
     Raises:
         ValueError: a file or row cannot be read, or the values of a column do not have one type.
     """
-    rows = [row for path in find_files(argument, patterns) for row in read_rows(path, reading)]
+    rows = [row for path in find_files(argument, patterns).paths for row in read_rows(path, reading)]
     columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
     for name, values in columns.items():
         try:

@@ -70,11 +70,11 @@ def load_streams(data_args: TextArguments) -> dict[str, Any]:
         if "validation" in splits:
             splits["validation"] = Dataset.from_list(list(first_rows(splits["validation"], data_args.max_eval_samples)))
     elif data_args.train_file:
-        paths = find_sources("--train_file", data_args.train_file)
+        paths = find_sources("--train_file", data_args.train_file).paths
         settings = {"paths": paths, "field": data_args.dataset_text_field, "reading": data_args.reading()}
         splits: dict[str, Any] = {"train": IterableDataset.from_generator(stream_files, TEXT, settings)}
         if data_args.validation_file:
-            files = find_files("--validation_file", data_args.validation_file)
+            files = find_files("--validation_file", data_args.validation_file).paths
             splits["validation"] = first_rows(load_text_files(files, data_args), data_args.max_eval_samples)
     else:
         raise ValueError("`--streaming` has nothing to stream: give `--train_file` or `--dataset_name`")
@@ -148,7 +148,7 @@ def load_hub_texts(data_args: TextArguments | TokenizerArguments, streaming: boo
 def load_local_splits(data_args: TextArguments | TokenizerArguments) -> dict[str, Dataset]:
     """Load the texts of `--train_file` and, if it is set, of `--validation_file`."""
     patterns = {"train": data_args.train_file, "validation": data_args.validation_file}
-    paths = {split: find_files(f"--{split}_file", globs) for split, globs in patterns.items() if globs}
+    paths = {split: find_files(f"--{split}_file", globs).paths for split, globs in patterns.items() if globs}
     if both := set(paths["train"]) & set(paths.get("validation", [])):
         logger.warning(f"validation is not independent: {', '.join(sorted(both))} is in `--train_file` as well")
     return {split: load_text_files(files, data_args) for split, files in paths.items()}

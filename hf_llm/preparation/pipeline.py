@@ -11,7 +11,6 @@ import hashlib
 import importlib.util
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -34,11 +33,13 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_llm.arguments import PreparationArguments, ReadingArguments
 from hf_llm.data.byte_streams import file_format, open_bytes
-from hf_llm.data.locations import PREPARED_MANIFEST, find_files, find_sources
+from hf_llm.data.folder_rules import PREPARED_MANIFEST
+from hf_llm.data.found import SourceFile
+from hf_llm.data.locations import find_files, find_sources
 from hf_llm.data.readers import DOCUMENTS, read_documents, read_rows, read_texts
 from hf_llm.data.tokenization import VERIFIED_DOCUMENTS, select_engine
 from hf_llm.files import atomic_folder, check_new_folder, write_text
-from hf_llm.messages import ORIGIN, without_secrets
+from hf_llm.messages import ORIGIN
 from hf_llm.preparation.anonymization import Anonymizer, read_key
 from hf_llm.preparation.decontamination import Decontaminator
 from hf_llm.preparation.deduplication import (
@@ -214,7 +215,7 @@ def build_row_steps(args: PreparationArguments) -> RowSteps:
 
 def evaluation_texts(patterns: list[str], reading: ReadingArguments) -> Iterator[str]:
     """Yield every string in the files of the evaluations, from all columns and nested values."""
-    for path in find_files("--decontaminate", patterns):
+    for path in find_files("--decontaminate", patterns).paths:
         if file_format(path)[0] in DOCUMENTS:
             yield from (text for texts in read_texts(path, "text", reading) for text in texts.to_pylist())
             continue
@@ -246,8 +247,8 @@ def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | Non
             empty.
     """
     target = check_new_folder(args.output_dir)
-    paths = find_sources("--files", args.files)
-    names = relative_names(paths)
+    files = find_sources("--files", args.files).files
+    paths, names = [file.path for file in files], [file.name for file in files]
     steps = build_row_steps(args)
     set_runner(args)
     with atomic_folder(target) as folder:
@@ -266,7 +267,7 @@ def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | Non
             tokens = count_kept_tokens(texts, kept, tokenizer) if tokenizer else None
             write_dropped(folder, funnel)
         shutil.rmtree(folder / "spool")
-        manifest = build_manifest(args, paths, funnel, shards, tokens)
+        manifest = build_manifest(args, files, funnel, shards, tokens)
         write_report(folder, manifest, funnel)
         write_card(folder, manifest)
         write_text(folder / PREPARED_MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
@@ -291,15 +292,16 @@ def set_runner(args: PreparationArguments) -> None:
 
 
 def build_manifest(
-    args: PreparationArguments, paths: list[str], funnel: Funnel, shards: list[dict], tokens: int | None
+    args: PreparationArguments, files: list[SourceFile], funnel: Funnel, shards: list[dict], tokens: int | None
 ) -> dict:
     """Build the manifest: the sources, settings and package versions, the counts of each step, and the shards."""
-    sources = describe_files(paths)
+    sources = describe_files(files)
     for number, rows in funnel.unreadable.items():
         sources[number]["unreadable"] = rows
+    evaluations = find_files("--decontaminate", args.decontaminate or [], warn=False).files
     return {
         "sources": sources,
-        "decontaminated_from": describe_files(find_files("--decontaminate", args.decontaminate or [])),
+        "decontaminated_from": describe_files(evaluations),
         "settings": {
             name: value for name, value in dataclasses.asdict(args).items() if name not in UNRECORDED_SETTINGS
         },
@@ -313,16 +315,9 @@ def build_manifest(
     }
 
 
-def describe_files(paths: list[str]) -> list[dict]:
+def describe_files(files: list[SourceFile]) -> list[dict]:
     """Return the name, size in bytes and SHA-256 of each file."""
-    return [{"name": name} | size_and_hash(path) for name, path in zip(relative_names(paths), paths, strict=True)]
-
-
-def relative_names(paths: list[str]) -> list[str]:
-    """Paths relative to the folder that all files have in common, so that no folder of this machine is recorded."""
-    local = [path for path in paths if "://" not in path]
-    common = os.path.commonpath([os.path.dirname(path) for path in local]) if local else ""
-    return [without_secrets(path) if "://" in path else os.path.relpath(path, common) for path in paths]
+    return [{"name": file.name} | size_and_hash(file.path) for file in files]
 
 
 def run_first_pass(

@@ -155,8 +155,8 @@ def build_stream(
 
 def names_and_sizes(patterns: list[str] | None) -> list[tuple[str, int | None]]:
     """Names and sizes in bytes of the streamed files; without folders, which may differ when a run is resumed."""
-    paths = find_sources("--train_file", patterns) if patterns else []
-    return [(Path(path).name, None if "://" in path else Path(path).stat().st_size) for path in paths]
+    found = find_sources("--train_file", patterns, warn=False).files if patterns else []
+    return [(Path(file.path).name, None if "://" in file.path else file.size) for file in found]
 
 
 def trainer_options(

@@ -120,7 +120,9 @@ def test_texts_come_in_the_order_of_the_sources(prepared):
     assert "merchants" in texts[24] and "Imprint" not in texts[24]
     assert manifest["replaced"] == {"EMAIL": 1, "PHONE": 1}
     rows = pa.concat_tables(pq.read_table(path) for path in sorted((folder.parent / "prepared").glob("*.parquet")))
-    assert rows["source"].to_pylist()[20:] == ["a.jsonl", "b.txt.gz", "c.csv", "d.parquet", "e.html"]
+    assert rows["source"].to_pylist()[20:] == [
+        f"raw/{name}" for name in ("a.jsonl", "b.txt.gz", "c.csv", "d.parquet", "e.html")
+    ]
     assert rows["row"].to_pylist()[20:] == [20, 0, 1, 0, 0]
 
 
@@ -131,9 +133,9 @@ def test_the_manifest_has_the_hashes_of_shards_and_sources(prepared):
     assert json.loads((output / "manifest.json").read_text()) == manifest and len(manifest["shards"]) > 1
     for shard in manifest["shards"]:
         assert hashlib.sha256((output / shard["file"]).read_bytes()).hexdigest() == shard["sha256"]
-    assert [source["name"] for source in manifest["sources"]] == sorted(os.listdir(folder))
+    assert [source["name"] for source in manifest["sources"]] == [f"raw/{name}" for name in sorted(os.listdir(folder))]
     for source in manifest["sources"]:
-        assert hashlib.sha256((folder / source["name"]).read_bytes()).hexdigest() == source["sha256"]
+        assert hashlib.sha256((folder.parent / source["name"]).read_bytes()).hexdigest() == source["sha256"]
     for name in ("manifest.json", "report.md", "README.md"):
         assert str(folder.parent) not in (output / name).read_text()
 
@@ -143,7 +145,7 @@ def test_the_report_shows_the_funnel_and_dropped_rows(prepared):
     output = prepared[0].parent / "prepared"
     report = (output / "report.md").read_text()
     assert (output / "funnel.png").stat().st_size > 5000 and "(funnel.png)" in report
-    assert "| exact duplicates | 27 | 26 |" in report and "c.csv row 0, duplicate of a.jsonl row 3" in report
+    assert "| exact duplicates | 27 | 26 |" in report and "c.csv row 0, duplicate of raw/a.jsonl row 3" in report
     assert "13 consecutive words of an evaluation (1)" in report
 
 
@@ -332,11 +334,15 @@ def test_every_dropped_row_is_listed(prepared):
     """In the order of the sources, with its step, and a duplicate with the earlier row."""
     rows = dropped_rows(prepared[0].parent / "prepared")
     assert [(row["source"], row["row"], row["step"]) for row in rows] == [
-        ("c.csv", "0", "exact duplicates"),
-        ("d.parquet", "1", "near duplicates"),
-        ("f.jsonl", "0", "decontamination"),
+        ("raw/c.csv", "0", "exact duplicates"),
+        ("raw/d.parquet", "1", "near duplicates"),
+        ("raw/f.jsonl", "0", "decontamination"),
     ]
-    assert [(row["like_source"], row["like_row"]) for row in rows] == [("a.jsonl", "3"), ("a.jsonl", "5"), ("", "")]
+    assert [(row["like_source"], row["like_row"]) for row in rows] == [
+        ("raw/a.jsonl", "3"),
+        ("raw/a.jsonl", "5"),
+        ("", ""),
+    ]
 
 
 def test_the_report_has_no_personal_data(tmp_path):

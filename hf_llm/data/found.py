@@ -1,0 +1,83 @@
+"""Files that an argument leads to, and those that were left out in its folders."""
+
+import logging
+import os
+from collections import Counter
+from typing import NamedTuple
+
+from hf_llm.messages import escape_controls
+
+logger = logging.getLogger(__name__)
+
+LISTED = 3  # names of each reason in a message
+LISTED_REASONS = 8
+SECOND_NAME = "the same as "  # begins the reason of a name whose file is read under another one
+
+
+class SourceFile(NamedTuple):
+    """A file to read: its path or URL, its name in everything that is written, its size in bytes."""
+
+    path: str
+    name: str
+    size: int
+
+
+class SkippedFile(NamedTuple):
+    """A file that is not read, or a folder of such files: its name, the reason, the bytes and number of the files."""
+
+    name: str
+    reason: str
+    size: int
+    files: int = 1
+
+
+class Found(NamedTuple):
+    """What the values of an argument name: files to read, and what was left out of their folders."""
+
+    files: list[SourceFile]
+    skipped: list[SkippedFile]
+
+    @property
+    def paths(self) -> list[str]:
+        return [file.path for file in self.files]
+
+
+def printable(path: str) -> str:
+    """Return a path as it can be printed and stored: bytes that are not UTF-8 and control characters are escaped."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return escape_controls(text.replace("\n", "\\n").replace("\t", "\\t"))
+
+
+def with_unique_names(files: list[SourceFile]) -> list[SourceFile]:
+    """Add a number to names that an earlier file has."""
+    counts, unique = Counter(), []
+    for file in files:
+        counts[file.name] += 1
+        unique.append(file._replace(name=f"{file.name} ({counts[file.name]})") if counts[file.name] > 1 else file)
+    return unique
+
+
+def summary(skipped: list[SkippedFile]) -> str:
+    """Describe in one line what was left out: by reason some names, the number of files and their bytes."""
+    by_reason: dict[str, list[SkippedFile]] = {}
+    for file in skipped:
+        by_reason.setdefault(file.reason, []).append(file)
+    groups = sorted(by_reason.items(), key=lambda group: -sum(file.size for file in group[1]))
+    texts = []
+    for reason, files in groups[:LISTED_REASONS]:
+        names = ", ".join(file.name for file in files[:LISTED]) + (", ..." if len(files) > LISTED else "")
+        texts.append(f"{names} ({reason}; {count_files(files)})")
+    if rest := [file for _, files in groups[LISTED_REASONS:] for file in files]:
+        texts.append(f"others ({count_files(rest)})")
+    return ", ".join(texts)
+
+
+def count_files(skipped: list[SkippedFile]) -> str:
+    number, size = sum(file.files for file in skipped), sum(file.size for file in skipped)
+    return f"{number:,} file{'s' * (number != 1)}, {size:,} bytes"
+
+
+def warn_of_skipped(argument: str, skipped: list[SkippedFile]) -> None:
+    """Log in one line what was left out, without second names of files that are read."""
+    if left_out := [file for file in skipped if not file.reason.startswith(SECOND_NAME)]:
+        logger.warning(f"`{argument}`: left out {summary(left_out)}: to take a file, name the file itself")
