@@ -1,11 +1,20 @@
-"""Files and folders that appear complete or not at all, and early checks that they can be written."""
+"""Files and folders that appear complete or not at all, and early checks that they can be written.
+
+What stands under a name is replaced, never written through: a symbolic link that somebody else has planted would
+lead to another file.
+"""
 
 import contextlib
+import fnmatch
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+# Names in an output folder that a run writes: results, model, unfinished files, checkpoints, TensorBoard's logs.
+WRITTEN_BY_RUNS = ("*.json", "*.jsonl", "*.safetensors", "*.bin", "*.jinja", "*.model", "*.txt", "*.md", ".*.tmp")
+WRITTEN_BY_RUNS += ("_saving", "checkpoint-*", "runs")
 
 
 @contextlib.contextmanager
@@ -34,8 +43,8 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder with its contents, if there is one."""
-    if path.is_dir():
+    """Remove a file or a folder with its contents, if there is one; of a link, the link."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -43,8 +52,8 @@ def remove(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file that appears complete or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with atomic_path(path) as temporary, open(temporary, "x", encoding="utf-8") as file:  # x: no link, no other writer
+        file.write(text)
 
 
 def write_json(path: Path, figures: dict) -> None:
@@ -54,7 +63,7 @@ def write_json(path: Path, figures: dict) -> None:
 
 def write_json_lines(path: str, rows: list[dict]) -> None:
     """Write rows to a JSON Lines file."""
-    with atomic_path(Path(path).expanduser()) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with atomic_path(Path(path).expanduser()) as temporary, open(temporary, "x", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
@@ -75,16 +84,39 @@ def check_writable(folder: str | Path, name: str | None = None) -> None:
         raise ValueError(f"{name} cannot be written: `{existing}` is not a writable folder; name another")
 
 
+def check_output_folder(output_dir: str, subfolders: Iterable[str] = ()) -> None:
+    """Check before the work that a run can write to its folder, and that no link in it leads its files elsewhere.
+
+    The folder itself may be a link.
+
+    Args:
+        subfolders: names of folders in it that the run writes to.
+
+    Raises:
+        ValueError: it cannot be written to, or a name that a run writes is a symbolic link.
+    """
+    check_writable(output_dir)
+    written = (*WRITTEN_BY_RUNS, *subfolders)
+    for path in sorted(Path(output_dir).glob("*")):
+        if any(fnmatch.fnmatchcase(path.name, pattern) for pattern in written):
+            for link in filter(Path.is_symlink, [path, *path.rglob("*")]):
+                raise ValueError(
+                    f"`{link}` is a symbolic link, through which the run could write to `{os.readlink(link)}`: remove "
+                    "the link, or name another `--output_dir`"
+                )
+
+
 def check_new_folder(output_dir: str) -> Path:
     """Check before the work that a new folder can be made.
 
     Returns:
-        Its absolute path.
+        Its absolute path; of a link, that of the folder it leads to.
 
     Raises:
         ValueError: it cannot, or it holds something already.
     """
     target = Path(output_dir).expanduser().absolute()
+    target = target.resolve() if target.is_symlink() else target
     check_writable(target.parent, f"`--output_dir` {output_dir}")
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ValueError(

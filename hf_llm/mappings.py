@@ -236,7 +236,28 @@ def read_json_object(value: str | dict[str, Any], flag: str) -> tuple[str, dict[
         return f"`{flag}`", copy.deepcopy(value)
     inline = value.lstrip().startswith("{")
     name = f"`{flag}`" if inline else f"`{flag}` `{value}`"
-    text = value if inline else read_settings(value, name)
+    return name, parse_json_object(value if inline else read_settings(value, name), name)
+
+
+def read_json_file(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object from a file of a model or a run.
+
+    Raises:
+        ValueError: invalid JSON, or another value than an object.
+        OSError: the file cannot be read.
+    """
+    return parse_json_object(Path(path).read_text(encoding="utf-8"), f"`{path}`")
+
+
+def parse_json_object(text: str, name: str) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Args:
+        name: its origin, for error messages.
+
+    Raises:
+        ValueError: invalid JSON, or another value than an object.
+    """
     try:
         config = load_json(text)
     except json.JSONDecodeError as error:
@@ -245,7 +266,7 @@ def read_json_object(value: str | dict[str, Any], flag: str) -> tuple[str, dict[
         raise ValueError(f"{name}: {error}") from None
     if not isinstance(config, dict):
         raise ValueError(f"{name} holds a JSON {type(config).__name__}: write one object, {{...}}")
-    return name, config
+    return config
 
 
 def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from hf_llm.data.arrow import split_lists
 from hf_llm.data.infilling import count_layouts
 from hf_llm.data.packing import pack_batch
 from hf_llm.files import write_text
+from hf_llm.mappings import read_json_file
 
 logger = logging.getLogger(__name__)
 
@@ -206,7 +207,7 @@ class StreamedRows(torch.utils.data.IterableDataset):
 
     def load(self, checkpoint: str) -> None:
         """Continue at the position of this rank that `save` wrote into a checkpoint."""
-        state = json.loads((Path(checkpoint) / f"stream-{self.rank}.json").read_text(encoding="utf-8"))
+        state = read_json_file(Path(checkpoint) / f"stream-{self.rank}.json")
         self.consumed_rows, self.start = state["trained"], StreamPosition(**state["position"])
 
     def callbacks(self) -> list[TrainerCallback]:

@@ -16,6 +16,7 @@ from hf_llm.arguments import GenerateArguments
 from hf_llm.data.infilling import infilling_prompts
 from hf_llm.data.prompting import without_end
 from hf_llm.distributed.zero import gathered_weights
+from hf_llm.messages import one_line
 from hf_llm.models.inspection import num_positions
 
 BATCH_SIZE = 8  # prompts per forward pass, by default
@@ -245,7 +246,7 @@ def read_prompt_file(path: Path) -> list[dict[str, str]]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"`--prompt_file` {path} cannot be read: {error}") from None
+        raise ValueError(f"`--prompt_file` {path} cannot be read: {one_line(error)}") from None
     # Not splitlines(): it also splits at U+2028 and similar characters, which JSON strings may contain.
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
@@ -257,7 +258,7 @@ def read_prompt_file(path: Path) -> list[dict[str, str]]:
         try:
             row = json.loads(line)
             rows.append({"prompt": row["prompt"]} | ({"suffix": row["suffix"]} if "suffix" in row else {}))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             rows.append({"prompt": None})
         if not all(isinstance(text, str) for text in rows[-1].values()):
             raise ValueError(f'`{path}` line {number}: write {{"prompt": "..."}}, with a "suffix" to fill in between')

@@ -1,13 +1,14 @@
 """Questions about a model: its size, its positions, what its forward pass takes."""
 
 import inspect
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel, TrainingArguments
+
+from hf_llm.mappings import read_json_file
 
 
 def unwrap_adapters(model: Any) -> PreTrainedModel:
@@ -67,6 +68,6 @@ def detect_auto_class(name: str) -> type:
         name: folder of the model. Names on the Hub are not looked up and count as causal models.
     """
     config = Path(name).expanduser() / "config.json"
-    architectures = json.loads(config.read_text()).get("architectures") if config.is_file() else None
+    architectures = read_json_file(config).get("architectures") if config.is_file() else None
     masked = any(architecture.endswith("ForMaskedLM") for architecture in architectures or ())
     return AutoModelForMaskedLM if masked else AutoModelForCausalLM

@@ -31,6 +31,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from hf_llm.arguments import AdapterArguments, ModelArguments, TokenizerArguments
 from hf_llm.data.vocabulary import train_tokenizer
 from hf_llm.hardware import has_bfloat16
+from hf_llm.mappings import read_json_file
 from hf_llm.messages import one_line
 from hf_llm.models.inspection import count_parameters, detect_auto_class, first_position
 
@@ -444,7 +445,10 @@ def model_arguments(name: str, trust_remote_code: bool = False) -> ModelArgument
     model_args = ModelArguments(model_name_or_path=name, trust_remote_code=trust_remote_code)
     adapter = find_adapter(name)
     if adapter is not None:
-        model_args.model_name_or_path = json.loads((adapter / ADAPTER_CONFIG).read_text())["base_model_name_or_path"]
+        base = read_json_file(adapter / ADAPTER_CONFIG).get("base_model_name_or_path")
+        if not isinstance(base, str):
+            raise ValueError(f"`{adapter / ADAPTER_CONFIG}` names no base model: save the adapter again with PEFT")
+        model_args.model_name_or_path = base
         if (adapter / "tokenizer_config.json").is_file():
             model_args.tokenizer_name = name
     return model_args

@@ -14,6 +14,7 @@ from huggingface_hub.utils import filter_repo_objects, validate_repo_id
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
+from hf_llm.mappings import read_json_file
 from hf_llm.messages import one_line
 from hf_llm.publishing.card import card_hyperparameters, card_results, write_model_card
 
@@ -156,6 +157,7 @@ def push_folder(
     files = {name: folder / name for name in filter_repo_objects(names, ignore_patterns=NOT_PUSHED)}
     private, repo_id = private is not False, repo_id or folder.resolve().name
     validate_repo_id(repo_id)
+    check_no_links(files)
     check_complete(folder, files)
     check_no_token(files)
     try:
@@ -200,7 +202,7 @@ def check_private(repo_id: str, private: bool) -> None:
 def check_complete(folder: Path, files: Iterable[str]) -> None:
     """Refuse a folder without a configuration, or without some of the weights that its index lists."""
     index = folder / "model.safetensors.index.json"
-    weights = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else set()
+    weights = set(read_json_file(index)["weight_map"].values()) if index.is_file() else set()
     missing = sorted(weights - set(files))
     if not any(name.endswith(".safetensors") for name in files):
         missing.insert(0, "*.safetensors")
@@ -209,6 +211,14 @@ def check_complete(folder: Path, files: Iterable[str]) -> None:
     if missing:
         raise ValueError(
             f"`{folder}` does not hold a complete model: {', '.join(missing)} missing; save the model there first"
+        )
+
+
+def check_no_links(files: dict[str, Path]) -> None:
+    """Refuse symbolic links, which may lead to files that nobody meant to publish."""
+    if links := [name for name, path in files.items() if path.is_symlink()]:
+        raise ValueError(
+            f"`{', '.join(links)}` is a symbolic link: put the file there, or remove it; nothing was pushed"
         )
 
 

@@ -16,7 +16,8 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_utils import has_length, rotate_checkpoints, sort_checkpoints
 
 from hf_llm.data.packing import PackingCollator
-from hf_llm.files import check_writable, write_text
+from hf_llm.files import check_output_folder, remove, write_text
+from hf_llm.mappings import read_json_file
 from hf_llm.models.inspection import count_parameters
 
 logger = logging.getLogger(__name__)
@@ -40,12 +41,13 @@ def read_manifest(checkpoint: Path) -> dict:
         ValueError: there is no manifest, or a file is missing or has another size.
     """
     try:
-        manifest = json.loads((checkpoint / CHECKPOINT_MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = read_json_file(checkpoint / CHECKPOINT_MANIFEST)
+        sizes, _ = dict(manifest["files"]), dict(manifest["run"])
+    except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(
             f"checkpoint `{checkpoint}` has no {CHECKPOINT_MANIFEST}: it is half written or was not written by hf_llm"
         ) from None
-    for name, size in manifest["files"].items():
+    for name, size in sizes.items():
         path = checkpoint / name
         if not path.is_file() or path.stat().st_size != size:
             raise ValueError(f"checkpoint `{checkpoint}` is half written: {name} is missing or has another size")
@@ -76,9 +78,9 @@ def find_checkpoint(resume_from_checkpoint: str | None, output_dir: str) -> str 
 
     Raises:
         ValueError: the named checkpoint is incomplete; a new run would mix its checkpoints with those of an earlier run
-            in `output_dir`; or `output_dir` cannot be written to.
+            in `output_dir`; or `output_dir` cannot be written to, or has links to elsewhere.
     """
-    check_writable(output_dir)
+    check_output_folder(output_dir)
     value = str(resume_from_checkpoint or "false").lower()
     if value not in ("true", "false"):
         checkpoint = Path(f"{resume_from_checkpoint}").expanduser()
@@ -164,7 +166,7 @@ def save_final_model(trainer: Trainer) -> None:
     folder = Path(f"{args.output_dir}")
     temporary = folder / "_saving"
     if args.should_save:
-        shutil.rmtree(temporary, ignore_errors=True)  # left by a killed run; its shards may have other names
+        remove(temporary)  # left by a killed run; its shards may have other names
     trainer.accelerator.wait_for_everyone()
     model.config.use_cache = True  # off during training; users of the folder generate
     trainer.save_model(str(temporary), _internal_call=True)  # _internal_call: do not push

@@ -1,7 +1,6 @@
 """Train with the stock Trainer, resume exactly, stop on a non-finite loss, save a complete final folder."""
 
 import contextlib
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import SaveStrategy, has_length
 
 from hf_llm.distributed.zero import DeepSpeedInForce
+from hf_llm.mappings import read_json_file
 from hf_llm.models.isolation import CheckAttention
 from hf_llm.training.checkpoints import CompleteCheckpoints, check_same_run, run_facts, save_final_model, trainer_parts
 from hf_llm.training.throughput import Throughput, logits_share, mean_attended_length
@@ -216,7 +216,7 @@ def load_finished_run(trainer: Trainer, checkpoint: str, saved: TrainerState) ->
     trainer.state.num_train_epochs, trainer.state.max_steps = saved.num_train_epochs, saved.max_steps
     trainer.state.log_history.pop()  # the loss of 0 that the Trainer logs for zero steps
     results = Path(f"{args.output_dir}/train_results.json")
-    return json.loads(results.read_text()) if results.exists() else {}
+    return read_json_file(results) if results.exists() else {}
 
 
 @contextlib.contextmanager

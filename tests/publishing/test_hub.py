@@ -182,6 +182,15 @@ def test_an_incomplete_model_is_refused_before_any_request(server, folder, missi
     assert not server.requests
 
 
+def test_a_link_is_refused_before_any_request(server, folder, tmp_path):
+    """It would publish a file from elsewhere."""
+    (tmp_path / "private").write_text("private")
+    (folder / "notes").symlink_to(tmp_path / "private")
+    with pytest.raises(ValueError, match="`notes` is a symbolic link"):
+        push(folder)
+    assert not server.requests
+
+
 def test_a_missing_shard_is_refused_before_any_request(server, folder):
     """A model is also incomplete if a shard in its index is missing."""
     index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from hf_llm.training import checkpoints
 from hf_llm.training.checkpoints import (
+    CHECKPOINT_MANIFEST,
     CompleteCheckpoints,
     check_same_run,
     check_weights,
@@ -172,6 +173,26 @@ def test_saving_removes_what_an_earlier_model_left(tmp_path):
     names = {path.name for path in tmp_path.iterdir()}
     assert {name for name in names if name.startswith("model")} == {"model.safetensors"}
     assert {"notes.txt", "config.json"} <= names and "_saving" not in names
+
+
+def test_a_run_does_not_write_through_a_link(tmp_path):
+    """One that is there at the start is refused; one that appears later under the temporary name is removed."""
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "_saving").symlink_to(tmp_path / "victim")
+    with pytest.raises(ValueError, match="_saving` is a symbolic link"):
+        find_checkpoint(None, f"{tmp_path}/out")
+    save_final_model(new_trainer(tmp_path / "out", new_tokenizer()))
+    assert not any((tmp_path / "victim").iterdir()) and (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("manifest", ["[" * 40_000, '{"run": {}}', '{"files": 3}', "[]"])
+def test_a_manifest_of_another_kind_is_none(tmp_path, manifest):
+    """Too deep for the parser, or not what `write_manifest` writes."""
+    checkpoint = write_checkpoint(tmp_path, 5)
+    (checkpoint / CHECKPOINT_MANIFEST).write_text(manifest)
+    with pytest.raises(ValueError, match=r"has no complete\.json"):
+        read_manifest(checkpoint)
 
 
 @pytest.mark.parametrize("damage", ["lost", "cut"])
