@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_llm.arguments import TaskArguments
 from hf_llm.data.arrow import token_lists
+from hf_llm.data.chats import render_chats
 from hf_llm.messages import add_origin
 from hf_llm.tasks import Task
 
@@ -75,7 +76,7 @@ class Prompter:
         In some models that token is not the end-of-sequence token, and other tokens of the turn come after it.
         """
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE_ANSWER}]
-        before, _, after = self.tokenizer.apply_chat_template(turns, tokenize=False).rpartition(PROBE_ANSWER)
+        before, _, after = render_chats(self.tokenizer, [turns])[0].rpartition(PROBE_ANSWER)
         special = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
         end_ids = [id for id in self.tokenize([after])[0] if id in special]
         end = self.tokenizer.convert_ids_to_tokens(end_ids[0]) if end_ids else self.tokenizer.eos_token
@@ -91,8 +92,7 @@ class Prompter:
             roles = {"user": "prompt", "assistant": "completion"}
             shots = [{"role": role, "content": shot[key]} for shot in self.shots for role, key in roles.items()]
             turns = [[*shots, {"role": "user", "content": prompt}] for prompt in prompts]
-            texts: Any = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-            return self.tokenize(texts)
+            return self.tokenize(render_chats(self.tokenizer, turns, add_generation_prompt=True))
         shots = "".join(f"{shot['prompt']} {shot['completion']}\n\n" for shot in self.shots)
         return [without_end(ids, self.tokenizer) for ids in self.tokenize([shots + text for text in prompts], True)]
 

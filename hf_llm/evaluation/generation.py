@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria, Trainer
 
 from hf_llm.arguments import GenerateArguments
+from hf_llm.data.chats import render_chats
 from hf_llm.data.infilling import infilling_prompts
 from hf_llm.data.prompting import without_end
 from hf_llm.distributed.zero import gathered_weights
@@ -185,7 +186,7 @@ def truncate_at(text: str, stop_strings: Sequence[str]) -> str:
 def tokenize_chats(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[list[int]]:
     """Token ids of a chat for each prompt: the user's turn, and the start of the answer."""
     turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    texts: Any = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    texts = render_chats(tokenizer, turns, add_generation_prompt=True)
     return tokenizer(texts, add_special_tokens=False).input_ids
 
 
