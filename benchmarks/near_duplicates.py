@@ -22,12 +22,13 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+import daft
 import numpy as np
 import pyarrow.parquet as pq
 from tokenize_and_pack import local_documents
 
 from hf_llm.arguments import PreparationArguments
-from hf_llm.metrics.segmentation import segment_words
+from hf_llm.preparation.deduplication import words_and_symbols
 from hf_llm.preparation.pipeline import prepare
 
 THRESHOLD, NGRAM = 0.8, 5
@@ -59,12 +60,14 @@ def insert_copies(texts: list[str], rng: random.Random) -> list[str]:
     return rng.sample(texts + copies, len(texts) + len(copies))
 
 
-def word_ngrams(text: str) -> frozenset:
-    """The set of n-grams of words; of a shorter text all words as one n-gram."""
-    words = segment_words(text)
-    if len(words) < NGRAM:
-        return frozenset([tuple(words)]) if words else frozenset()
-    return frozenset(zip(*(words[start:] for start in range(NGRAM)), strict=False))
+def word_ngrams(texts: list[str]) -> list[frozenset]:
+    """The set of n-grams of words of each text; of a shorter text all words as one n-gram."""
+    table = daft.from_pydict({"text": texts}).select(words_and_symbols(daft.col("text"))).to_arrow()
+    sets = []
+    for words in map(str.split, table["text"].to_pylist()):
+        grams = zip(*(words[start:] for start in range(NGRAM)), strict=False) if len(words) >= NGRAM else [tuple(words)]
+        sets.append(frozenset(grams if words else []))
+    return sets
 
 
 def true_pairs(texts: list[str]) -> set[tuple[int, int]]:
@@ -72,7 +75,7 @@ def true_pairs(texts: list[str]) -> set[tuple[int, int]]:
 
     Two such sets share at least one of the rarest fifth of their members (plus one), so only these are looked up.
     """
-    sets, counts = list(map(word_ngrams, texts)), defaultdict(int)
+    sets, counts = word_ngrams(texts), defaultdict(int)
     for grams in sets:
         for gram in grams:
             counts[gram] += 1
@@ -113,7 +116,7 @@ def with_datasketch(source: Path, folder: Path) -> list[int]:
     from datasketch import MinHash, MinHashLSH
 
     texts = [json.loads(line)["text"] for line in source.open(encoding="utf-8")]
-    grams = ([" ".join(gram).encode() for gram in word_ngrams(text)] for text in texts)
+    grams = ([" ".join(gram).encode() for gram in grams] for grams in word_ngrams(texts))
     lsh, pairs = MinHashLSH(threshold=THRESHOLD, num_perm=120, params=(20, 6)), []
     for i, minhash in enumerate(MinHash.generator(grams, num_perm=120)):
         pairs += [(j, i) for j in lsh.query(minhash)]

@@ -9,7 +9,6 @@ import pyarrow as pa
 import pytest
 from daft import col
 
-from hf_llm.metrics.segmentation import segment_words
 from hf_llm.preparation.deduplication import (
     NUM_HASHES,
     band_keys,
@@ -21,16 +20,23 @@ from hf_llm.preparation.deduplication import (
     jaccard,
     minhash_signature,
     number_of_bands,
-    space_separated_words,
+    words_and_symbols,
 )
 from hf_llm.preparation.spool import Spool
 
 BANDS, NGRAM = number_of_bands(0.8), 5
 
 
-def ngram_set(text):
-    words = segment_words(text)
-    return {tuple(words[i : i + NGRAM]) for i in range(max(1, len(words) - NGRAM + 1))} if words else set()
+def words_of(texts):
+    words = daft.from_pydict({"text": texts}).select(words_and_symbols(col("text"))).to_pydict()["text"]
+    return [text.split() for text in words]
+
+
+def ngram_sets(texts):
+    return [
+        {tuple(words[i : i + NGRAM]) for i in range(max(1, len(words) - NGRAM + 1))} if words else set()
+        for words in words_of(texts)
+    ]
 
 
 def similarity(a, b):
@@ -57,7 +63,7 @@ def documents():
 @pytest.fixture(scope="module")
 def similar_pairs(documents):
     """Every pair of similarity 0.8 or more, found by comparing all pairs."""
-    sets = [ngram_set(text) for text in documents]
+    sets = ngram_sets(documents)
     pairs = itertools.combinations(range(len(documents)), 2)
     return {(i, j) for i, j in pairs if similarity(sets[i], sets[j]) >= 0.8}
 
@@ -67,11 +73,81 @@ def signatures(texts):
     return column.combine_chunks().flatten().to_numpy().reshape(-1, NUM_HASHES)
 
 
-def test_words_are_those_of_segment_words():
-    """Daft's expressions and Python's regular expressions find the same words in any script."""
-    texts = ["GPT-2 was, in 2019, große_Sache!", "我在2019年用GPT。", "カレーは3人前、々", "हिन्दी में", "ที่นี่ x", "?!", ""]
-    words = daft.from_pydict({"text": texts}).select(space_separated_words(col("text"))).to_pydict()["text"]
-    assert words == [" ".join(segment_words(text)) for text in texts]
+def test_words_and_symbols_are_compared():
+    """In any script; punctuation of sentences, quotation marks, hyphens and dashes are ignored, operators are not."""
+    expected = {
+        "GPT-2 was, in 2019, große_Sache!": "gpt 2 was in 2019 große sache",
+        "我在2019年用GPT。": "我 在 2019 年 用 gpt",
+        "カレーは3人前、々": "カ レ ー は 3 人 前 々",
+        "हिन्दी में": "हिन्दी में",
+        "ที่นี่ x": "ที่ นี่ x",
+        "?!": "",
+        "": "",
+        "“No,” he said – well-known – (and 'went')... «Why?»": "no he said well known and went why",
+        "x^2 - 4 != f(a, b)": "x^ 2− 4!= f( a◊ b◊",
+        "می\u200cخواهم 👩\u200d💻": "می خواهم👩 💻",
+    }
+    assert [" ".join(words) for words in words_of(list(expected))] == list(expected.values())
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["What is 12 + 7?", "What is 12 - 7?", "What is 12 * 7?", "What is 12 / 7?", "What is 12 7?", "What is 127?"],
+        [
+            "return a + b",
+            "return a == b",
+            "return a != b",
+            "return a - b",
+            "return a % b",
+            "return a & b",
+            "return a, b",
+        ],
+        ["I like C", "I like C++", "I like C#"],
+        ["x > 0", "x < 0", "x >= 0", "x = 0", "x -> 0", "x 0"],
+        ["!x", "x", "-x", "~x", "*x", "&x", "@x", "#x", "$x", "x%", "x!"[:1] + "²"],
+        ["5", "-5", "5%", "$5", "€5", "£5", "5°", "5!", "±5", "5‰"],
+        ["1.5", "15", "1:5", "1/5", "1 5"],
+        ["a += 1", "a -= 1", "a = 1", "a *= 1"],
+        ["(2 + 3) * 4", "2 + (3 * 4)", "2 + 3 * 4", "(2 + 3 * 4)", "2 - 3 * 4", "2 - (3 * 4)"],
+        ["x = []", "x = {}", "x = ()"],
+        ["a[0]", "a(0)", "a.0", "a{0}"],
+        ["π ≤ 3", "π ≥ 3", "π ≈ 3", "π ∈ 3"],
+        ["上 5 元", "下 5 元", "上 ¥5 元", "上 5% 元", "上 ＋5 元", "上 －5 元"],
+        ["Great 😀", "Great 😡", "Great ❤", "Great"],
+        ["👍🏻", "👍🏿", "👍"],
+        ["♥ A", "♠ A", "→ A", "← A", "↑ A", "✓ A", "✗ A"],
+        ["a ∧ b", "a ∨ b", "a → b", "¬a b", "a ⊕ b", "a ∪ b", "a ∩ b"],
+        ["ls -a", "ls --a", "ls a"][::2],
+        ["5′", "5″", "5"],
+        ["def f(a, b):\n    return a + b\n", "def f(a, b):\n    return a - b\n", "def f(a, b):\n    return a * b\n"],
+        ["x^2 + 3x - 4 = 0", "x^2 - 3x - 4 = 0", "x^2 + 3x + 4 = 0", "x^2 + 3x * 4 = 0", "x_2 + 3x - 4 = 0"],
+        ["A → B", "A ← B", "A ↔ B"],
+        ["|x| = 1", "x = 1", "||x|| = 1"],
+        ["Dm", "D♯m", "D♭m"],
+    ],
+    ids=lambda texts: texts[0],
+)
+def test_texts_that_differ_in_a_symbol_are_different(texts):
+    """None is a near duplicate of another one."""
+    pairs = np.array(list(itertools.combinations(range(len(texts)), 2)))
+    similarities = jaccard(pa.array(texts), pairs, NGRAM)
+    assert [(texts[i], texts[j]) for (i, j), value in zip(pairs, similarities, strict=True) if value >= 0.8] == []
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        "The old man said: „I am here“ — and went, slowly, to the well-known inn (the Crown); it was late. Why?",
+        "the old man said, 'I am here', and went slowly to the well known inn, the Crown. It was late! Why",
+        "THE OLD MAN SAID, «I AM HERE» – AND WENT - SLOWLY - TO THE WELL-KNOWN INN, “THE CROWN”: IT WAS LATE… WHY?!",
+        "  The old man\n\nsaid: I am here, and went slowly\tto the well‐known inn; the Crown; it was late. Why? ",
+    ],
+)
+def test_prose_may_differ_in_punctuation(copy):
+    """Quotation marks, dashes, commas, brackets around words, case and spacing do not matter."""
+    text = 'The old man said: "I am here" - and went, slowly, to the well-known inn (the Crown). It was late. Why?'
+    assert jaccard(pa.array([text, copy]), np.array([[0, 1]]), NGRAM).tolist() == [1]
 
 
 def test_jaccard_similarity_is_the_definition(documents):
@@ -88,7 +164,7 @@ def test_jaccard_similarity_is_the_definition(documents):
         "床前明月亮光",
     ]
     pairs = np.array([(i, j) for j in range(len(texts)) for i in range(j)])
-    sets = [ngram_set(text) for text in texts]
+    sets = ngram_sets(texts)
     expected = [similarity(sets[i], sets[j]) for i, j in pairs]
     np.testing.assert_array_equal(jaccard(pa.array(texts), pairs, NGRAM), expected)
     assert max(expected) == 1 and 0 < sorted(expected)[-20] < 1
@@ -145,10 +221,25 @@ def test_equal_documents_have_both_digests_in_common():
 def test_near_duplicates_are_found_and_nothing_else(documents, similar_pairs, tmp_path, monkeypatch):
     """Compared with the exact similarity of all pairs; texts are read in blocks of a few."""
     monkeypatch.setattr("hf_llm.preparation.spool.BLOCK_BYTES", 5000)
-    spool = Spool(tmp_path / "spool")
-    keys = band_keys(signatures(documents), BANDS)
-    spool.append(pa.array(documents, pa.large_string()), {f"band_{band}": keys[:, band] for band in range(BANDS)})
-    first = first_near_duplicate(spool, np.arange(len(documents)), 0.8, NGRAM)
-    spool.close()
     expected = first_of_cluster(np.array(sorted(similar_pairs)), len(documents))
-    assert (first != expected).mean() < 0.01
+    assert (first_duplicates(documents, tmp_path) != expected).mean() < 0.01
+
+
+def first_duplicates(texts, folder):
+    spool = Spool(folder / "spool")
+    keys = band_keys(signatures(texts), BANDS)
+    spool.append(pa.array(texts, pa.large_string()), {f"band_{band}": keys[:, band] for band in range(BANDS)})
+    first = first_near_duplicate(spool, np.arange(len(texts)), 0.8, NGRAM)
+    spool.close()
+    return first
+
+
+@pytest.mark.parametrize("block", [1, 10**9])
+def test_all_near_duplicates_among_texts_of_the_same_letters_are_found(block, tmp_path, monkeypatch):
+    """Each text is compared with two others of its bucket only, here 40 copies of four questions in random order."""
+    monkeypatch.setattr("hf_llm.preparation.spool.BLOCK_BYTES", block)
+    rng = random.Random(0)
+    operators = [rng.choice("+-*/") for _ in range(40)]
+    texts = [f"What is 12 {operator} 7{rng.choice('?. ')}" for operator in operators]
+    first = first_duplicates([*texts, "?", "!?"], tmp_path)
+    assert first.tolist() == [*map(operators.index, operators), 40, 41]
