@@ -1,5 +1,6 @@
 """Flags that take a mapping read pairs, YAML mappings and JSON objects the same way."""
 
+import contextlib
 import json
 import time
 
@@ -8,7 +9,7 @@ import yaml
 
 from hf_llm.arguments import ModelArguments, TaskArguments
 from hf_llm.command_line import parse_args
-from hf_llm.mappings import format_mapping, parse_mapping
+from hf_llm.mappings import format_mapping, parse_mapping, split_pairs
 from hf_llm.messages import report_errors
 
 NESTED = {"rope_parameters": {"rope_type": "linear", "factor": 2.0}, "layer_types": ["a", "b"], "hidden_size": 64}
@@ -185,6 +186,18 @@ def test_a_hostile_mapping_is_refused_within_a_second(text, message):
     with pytest.raises(ValueError, match=f"`--config_overrides`.*{message}"):
         parse_mapping("--config_overrides", text)
     assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize("text", ["[", "a=[", '=["a', "='", ' "\\\\', "={ ", "a,", "= "])
+def test_pairs_are_split_in_time_in_proportion_to_their_length(text):
+    """Ten times the text takes far less than the hundred times that copying what was read would take."""
+    times = []
+    for size in (100_000, 1_000_000):
+        start = time.process_time()
+        with contextlib.suppress(ValueError):
+            split_pairs("--x", text * (size // len(text)))
+        times.append(time.process_time() - start)
+    assert times[1] < 40 * max(times[0], 0.05)
 
 
 def test_a_text_may_look_like_a_name_of_yaml():

@@ -69,5 +69,5 @@ def detect_auto_class(name: str) -> type:
     """
     config = Path(name).expanduser() / "config.json"
     architectures = read_json_file(config).get("architectures") if config.is_file() else None
-    masked = any(architecture.endswith("ForMaskedLM") for architecture in architectures or ())
+    masked = any(f"{architecture}".endswith("ForMaskedLM") for architecture in architectures or ())
     return AutoModelForMaskedLM if masked else AutoModelForCausalLM

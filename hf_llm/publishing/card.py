@@ -1,6 +1,7 @@
 """The model card: where a model comes from, its results, how to load it, how it was trained."""
 
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ def card_hyperparameters(args: TrainingArguments) -> dict[str, Any]:
 
 def as_hub_id(name: str | None) -> str | None:
     """Return the name if it can be an id on the Hub, and None for a local folder or file."""
-    if not name or Path(name).exists():
+    if not name or os.path.exists(name):  # False for a name that is too long, where Path raises an error
         return None
     try:
         validate_repo_id(name)

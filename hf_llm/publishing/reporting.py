@@ -1,5 +1,6 @@
 """What a run prints at its end, for a person to read."""
 
+import sys
 import textwrap
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from hf_llm.arguments import EvalArguments
 from hf_llm.evaluation.generation import model_and_tokenizer
 from hf_llm.evaluation.scoring import Evaluation, TaskResult
-from hf_llm.messages import format_table, format_value
+from hf_llm.messages import cut, escape_controls, format_table, format_value
 from hf_llm.models.inspection import count_parameters
 
 
@@ -119,22 +120,29 @@ def scores_table(scores: dict[str, float | str]) -> str:
 def print_predictions(predictions: list[dict]) -> None:
     """Print prompts, predictions and references, shortened."""
     for row in predictions:
-        prompt = " ".join(row["prompt"].split())
+        prompt, prediction, gold = (
+            escape_controls(" ".join(text.split()))
+            for text in (row["prompt"], row["prediction"], " | ".join(row["references"]) or "(none)")
+        )
         print(f"  {'... ' * (len(prompt) > 300)}{prompt[-300:]}")  # the end, where the question is
-        print(f"    model: {textwrap.shorten(row['prediction'], 200)}")
-        print(f"    gold:  {textwrap.shorten(' | '.join(row['references']) or '(none)', 200)}\n")
+        print(f"    model: {cut(prediction, 200)}")
+        print(f"    gold:  {cut(gold, 200)}\n")
 
 
 def wrap_and_indent(text: str) -> str:
-    """Wrap a text to lines of 100 characters and indent them."""
-    return textwrap.indent("\n".join(textwrap.fill(line, 100) for line in text.splitlines()), "  ")
+    """Wrap a text to lines of 100 characters and indent them; control characters are shown as escapes."""
+    lines = escape_controls(text).splitlines()
+    return textwrap.indent("\n".join(textwrap.fill(line, 100) for line in lines), "  ")
 
 
 def print_completions(rows: list[dict[str, str]], separator: str = "") -> None:
     """Print each prompt with its completion, and with its suffix if it has one, as one text.
 
+    A terminal gets control characters as escapes, so that no model can command it; a file or pipe gets the text.
+
     Args:
         separator: printed between prompt and completion.
     """
     for row in rows:
-        print(f"{row['prompt']}{separator}{row['completion']}{row.get('suffix', '')}\n")
+        text = f"{row['prompt']}{separator}{row['completion']}{row.get('suffix', '')}\n"
+        print(escape_controls(text) if sys.stdout.isatty() else text)

@@ -9,7 +9,7 @@ from tiny import ISOLATED, new_model, random_documents, relative_error
 from transformers import BartConfig, BartForCausalLM, Trainer, TrainingArguments
 
 from hf_llm.data.packing import PackingCollator, pack
-from hf_llm.models.inspection import can_skip_prompts, count_parameters
+from hf_llm.models.inspection import can_skip_prompts, count_parameters, detect_auto_class
 
 ARGS = {"use_liger_kernel": False, "label_smoothing_factor": 0.0, "torch_compile": False, "n_gpu": 1}
 ARGS |= {"accelerator_config": SimpleNamespace(dispatch_batches=None)}
@@ -64,3 +64,14 @@ def test_batches_that_are_divided_among_devices_have_all_logits():
     """With `dispatch_batches`, one process reads for all and divides each batch by rows."""
     args = SimpleNamespace(**ARGS | {"accelerator_config": SimpleNamespace(dispatch_batches=True)})
     assert not can_skip_prompts(new_model("llama"), args)
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [("[" * 40_000, "nested deeper"), ("{", "line 1, column 2, is not JSON"), ("[1]", "holds a JSON list")],
+)
+def test_a_config_that_is_not_one_is_named(tmp_path, config, message):
+    """In one line, however deep it is."""
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(ValueError, match=f"config.json`.*{message}"):
+        detect_auto_class(str(tmp_path))

@@ -48,3 +48,9 @@ def test_the_model_card_holds_no_local_path_and_no_token(tmp_path, monkeypatch):
         assert secret not in text
     with pytest.raises(ValueError, match="would contain the Hub token"):
         card(tmp_path, results={os.environ["HF_TOKEN"]: 1.0})
+
+
+@pytest.mark.parametrize("value", ["a/" * 10**6, "x" * 10**6, "a/" * 3000, "\\\\" * 10**5])
+def test_a_setting_of_any_length_makes_a_card(tmp_path, value):
+    """What is too long for a path is no local path, and no error."""
+    assert "| `seed` | 3 |" in card(tmp_path, hyperparameters={"seed": 3, "other": value}).text

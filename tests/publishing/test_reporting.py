@@ -2,12 +2,13 @@
 
 import json
 import os
+import sys
 
 import pytest
 from tiny import new_tokenizer, new_trainer
 
 from hf_llm.files import write_json_lines
-from hf_llm.publishing.reporting import print_completions, report_pretraining
+from hf_llm.publishing.reporting import print_completions, print_predictions, report_pretraining, wrap_and_indent
 
 FIGURES = {
     "train_tokens_in": 1234567,
@@ -41,6 +42,22 @@ def test_completions_follow_their_prompts(capsys):
     assert capsys.readouterr().out == "Once upon a time\n\n"
     print_completions([{"prompt": "Who?", "completion": "You."}], separator="\n")
     assert capsys.readouterr().out == "Who?\nYou.\n\n"
+
+
+def test_no_text_of_a_model_commands_the_terminal(capsys, monkeypatch):
+    """Samples and predictions show escapes; completions do on a terminal only, so that a pipe gets the text."""
+    text = "a\x1b[31mb\u202ec"
+    shown = r"a\x1b[31mb\u202ec"
+    assert wrap_and_indent(text) == f"  {shown}"
+    print_predictions([{"prompt": text, "prediction": text + "x" * 10**6, "references": [text]}])
+    printed = capsys.readouterr().out
+    assert printed.count(shown) == 3 and len(printed) < 500 and "\x1b" not in printed
+    row = {"prompt": text, "completion": "\n\ttab"}
+    print_completions([row])
+    assert capsys.readouterr().out == f"{text}\n\ttab\n\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_completions([row])
+    assert capsys.readouterr().out == f"{shown}\n\ttab\n\n"
 
 
 def test_json_lines_appear_complete_or_not_at_all(tmp_path):
