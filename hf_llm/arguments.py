@@ -400,6 +400,16 @@ class PreparationArguments(ReadingArguments):
         default="stop",
         metadata={"help": "Stop at unreadable input, or skip and count it.", "choices": ["stop", "skip"]},
     )
+    max_unreadable: float = field(
+        default=0.01,
+        metadata={
+            "help": "With --on_error skip, the maximum share of all bytes that may be unreadable; beyond it the run "
+            "fails.",
+            "min": 0,
+            "max": 1,
+            "requires": ("on_error", "skip"),
+        },
+    )
 
 
 @dataclass

@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow.csv import CSVWriter, WriteOptions
 
+from hf_llm.data.byte_streams import Problem
+from hf_llm.preparation.input_counts import InputCounts
 from hf_llm.preparation.row_steps import EXCERPT
 from hf_llm.preparation.spool import Spool
 
@@ -15,7 +17,8 @@ from hf_llm.preparation.spool import Spool
 STEPS = ("read", "cleaning", "length", "language", "quality", "decontamination", "anonymization")
 STEPS += ("exact duplicates", "near duplicates", "repeated passages")
 UNREADABLE = "cannot be read"
-DROPPED_FILE = "dropped.tsv.gz"  # an extension that no reader takes for text, since it is in the folder of the shards
+UNREADABLE_FILE = "file, or the rest of it, cannot be read"
+DROPPED_FILE = "dropped.tsv.gz"
 DROPPED_SCHEMA = pa.schema(
     [
         ("source", pa.string()),
@@ -38,20 +41,18 @@ class Funnel:
     """Count the rows and bytes of text that enter each step, that it drops for each reason, and that it changes.
 
     Args:
-        names: names of the source files, by their numbers.
+        inputs: the counts of the sources.
         dropped: an empty spool; it gets one row for each dropped one.
     """
 
-    def __init__(self, names: list[str], dropped: Spool):
+    def __init__(self, inputs: InputCounts, dropped: Spool):
         self.dropped_rows = {step: Counter() for step in STEPS}  # by reason
         self.removed_bytes: Counter[str] = Counter()  # by step: in dropped texts and in changed ones
         self.changed: Counter[str] = Counter()  # texts that a step changed
-        self.read_rows = self.read_bytes = 0
-        self.unreadable: Counter[int] = Counter()  # rows, or 1 for a whole file, by the number of their source
         self.replaced: Counter[str] = Counter()  # anonymized values by their kind
         self.examples: dict[str, list[dict]] = {}
         self.passages: list[tuple[str, int]] = []  # the most frequent repeated passages and their counts
-        self.names, self.dropped = names, dropped
+        self.inputs, self.names, self.dropped = inputs, [file.name for file in inputs.files], dropped
         self.reasons: dict[tuple[str, str], int] = {}  # (step, reason) -> its code in `dropped`
 
     def count_dropped(
@@ -70,9 +71,20 @@ class Funnel:
             duplicate_of: the earlier rows of which they are duplicates, N too.
             details: N messages that are stored instead of `reason`.
         """
-        number = len(rows[0])
-        self.dropped_rows[step][reason] += number
+        self.dropped_rows[step][reason] += len(rows[0])
         self.removed_bytes[step] += size
+        self.list_dropped(step, reason, rows, duplicate_of, details)
+
+    def list_dropped(
+        self,
+        step: str,
+        reason: str,
+        rows: RowIds,
+        duplicate_of: RowIds | None = None,
+        details: list[str] | None = None,
+    ) -> None:
+        """Store where N dropped rows were, with the arguments of `count_dropped`."""
+        number = len(rows[0])
         code = self.reasons.setdefault((step, reason), len(self.reasons))
         texts = pa.array(details) if details else pa.repeat(pa.scalar(""), number)
         columns: dict[str, np.ndarray] = {"reason": np.full(number, code, np.int16)}
@@ -80,6 +92,21 @@ class Funnel:
             columns[f"{prefix}source"] = np.array(ids[0], np.int32)
             columns[f"{prefix}row"] = np.array(ids[1], np.int64)
         self.dropped.append(texts, columns)
+
+    def count_unreadable(self, source: int, row: int, problem: Problem, size: int) -> None:
+        """Count a row that cannot be read, or the rest of a file, which is listed with the dropped rows but is no row.
+
+        Args:
+            size: bytes of its text, of which only the steps for single texts failed.
+        """
+        self.inputs.count_unreadable(source, problem)
+        message = self.inputs.stored_message(source, problem.message)
+        if problem.is_file:
+            self.list_dropped("read", UNREADABLE_FILE, ([source], [row]), details=[message])
+            self.add_example("read", UNREADABLE_FILE, message, "")
+        else:
+            self.count_dropped("read", UNREADABLE, ([source], [row]), size, details=[message])
+            self.add_example("read", UNREADABLE, message, "")
 
     def count_changed(self, step: str, texts: int, size: int) -> None:
         """Count texts that a step changed, and the bytes that it removed from them."""
@@ -89,7 +116,7 @@ class Funnel:
     def add_example(self, step: str, reason: str, origin: str, text: str) -> None:
         """Keep a dropped row as an example for the report, if there are not enough of its reason yet."""
         examples = self.examples.setdefault(f"{step}: {reason}", [])
-        if len(examples) < (UNREADABLE_EXAMPLES if reason == UNREADABLE else EXAMPLES):
+        if len(examples) < (UNREADABLE_EXAMPLES if step == "read" else EXAMPLES):
             examples.append({"origin": origin, "text": text[:EXCERPT]})
 
     def origin(self, source: int, row: int) -> str:
@@ -100,13 +127,14 @@ class Funnel:
         """Explain in one line which step dropped the last row, and why."""
         step = [name for name in STEPS if self.dropped_rows[name]][-1:] or ["read"]
         reasons = [f"{reason} ({rows:,})" for reason, rows in self.dropped_rows[step[0]].most_common(3)]
-        reasons += [example["origin"] for example in self.examples.get(f"read: {UNREADABLE}", [])[:1]]
+        for unreadable in (UNREADABLE, UNREADABLE_FILE):
+            reasons += [example["origin"] for example in self.examples.get(f"read: {unreadable}", [])[:1]]
         why = ", ".join(reasons) or "the files have no rows"
-        return f"no row of {self.read_rows:,} is left after the step `{step[0]}`: {why}"
+        return f"no row of {self.inputs.rows.sum():,} is left after the step `{step[0]}`: {why}"
 
     def steps(self) -> list[dict]:
         """Return one entry of the manifest for each step, in the order of the pipeline."""
-        rows, size, entries = self.read_rows, self.read_bytes, []
+        rows, size, entries = int(self.inputs.rows.sum()), int(self.inputs.text_bytes.sum()), []
         for step in STEPS:
             entry = {"step": step, "rows_in": rows, "bytes_in": size}
             rows, size = rows - self.dropped_rows[step].total(), size - self.removed_bytes[step]
@@ -131,7 +159,7 @@ def write_dropped(folder: Path, funnel: Funnel) -> None:
             block = {name: column[start : start + WRITE_ROWS] for name, column in columns.items()}
             code, no_duplicate = pa.array(block["reason"]), block["like_row"] < 0
             reason = reasons.take(code)
-            if funnel.unreadable:
+            if any(step == "read" for step, _ in funnel.reasons):
                 details = funnel.dropped.texts(block["begin"], block["end"]).cast(pa.string())
                 reason = pc.if_else(pc.equal(details, ""), reason, details)
             rows = [sources.take(pa.array(block["source"])), block["row"], steps.take(code), reason]

@@ -5,10 +5,11 @@ from pathlib import Path
 from huggingface_hub import DatasetCardData
 from matplotlib.figure import Figure
 
+from hf_llm.data.found import LISTED, SECOND_NAME
 from hf_llm.files import write_text
 from hf_llm.messages import format_table
 from hf_llm.metrics.language_codes import language_code
-from hf_llm.preparation.funnel import DROPPED_FILE, Funnel
+from hf_llm.preparation.funnel import DROPPED_FILE, UNREADABLE_FILE, Funnel
 
 SIZE_CATEGORIES = {  # rows below -> category of the Hub
     1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M",
@@ -17,11 +18,12 @@ SIZE_CATEGORIES = {  # rows below -> category of the Hub
 
 
 def write_report(folder: Path, manifest: dict, funnel: Funnel) -> None:
-    """Write `report.md`: the rows after each step as a plot and a table, and examples of the dropped rows."""
-    plot_funnel(folder / "funnel.png", manifest["steps"])
+    """Write `report.md`: what was read, what each step dropped, as a plot and a table, and examples."""
+    plot_dropped(folder / "funnel.png", manifest["steps"])
     lines = ["# Preparation report", "", f"{manifest['rows']:,} rows, {manifest['bytes']:,} bytes of text.", ""]
+    lines += [*input_lines(manifest), ""]
     lines += [
-        "![Rows after each step](funnel.png)",
+        "![Rows dropped by each step](funnel.png)",
         "",
         "| step | rows in | rows out | texts changed | bytes in | bytes out |",
     ]
@@ -30,6 +32,8 @@ def write_report(folder: Path, manifest: dict, funnel: Funnel) -> None:
         numbers = (step[name] for name in ("rows_in", "rows_out", "changed", "bytes_in", "bytes_out"))
         lines += [f"| {step['step']} | {' | '.join(f'{number:,}' for number in numbers)} |"]
     dropped = [(step["step"], *count) for step in manifest["steps"] for count in step["dropped"].items()]
+    if files := manifest["input"]["unreadable_files"]:
+        dropped.insert(0, ("read", UNREADABLE_FILE, files))
     if funnel.passages:
         lines += ["", "## Most frequent repeated passages", "", "| times | passage |", "|---:|---|"]
         lines += [f"| {count:,} | {' '.join(text.split()).replace('|', '/')} |" for text, count in funnel.passages]
@@ -43,16 +47,42 @@ def write_report(folder: Path, manifest: dict, funnel: Funnel) -> None:
     write_text(folder / "report.md", "\n".join(lines) + "\n")
 
 
-def plot_funnel(path: Path, steps: list[dict]) -> None:
-    """Plot the number of rows after each step as horizontal bars."""
-    names, rows = ["in", *(step["step"] for step in steps)], [steps[0]["rows_in"], *(s["rows_out"] for s in steps)]
-    height = 0.4 * len(names) + 0.8  # inches
+def input_lines(manifest: dict) -> list[str]:
+    """Return the lines of the report about the files: what was read, what is lost, what was left out and why."""
+    counts = manifest["input"]
+    lines = [
+        "| input | files | bytes |",
+        "|---|---:|---:|",
+        f"| read | {counts['files_read']:,} | {counts['bytes_read']:,} |",
+        f"| lost in unreadable files and rows | {counts['unreadable_files']:,} | {counts['bytes_lost']:,} |",
+        f"| left out | {counts['files_left_out']:,} | {counts['bytes_left_out']:,} |",
+    ]
+    by_reason: dict[str, list[dict]] = {}
+    for file in manifest["not_read"]:
+        if not file["reason"].startswith(SECOND_NAME):
+            by_reason.setdefault(file["reason"], []).append(file)
+    for reason, files in by_reason.items():
+        names = ", ".join(f"`{file['name']}`" for file in files[:LISTED]) + (", ..." if len(files) > LISTED else "")
+        lines += ["", f"- left out, {reason}: {names} ({sum(file['bytes'] for file in files):,} bytes)"]
+    return lines
+
+
+def plot_dropped(path: Path, steps: list[dict]) -> None:
+    """Plot the rows that each step drops as horizontal bars on a logarithmic axis, from which no small one vanishes."""
+    names, dropped = [step["step"] for step in steps], [step["rows_in"] - step["rows_out"] for step in steps]
+    rows, height = steps[0]["rows_in"], 0.4 * len(steps) + 1.2  # inches
     figure = Figure((7, height))
-    axes = figure.add_axes((0.23, 0.6 / height, 0.75, 1 - 0.7 / height))
-    axes.bar_label(axes.barh(names, rows), [f"{number:,}" for number in rows], padding=3)
+    axes = figure.add_axes((0.23, 0.6 / height, 0.75, 1 - 1.1 / height))
+    labels = [f"{number:,} ({number / max(rows, 1):.2g} of all)" if number else "0" for number in dropped]
+    axes.bar_label(axes.barh(names, dropped, color="tab:red"), labels, padding=3)
+    axes.set_xscale("symlog", linthresh=1)
+    axes.set_xlim(0, 30 * max(*dropped, 10))  # room for the labels
+    axes.set_xticks([ticks for ticks in (0, *(10**power for power in range(20))) if ticks <= max(*dropped, 10)])
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.minorticks_off()
     axes.invert_yaxis()
-    axes.set_xlabel("rows")
-    axes.margins(x=0.15)
+    axes.set_title(f"{rows:,} rows read, {steps[-1]['rows_out']:,} kept")
+    axes.set_xlabel("rows dropped")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120, metadata={"Software": None})
 
@@ -67,11 +97,7 @@ def write_card(folder: Path, manifest: dict) -> None:
         task_categories=["text-generation"],
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "part-*.parquet"}]}],
     )
-    sources = [
-        f"- `{source['name']}` ({source['bytes']:,} bytes"
-        + (f"; {source['unreadable']:,} rows, or the whole file, could not be read)" if "unreadable" in source else ")")
-        for source in manifest["sources"][:20]
-    ]
+    sources = [f"- `{source['name']}` ({source['bytes']:,} bytes{lost(source)})" for source in manifest["sources"][:20]]
     if len(manifest["sources"]) > 20:
         sources.append(f"- and {len(manifest['sources']) - 20:,} more, in `manifest.json`")
     replaced = [f"- `{kind}`: {number:,}" for kind, number in manifest["replaced"].items()]
@@ -84,9 +110,25 @@ def write_card(folder: Path, manifest: dict) -> None:
     write_text(folder / "README.md", "\n".join(lines))
 
 
+def lost(source: dict) -> str:
+    """Describe what is lost of a source in its line of the card."""
+    if "lost_bytes" not in source:
+        return ""
+    what = "the file, or the rest of it" if "problem" in source else f"{source['unreadable_rows']:,} rows"
+    return f"; {what}, {source['lost_bytes']:,} bytes, could not be read"
+
+
 def print_summary(output_dir: str, manifest: dict) -> None:
     """Print the end of a preparation: changed and dropped rows of each step, totals, and the folder."""
-    rows = {"rows read": manifest["steps"][0]["rows_in"]}
+    counts = manifest["input"]
+    rows = {"files": counts["files"], "bytes of the files": counts["bytes"]}
+    for name, files, size in (
+        ("left out", counts["files_left_out"], counts["bytes_left_out"]),
+        ("cannot be read", counts["unreadable_files"], counts["bytes_lost"]),
+    ):
+        rows |= {f"  files: {name}": f"-{files:,}"} if files else {}
+        rows |= {f"  bytes: {name}": f"-{size:,}"} if size else {}
+    rows |= {"rows read": manifest["steps"][0]["rows_in"]}
     for step in manifest["steps"]:
         if step["changed"]:
             rows[f"  {step['step']}: texts changed"] = step["changed"]

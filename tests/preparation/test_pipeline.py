@@ -41,6 +41,9 @@ DOCUMENTS = [
 NO_STEPS = {"clean": False, "anonymize": "none"}  # no steps for single texts, so no worker processes are started
 
 
+SKIP = {"on_error": "skip", "max_unreadable": 1.0}
+
+
 def arguments(tmp_path, *files, **settings):
     paths = {"files": [str(tmp_path / name) for name in files], "output_dir": str(tmp_path / "out")}
     return PreparationArguments(**(paths | settings))
@@ -61,6 +64,12 @@ def dropped_rows(folder):
 
 def card_of(folder):
     return (folder / "README.md").read_text()
+
+
+def unreadable(manifest):
+    """For each source of which something is lost, its unreadable rows, or "file"."""
+    lost = {source["name"]: source for source in manifest["sources"] if "lost_bytes" in source}
+    return {name: "file" if "problem" in source else source["unreadable_rows"] for name, source in lost.items()}
 
 
 def error_of(args):
@@ -198,24 +207,24 @@ def test_rows_that_cannot_be_read_stop_the_run_or_are_counted(tmp_path):
     names = ["binary.txt", "cut.jsonl.gz", "fake.parquet", "latin.txt", "lines.jsonl"]
     for name in names[:-1]:
         assert f"`{tmp_path / name}`" in error_of(arguments(tmp_path, name, **NO_STEPS))
-    manifest = prepare(arguments(tmp_path, *names, on_error="skip"))
+    manifest = prepare(arguments(tmp_path, *names, **SKIP))
     assert manifest["steps"][0] | {"bytes_in": 0, "bytes_out": 0} == {
         "step": "read",
-        "rows_in": 9,
+        "rows_in": 5,
         "rows_out": 1,
         "bytes_in": 0,
         "bytes_out": 0,
         "changed": 0,
-        "dropped": {"cannot be read": 8},
+        "dropped": {"cannot be read": 4},
     }
-    unreadable = {source["name"]: source.get("unreadable") for source in manifest["sources"]}
-    assert unreadable == dict.fromkeys(names[:-1], 1) | {"lines.jsonl": 4}
+    assert unreadable(manifest) == dict.fromkeys(names[:-1], "file") | {"lines.jsonl": 4}
+    assert manifest["input"]["unreadable_files"] == 4 and manifest["input"]["unreadable_rows"] == 4
     report, dropped = (tmp_path / "out" / "report.md").read_text(), dropped_rows(tmp_path / "out")
     assert [row["source"] for row in dropped] == [*names[:-1], *["lines.jsonl"] * 4]
     assert all(row["step"] == "read" and row["reason"] in report for row in dropped)
     assert "`cut.jsonl.gz` cannot be read" in dropped[1][
         "reason"
-    ] and "(60 bytes; 1 rows, or the whole file, could not be read)" in card_of(tmp_path / "out")
+    ] and "(60 bytes; the file, or the rest of it, 60 bytes, could not be read)" in card_of(tmp_path / "out")
 
 
 @pytest.fixture
@@ -253,9 +262,10 @@ def test_a_bad_row_does_not_affect_the_others(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(rows))
     (tmp_path / "b.csv").write_text(f"text,n\n{DOCUMENTS[2]},1\nx,2,3\n{DOCUMENTS[3]},4\n")
     (tmp_path / "c.jsonl").write_text("")
-    manifest = prepare(arguments(tmp_path, "a.json", "b.csv", "c.jsonl", on_error="skip", **NO_STEPS))
+    manifest = prepare(arguments(tmp_path, "a.json", "b.csv", "c.jsonl", **SKIP, **NO_STEPS))
     assert texts_of(tmp_path / "out") == DOCUMENTS[:4]
-    assert manifest["steps"][0]["rows_in"] == 7 and manifest["steps"][0]["dropped"] == {"cannot be read": 3}
+    assert manifest["steps"][0]["rows_in"] == 6 and manifest["steps"][0]["dropped"] == {"cannot be read": 2}
+    assert unreadable(manifest) == {"a.json": 1, "b.csv": 1, "c.jsonl": "file"}
     assert str(tmp_path) not in (tmp_path / "out" / "report.md").read_text()
     assert "is empty" in error_of(arguments(tmp_path, "c.jsonl", output_dir=str(tmp_path / "other"), **NO_STEPS))
 
@@ -267,9 +277,9 @@ def test_rows_before_the_end_of_a_truncated_file_are_kept(tmp_path, compress):
     lines = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
     name = f"a.jsonl.{'gz' if compress is gzip.compress else 'zst'}"
     (tmp_path / name).write_bytes(compress(lines)[:-100_000])
-    manifest = prepare(arguments(tmp_path, name, on_error="skip", **NO_STEPS))
+    manifest = prepare(arguments(tmp_path, name, **SKIP, **NO_STEPS))
     kept = texts_of(tmp_path / "out")
-    assert kept == texts[: len(kept)] and 200 < len(kept) < 400 and manifest["sources"][0]["unreadable"] == 1
+    assert kept == texts[: len(kept)] and 200 < len(kept) < 400 and unreadable(manifest) == {name: "file"}
     assert f"cannot be read after row {len(kept) - 1}" in dropped_rows(tmp_path / "out")[-1]["reason"]
 
 
@@ -284,10 +294,9 @@ def test_files_without_texts_are_counted_with_on_error_skip(tmp_path):
     for name, content in contents.items():
         (tmp_path / name).write_text(content)
     pq.write_table(pa.table({"text": pa.nulls(1500, pa.string())}), tmp_path / "j.parquet")
-    manifest = prepare(arguments(tmp_path, "good.txt", *contents, "j.parquet", on_error="skip", **NO_STEPS))
-    unreadable = {source["name"]: source.get("unreadable") for source in manifest["sources"]}
-    unreadable_rows = {"d.jsonl": 2, "e.jsonl": 2, "h.jsonl": 2, "j.parquet": 1500}
-    assert unreadable == dict.fromkeys(contents, 1) | unreadable_rows | {"good.txt": None} and manifest["rows"] == 1
+    manifest = prepare(arguments(tmp_path, "good.txt", *contents, "j.parquet", **SKIP, **NO_STEPS))
+    rows = {"d.jsonl": 2, "e.jsonl": 2, "g.jsonl": 1, "h.jsonl": 2, "i.json": 1, "j.parquet": 1500}
+    assert unreadable(manifest) == dict.fromkeys(contents, "file") | rows and manifest["rows"] == 1
     reasons = {(row["source"], row["row"]): row["reason"] for row in dropped_rows(tmp_path / "out")}
     assert reasons["g.jsonl", "0"] == "`g.jsonl` row 0 has no `text`"
     for name in ("h.jsonl", "i.json"):
