@@ -153,7 +153,8 @@ class Search:
         """
         with os.scandir(folder.path) as scan:
             entries = sorted(scan, key=lambda entry: entry.name)
-        names = {entry.name for entry in entries if entry.is_file()}
+        # Not `entry.is_file()` alone: of links that lead to each other it raises an error.
+        names = {entry.name for entry in entries if entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path)}
         if not folder.chosen and (reason := reason_to_skip_folder(folder.path, names)):
             self.skipped.append((folder, reason))
             return

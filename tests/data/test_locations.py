@@ -49,6 +49,17 @@ def test_links_that_lead_in_circles_give_each_file_once(tmp_path):
     assert left_out(tmp_path / "d")["d/loop"] == "the same as d"
 
 
+def test_links_that_lead_to_each_other_do_not_hide_their_folder(tmp_path):
+    """They are left out, and the files beside them are read."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a.txt").write_text("a")
+    (tmp_path / "d" / "first.txt").symlink_to("second.txt")
+    (tmp_path / "d" / "second.txt").symlink_to("first.txt")
+    found = find_files("--files", [str(tmp_path / "d")])
+    assert [file.name for file in found.files] == ["d/a.txt"]
+    assert [file.name for file in found.skipped] == ["d/first.txt", "d/second.txt"]
+
+
 def test_a_file_with_several_names_is_read_once_under_its_real_one(tmp_path):
     """Hard links, links to files and folders, before and after the real names in the alphabet, across arguments."""
     write(tmp_path, "m/real.jsonl", "m/deep/other.jsonl")
