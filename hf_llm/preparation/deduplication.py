@@ -27,18 +27,15 @@ NUM_HASHES = 120  # of a signature; bands of 1 to 6, 8, 10 or 12 hashes divide i
 NGRAM_BITS = 40  # bits of an n-gram's hash in a 64-bit key; the others hold the number of its text
 BAND_RECALL = 0.99  # share of the pairs at the threshold that must have a band in common
 
-# What is ignored between words of prose, and what is not: quotation marks, dashes, commas and brackets are ignored, but
-# `12 - 7` and `12 * 7`, `x[0]` and `x(0)`, `(a + b) * c` and `a + b * c` differ. For Rust's regex: no lookaround.
-DASH = r"\-\u2013\uff0d"  # hyphen, en dash, wide hyphen
-OPERAND = r"\(*(?:\p{N}+|\p{L}(?-u:\b))"  # a number or a single letter
-MINUS = rf"(?:^|[\s(\[=<>+*/^,])[{DASH}]\s?{OPERAND}|[{DASH}]+[=>]|<-|\s--?\p{{L}}"  # not a dash between words
-BRACKET = rf"\({OPERAND}|(?:\p{{N}}|\P{{L}}\p{{L}})[)!]"  # or the sign of a factorial
-WIDE_SIGNS = r"\uff03\uff05\uff06\uff0a\uff0f\uff20\uff3c"  # # % & * / @ \
-SIGNS = rf"!#%&(*,./:-@\[-^{{-~\u2020\u2021\u2030-\u2034\u00a7\u00b6\u066a{WIDE_SIGNS}"  # daggers, per mille, primes
-IGNORED = rf"\p{{P}}\p{{C}}\p{{Z}}`\u00b4\u00a8--[{SIGNS}]"
-GAP = rf"[.,;:!?)[{IGNORED}]]+(?:\s|$)[\s([{IGNORED}]]*|(?:^|\s)[([{IGNORED}]]+|[{IGNORED}]+"
-SYMBOLS = r"\s*([^\p{L}\p{M}\p{N}\s][^\p{L}\p{N}\s]*)"
-MARKS = ((MINUS, " \u2212 $0"), (BRACKET, "$0\u25ca"))  # minus sign, lozenge: symbols that stay
+# Variants of one mark, which typography chooses: any quotation mark or apostrophe, any dash or hyphen.
+QUOTATION_MARKS, DASHES = '["`\u00b4\u00ab\u00bb\u2018-\u201f\u2039\u203a]', r"[\u2010-\u2015\u2212\ufe58\ufe63\uff0d]"
+# Punctuation of sentences: around words of two or more letters, before a space, and in scripts without spaces. Next to
+# a number or a single letter, brackets and exclamation marks may be operators: `5!`, `(2 + 3) * 4`.
+LETTERS = r"[\p{L}\p{M}]{2}"
+AFTER_WORD, BEFORE_WORD = rf"({LETTERS})[.,;:!?\u2026'\p{{Pe}}]+(\s|$)", rf"(^|\s)['\p{{Ps}}]+({LETTERS})"
+BEFORE_SPACE = r"[.,;:?\u2026]+(\s|$)"
+IGNORED = r"[\p{C}\u3001-\u3003\u3008-\u301f\u30fb\uff01\uff08\uff09\uff0c\uff0e\uff1a\uff1b\uff1f]"
+SYMBOLS = r"\s*([^\p{L}\p{M}\p{N}\s\p{C}]+)"
 
 
 def digest(text: Expression, seed: int) -> Expression:
@@ -52,10 +49,18 @@ def words_of_letters(text: Expression) -> Expression:
 
 
 def words_and_symbols(text: Expression) -> Expression:
-    """Do the same, but keep symbols and operators, each with the word before it: "“No”: 2 * x[1]!" -> "no 2* x[ 1]"."""
+    """Do the same, but keep symbols, each with the word before it: "“No”: 2 * x[1]!" -> "no 2* x[ 1]!"."""
     text = lower(text)
-    for pattern, marked in (*MARKS, (GAP, " "), (SYMBOLS, "$1 ")):
-        text = regexp_replace(text, pattern, marked)
+    for pattern, replacement in (
+        (QUOTATION_MARKS, "'"),
+        (DASHES, "-"),
+        (AFTER_WORD, "$1$2"),
+        (BEFORE_WORD, "$1$2"),
+        (BEFORE_SPACE, "$1"),
+        (IGNORED, " "),
+        (SYMBOLS, "$1 "),
+    ):
+        text = regexp_replace(text, pattern, replacement)
     return split_unspaced_scripts(text)
 
 

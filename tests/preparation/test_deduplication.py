@@ -74,17 +74,17 @@ def signatures(texts):
 
 
 def test_words_and_symbols_are_compared():
-    """In any script; punctuation of sentences, quotation marks, hyphens and dashes are ignored, operators are not."""
+    """In any script; punctuation of sentences is ignored, operators are not; dashes are equal."""
     expected = {
-        "GPT-2 was, in 2019, große_Sache!": "gpt 2 was in 2019 große sache",
+        "GPT-2 was, in 2019, große_Sache!": "gpt- 2 was in 2019 große_ sache",
         "我在2019年用GPT。": "我 在 2019 年 用 gpt",
         "カレーは3人前、々": "カ レ ー は 3 人 前 々",
-        "हिन्दी में": "हिन्दी में",
+        "हिन्दी में।": "हिन्दी में।",
         "ที่นี่ x": "ที่ นี่ x",
-        "?!": "",
+        "?": "",
         "": "",
-        "“No,” he said – well-known – (and 'went')... «Why?»": "no he said well known and went why",
-        "x^2 - 4 != f(a, b)": "x^ 2− 4!= f( a◊ b◊",
+        "“No,” he said – well‑known – (and 'went')... «Why?»": "no he said- well- known- and went why",
+        "x^2 − 4 != f(a, b)": "x^ 2- 4!= f( a b)",
         "می\u200cخواهم 👩\u200d💻": "می خواهم👩 💻",
     }
     assert [" ".join(words) for words in words_of(list(expected))] == list(expected.values())
@@ -138,14 +138,14 @@ def test_texts_that_differ_in_a_symbol_are_different(texts):
 @pytest.mark.parametrize(
     "copy",
     [
-        "The old man said: „I am here“ — and went, slowly, to the well-known inn (the Crown); it was late. Why?",
-        "the old man said, 'I am here', and went slowly to the well known inn, the Crown. It was late! Why",
-        "THE OLD MAN SAID, «I AM HERE» – AND WENT - SLOWLY - TO THE WELL-KNOWN INN, “THE CROWN”: IT WAS LATE… WHY?!",
-        "  The old man\n\nsaid: I am here, and went slowly\tto the well‐known inn; the Crown; it was late. Why? ",
+        "The old man said: „I am here“ — and went, slowly, to the well‑known inn (the Crown); it was late. Why?",
+        "the old man said, ‘I am here’ – and went slowly to the well-known inn, the Crown. It was late! Why",
+        "THE OLD MAN SAID «I AM HERE» - AND WENT: SLOWLY: TO THE WELL-KNOWN INN, “THE CROWN”: IT WAS LATE… WHY?!",
+        "  The old man\n\nsaid: 'I am here' - and went, slowly\tto the well‐known inn [the Crown]; it was late. Why? ",
     ],
 )
 def test_prose_may_differ_in_punctuation(copy):
-    """Quotation marks, dashes, commas, brackets around words, case and spacing do not matter."""
+    """The kind of quotation marks and dashes, punctuation of sentences, case and spacing do not matter."""
     text = 'The old man said: "I am here" - and went, slowly, to the well-known inn (the Crown). It was late. Why?'
     assert jaccard(pa.array([text, copy]), np.array([[0, 1]]), NGRAM).tolist() == [1]
 
@@ -241,5 +241,5 @@ def test_all_near_duplicates_among_texts_of_the_same_letters_are_found(block, tm
     rng = random.Random(0)
     operators = [rng.choice("+-*/") for _ in range(40)]
     texts = [f"What is 12 {operator} 7{rng.choice('?. ')}" for operator in operators]
-    first = first_duplicates([*texts, "?", "!?"], tmp_path)
+    first = first_duplicates([*texts, "?", "!"], tmp_path)
     assert first.tolist() == [*map(operators.index, operators), 40, 41]
