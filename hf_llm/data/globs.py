@@ -68,7 +68,7 @@ def subfolders(folders: list[str]) -> Iterator[str]:
         seen.add(key)
         yield folder
         for entry in entries:
-            if entry.name[0] != "." and entry.is_dir():
+            if entry.name[0] != "." and os.path.isdir(entry.path):  # `entry.is_dir()` raises an error of circular links
                 (links if entry.is_symlink() else real).append(entry.path)
 
 

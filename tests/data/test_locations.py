@@ -55,9 +55,10 @@ def test_links_that_lead_to_each_other_do_not_hide_their_folder(tmp_path):
     (tmp_path / "d" / "a.txt").write_text("a")
     (tmp_path / "d" / "first.txt").symlink_to("second.txt")
     (tmp_path / "d" / "second.txt").symlink_to("first.txt")
-    found = find_files("--files", [str(tmp_path / "d")])
-    assert [file.name for file in found.files] == ["d/a.txt"]
-    assert [file.name for file in found.skipped] == ["d/first.txt", "d/second.txt"]
+    for pattern in ("d", "d/*", "d/**/*"):
+        found = find_files("--files", [str(tmp_path / pattern)])
+        assert [file.name for file in found.files] == ["d/a.txt"], pattern
+        assert [file.name for file in found.skipped] == ["d/first.txt", "d/second.txt"], pattern
 
 
 def test_a_file_with_several_names_is_read_once_under_its_real_one(tmp_path):
