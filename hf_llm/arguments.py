@@ -297,6 +297,14 @@ class PreparationArguments(ReadingArguments):
             "requires": ("languages",),
         },
     )
+    max_text_seconds: float = field(
+        default=60,
+        metadata={
+            "help": "Maximum CPU time in seconds of the steps for one text, per million characters of longer ones; a "
+            "text that takes more is unreadable.",
+            "above": 0,
+        },
+    )
     quality_rules: list[str] | None = field(
         default=None,
         metadata={

@@ -87,6 +87,7 @@ def build_row_steps(args: PreparationArguments) -> RowSteps:
         decontaminator,
         args.decontamination_mode == "cut",
         anonymizer,
+        args.max_text_seconds,
     )
 
 

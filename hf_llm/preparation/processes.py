@@ -74,7 +74,8 @@ def storable(result: dict | None) -> dict | None:
 
 def failure(error: Exception) -> str:
     """Describe why a text has no result."""
-    return f"cannot be prepared: {type(error).__name__}: {one_line(error)}".encode("utf-8", "replace").decode()
+    name = "" if isinstance(error, TimeoutError) else f"{type(error).__name__}: "  # that of a step explains itself
+    return f"cannot be prepared: {name}{one_line(error)}".encode("utf-8", "replace").decode()
 
 
 def shared_memory_limits() -> tuple[int | None, int]:

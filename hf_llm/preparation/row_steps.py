@@ -3,6 +3,10 @@
 They run in worker processes, on other machines too: nothing that is slow to import may be imported here.
 """
 
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from hf_llm.metrics.segmentation import WORD_PATTERN
@@ -13,6 +17,7 @@ from hf_llm.preparation.languages import identify_language, is_written_in
 from hf_llm.preparation.quality import RULES, Page, drop_c4_lines
 
 EXCERPT = 300  # characters of a dropped text that are kept for the report
+LIMITED_CHARACTERS = 1_000_000  # a longer text may take more time, in proportion
 
 
 @dataclass
@@ -39,7 +44,7 @@ class RowSteps:
     """The steps with their settings; a setting of None, False or an empty list turns its step off.
 
     Each step is a method that changes `result.text`, or returns the reason to drop the text. The methods' names are
-    the names of the steps in the manifest and the report.
+    the names of the steps in the manifest and the report. A text that takes too long raises a `TimeoutError`.
     """
 
     clean: bool = True
@@ -50,6 +55,7 @@ class RowSteps:
     decontaminator: Decontaminator | None = None
     remove_contamination: bool = False
     anonymizer: Anonymizer | None = None
+    max_seconds: float = 60  # of CPU time for a text of up to `LIMITED_CHARACTERS`
 
     @property
     def only_drop_empty(self) -> bool:
@@ -58,19 +64,25 @@ class RowSteps:
         return self.min_chars == 1 and not any(enabled)
 
     def __call__(self, text: str) -> RowResult:
+        step, limit = self.cleaning, self.max_seconds * max(1, len(text) / LIMITED_CHARACTERS)
         result, steps = RowResult(text), (self.length, self.language, self.quality, self.decontamination)
-        for step in (self.cleaning, *steps, self.anonymization):
-            before = result.text
-            result.reason = step(result)
-            if result.reason:
-                result.step = step.__name__
-                result.text = result.text[:EXCERPT]
-                self.anonymization(result)  # the report shows the excerpt
-                result.replaced = []
-                break
-            if result.text != before:
-                result.changed.append(step.__name__)
-                result.removed_bytes.append(len(before.encode()) - len(result.text.encode()))
+        try:
+            with cpu_limit(limit):
+                for step in (self.cleaning, *steps, self.anonymization):
+                    before = result.text
+                    result.reason = step(result)
+                    if result.reason:
+                        result.step = step.__name__
+                        result.text = result.text[:EXCERPT]
+                        self.anonymization(result)  # the report shows the excerpt
+                        result.replaced = []
+                        break
+                    if result.text != before:
+                        result.changed.append(step.__name__)
+                        result.removed_bytes.append(len(before.encode()) - len(result.text.encode()))
+        except TimeoutError:
+            what = f"{len(text):,} characters take more than {limit:,.3g} CPU seconds in the step `{step.__name__}`"
+            raise TimeoutError(f"{what}, see `--max_text_seconds`") from None
         return result
 
     def cleaning(self, result: RowResult) -> None:
@@ -113,3 +125,25 @@ class RowSteps:
     def anonymization(self, result: RowResult) -> None:
         if self.anonymizer is not None:
             result.text, result.replaced = self.anonymizer(result.text)
+
+
+@contextlib.contextmanager
+def cpu_limit(seconds: float) -> Iterator[None]:
+    """Raise `TimeoutError` if the code takes more CPU seconds of this process; only its main thread can be interrupted.
+
+    Regular expressions are interrupted too: `re` and `regex` look for signals while they search.
+    """
+    if threading.current_thread() is not threading.main_thread():  # Daft's worker processes call in theirs
+        yield
+        return
+
+    def stop(number, frame):
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)

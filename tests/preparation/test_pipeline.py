@@ -227,6 +227,19 @@ def test_rows_that_cannot_be_read_stop_the_run_or_are_counted(tmp_path):
     ] and "(60 bytes; the file, or the rest of it, 60 bytes, could not be read)" in card_of(tmp_path / "out")
 
 
+def test_a_text_that_takes_too_long_is_unreadable(tmp_path):
+    """It stops the run with one line, or is counted with its reason."""
+    write_lines(tmp_path / "a.jsonl", [DOCUMENTS[0], "Write to jo@example.org! " * 100_000])
+    settings = {"max_text_seconds": 0.05, "max_unreadable": 1}
+    why = "row 1 cannot be prepared: 2,500,000 characters take more than 0.125 CPU seconds in the step `"
+    assert f"`{tmp_path / 'a.jsonl'}` {why}" in error_of(arguments(tmp_path, "a.jsonl", **settings))
+    manifest = prepare(arguments(tmp_path, "a.jsonl", on_error="skip", **settings))
+    assert texts_of(tmp_path / "out") == DOCUMENTS[:1] and unreadable(manifest) == {"a.jsonl": 1}
+    (row,) = dropped_rows(tmp_path / "out")
+    assert (row["source"], row["row"], row["step"]) == ("a.jsonl", "1", "read")
+    assert row["reason"].startswith(f"`a.jsonl` {why}")
+
+
 @pytest.fixture
 def server(tmp_path):
     """The host and port of a web server of `tmp_path`."""
