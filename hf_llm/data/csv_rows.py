@@ -1,103 +1,282 @@
-"""Find where the rows of a .csv file end, so that it can be parsed in chunks and each row has its line."""
+"""Read the rows of a .csv or .tsv file with Python's `csv` module; rows that are not well formed become problems."""
 
+import csv
+import io
 import itertools
 import re
+import sys
 from collections.abc import Iterator
+from typing import Any
 
-import numpy as np
+import pyarrow as pa
 
-from hf_llm.data.byte_streams import BOM, BadFile, read_chunks
+from hf_llm.data.byte_streams import BadFile, Batch, FileStream, Problem, file_format, missing_column
+from hf_llm.messages import ORIGIN
 
-MAX_ROW_BYTES = 64 << 20
-LINE_FEED, CARRIAGE_RETURN, MARK = b'\n\r"'
-BEFORE_FIELD = np.isin(np.arange(256), list(b",\r\n"))
-AFTER_FIELD = np.isin(np.arange(256), list(b',\r\n"'))  # a quotation mark: both together are one within the field
-END_OF_FIELD = re.compile(rb'[ \t]*([,\r\n"]|\Z)')
+csv.field_size_limit(sys.maxsize)  # `--max_text_bytes` is the limit
+BATCH_ROWS = 10_000
+SAMPLE_BYTES, SAMPLE_ROWS = 1 << 16, 20  # of the start of a file, to recognize its delimiter
+DELIMITERS = ",;\t|"
+DELIMITER_LINE = re.compile(rb"sep=([,;\t|])\r?\n", re.IGNORECASE)  # which Excel reads before the names
+LINE_END = re.compile(rb"\r\n?|\n")
+BACKSLASH = re.compile(r'\\(["\\]?)')
+DOUBLED_MARK = 'write " inside a value as ""'
+ESCAPED = ', or give `--csv_escape backslash` if \\" stands for it'
+MAX_SPACED_BYTES = 1 << 16  # of a row in which spaces may follow a closing quotation mark
 
 
-def read_csv_rows(path: str) -> Iterator[tuple[bytes, np.ndarray, np.ndarray]]:
-    """Read chunks that end where a row ends; a line break between quotation marks does not end one.
+class CsvLines:
+    """The lines of a file as `csv.reader` asks for them, and the bytes of the row that it makes of them."""
+
+    def __init__(self, stream: FileStream):
+        self.stream, self.chunks, self.is_last = stream, stream.read_text(), False
+        self.has_escapes = stream.reading.csv_escape == "backslash"
+        self.content = b""
+        self.start = self.second = self.end = 0  # offsets of the row's first line, its second line, the next line
+        self.line = 0  # number of lines before `end`
+        self.open_until = 0  # a row that is open at the end of a line before this one is not closed on it either
+        self.begin_row()
+
+    def begin_row(self) -> None:
+        """Let the next line be the first of a row."""
+        self.start = self.second = self.end
+        self.first_line = self.line + 1
+        self.dropped = 0  # bytes of a line that is too long
+        self.is_cut = self.is_long = self.is_invalid = False  # the row ends too early, is too long, is not UTF-8
+
+    def end_after_first_line(self) -> None:
+        """Let the row end after its first line."""
+        self.end, self.line = self.second, self.first_line
+
+    def row(self, end: int | None = None) -> str:
+        """Return the lines of the row, up to `end` or all that were read."""
+        return self.content[self.start : end or self.end].decode("utf-8", "surrogateescape")
+
+    def size(self) -> int:
+        """Return the number of bytes in the lines of the row."""
+        return self.dropped + self.end - self.start
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        """Return the next line with its end. There is none within a row that has no end or is too long."""
+        is_first = self.end == self.start
+        stop = self.end if self.line < self.open_until and not is_first else self.find_line_end()
+        self.is_long = self.dropped + stop - self.start > self.stream.limit
+        line = self.content[self.end : stop]
+        self.is_cut = not line or bool(self.is_last and self.stream.error and not line.endswith((b"\n", b"\r")))
+        if not self.is_cut and (is_first or not self.is_long):
+            self.end = stop
+            self.second = stop if is_first else self.second
+            self.line += 1
+        if self.is_cut or self.is_long:
+            raise StopIteration
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            self.is_invalid, text = True, line.decode("utf-8", "surrogateescape")
+        return BACKSLASH.sub(double_backslash, text) if self.has_escapes and "\\" in text else text
+
+    def find_line_end(self) -> int:
+        """Return the offset after the next line, or after as much of a row's later line as makes it too long."""
+        searched = self.end
+        while True:
+            found = LINE_END.search(self.content, searched)
+            # The line feed of `\r\n` may be in the next chunk.
+            if found and (self.is_last or found.end() < len(self.content) or found[0] != b"\r"):
+                return found.end()
+            searched = found.start() if found else len(self.content)
+            is_long = searched - self.start > self.stream.limit
+            if self.is_last or (is_long and self.end > self.start):
+                return len(self.content)
+            if is_long:
+                self.dropped += searched - self.start
+                self.start = self.second = self.end = searched
+            searched -= self.start
+            self.fetch()
+
+    def fetch(self) -> None:
+        """Add a chunk to `content`, which then begins with the row."""
+        chunk = next(self.chunks, None)
+        self.is_last = chunk is None
+        # A zero byte is no more text than what is not UTF-8.
+        chunk = (chunk or b"").replace(b"\0", b"\xff")
+        self.content = b"".join((memoryview(self.content)[self.start :], chunk))
+        self.start, self.second, self.end = 0, self.second - self.start, self.end - self.start
+
+
+class CsvReader:
+    """The rows of a file, and what is wrong with them. After one that is not well formed, the next line is read."""
+
+    def __init__(self, stream: FileStream, column: str | None):
+        self.stream, self.lines = stream, CsvLines(stream)
+        delimiter = find_delimiter(self.lines, file_format(stream.path)[0], column)
+        self.settings: Any = {"delimiter": delimiter}
+        self.escaped_settings = self.settings | {"escapechar": "\\", "strict": True}
+        strict = self.escaped_settings if self.lines.has_escapes else self.settings | {"strict": True}
+        self.parser = csv.reader(self.lines, **strict)
+        field = rf'(?:"[^"]*(?:""[^"]*)*" *|(?!")[^\r\n{delimiter}]*)'
+        self.spaced_row = re.compile(rf"{field}(?:[{delimiter}]{field})*[\r\n]*")
+
+    def read_row(self) -> tuple[list[str], str | None]:
+        """Read the next row that is not blank.
+
+        Returns:
+            Its values, or what is wrong with it; neither at the end of the file.
+        """
+        lines, values = self.lines, []
+        while not values:
+            lines.begin_row()
+            try:
+                values = next(self.parser)
+            except StopIteration:
+                return [], self.describe_row() if lines.is_long else None
+            except csv.Error:
+                return self.read_first_line()
+        return values, None
+
+    def read_first_line(self) -> tuple[list[str], str | None]:
+        """Read a row as its first line, because its quotation marks are not where they may be: it has a problem."""
+        lines, problem = self.lines, self.describe_row()
+        if lines.is_cut and lines.is_last and self.stream.error:
+            return [], None  # not the row has no end, but the file
+        is_short = not lines.is_cut and lines.second - lines.start <= MAX_SPACED_BYTES
+        if is_short and self.spaced_row.fullmatch(lines.row(lines.second)):
+            lines.end_after_first_line()
+            return next(csv.reader([lines.row()], **self.settings)), None  # only spaces follow a closing mark
+        lines.open_until = max(lines.open_until, lines.line)
+        lines.end_after_first_line()
+        return [], problem
+
+    def describe_row(self) -> str:
+        """Return what is wrong with the quotation marks or the length of the row."""
+        lines = self.lines
+        origin = f"`{self.stream.name}` line {lines.first_line}: the row that begins here"
+        if lines.is_long:
+            return f"{origin} {self.stream.too_long()}"
+        cause = "a quotation mark that is never closed" if lines.is_cut else "text after a closing quotation mark"
+        return f"{origin} has {cause}: {DOUBLED_MARK}{ESCAPED if self.has_escaped_mark() else ''}"
+
+    def check_values(self, values: list[str], names: list[str], used: list[str]) -> str | None:
+        """Return what is wrong with the values of a row whose quotation marks are where they may be.
+
+        Args:
+            names: of the columns.
+            used: those of the values that are used.
+        """
+        lines = self.lines
+        origin = f"`{self.stream.name}` line {lines.line}"
+        if len(values) != len(names):
+            count = f"{len(values)} values, and the first line names {len(names)} columns"
+            return f"{origin} has {count}: correct or quote its values{ESCAPED if self.has_escaped_mark() else ''}"
+        if lines.is_invalid and any(map(has_surrogates, used)):
+            return self.stream.undecodable(origin)
+        if self.has_escaped_mark() and self.is_ambiguous(values):
+            cause = "a quotation mark after a backslash, which may close the value or belong to it"
+            return f"{origin} has {cause}: {DOUBLED_MARK}{ESCAPED}"
+        return None
+
+    def has_escaped_mark(self) -> bool:
+        """Return whether the row has a quotation mark after a backslash, and `--csv_escape` is none."""
+        lines = self.lines
+        return not lines.has_escapes and lines.content.find(b'\\"', lines.start, lines.end) >= 0
+
+    def is_ambiguous(self, values: list[str]) -> bool:
+        """Return whether a mark after a backslash may have been meant to belong to its value.
+
+        So it is where a value ends with a backslash and an unquoted one after it has a mark, and where the row ends on
+        a later line than it would otherwise.
+
+        Example:
+            `"He said \\", he left"` would be two values, and `1,"5\\""` would end on the line of the next mark.
+        """
+        lines = self.lines
+        text, after_backslash = lines.row(), False
+        for value in values:
+            if '"' in value or value.endswith("\\"):
+                is_quoted = '"' + value.replace('"', '""') + '"' in text
+                if after_backslash and '"' in value and not is_quoted:
+                    return True
+                after_backslash = after_backslash or (is_quoted and value.endswith("\\"))
+        if lines.end == lines.second:
+            return False
+        try:
+            line = BACKSLASH.sub(double_backslash, lines.row(lines.second))
+            return len(next(csv.reader([line], **self.escaped_settings))) == len(values)
+        except csv.Error:
+            return False
+
+
+def has_surrogates(text: str) -> bool:
+    """Return whether a text has bytes that were not UTF-8."""
+    try:
+        return text.encode() is None
+    except UnicodeEncodeError:
+        return True
+
+
+def double_backslash(found: re.Match) -> str:
+    """Double a backslash, which then is text, unless it stands before a quotation mark or a backslash."""
+    return found[0] if found[1] else "\\\\"
+
+
+def find_delimiter(lines: CsvLines, extension: str, column: str | None) -> str:
+    """Recognize the delimiter: it separates the names, and as many values in most of the first rows.
+
+    Args:
+        column: the name that must be among them. Default: any.
 
     Returns:
-        `(content, ends, lines)`: of each row, but for blank ones, the offset of its end in `content` and the number of
-        the line on which it ends.
-
-    Raises:
-        BadFile: a quotation mark is not closed, or not at the end of its field; the rows before it come first.
-
-    Example:
-        The five lines `a,b`, `1,"x`, `y"`, an empty one and `2,z` are three rows, which end on lines 1, 3 and 5.
+        The usual one of the extension, unless another one is better.
     """
-    rest, line = b"", 1  # a row that is not complete, and the line on which it begins
-    for chunk in itertools.chain(read_chunks(path), [b""]):
-        content = rest + chunk if rest or line > 1 else chunk.removeprefix(BOM)
-        breaks, marks = line_breaks(content, is_last=not chunk), quotation_marks(content)
-        ends = breaks[np.searchsorted(marks, breaks) % 2 == 0] + 1
-        problem = None
-        mark = misplaced_mark(content, marks, int(ends[-1]) if len(ends) else 0)
-        if mark is not None:
-            ends, problem = ends[: np.searchsorted(ends, mark)], "has text after a closing quotation mark"
-        stop = int(ends[-1]) if len(ends) else 0
-        if not problem and not chunk and len(marks) % 2:
-            problem = "has a quotation mark that is never closed"
-        elif not problem and len(content) - stop > MAX_ROW_BYTES:
-            problem = f"is longer than {MAX_ROW_BYTES >> 20} MiB, perhaps for a quotation mark that is never closed"
-        ends = ends[~blank_rows(content, ends)]
-        if len(ends):
-            yield content[:stop], ends, line + np.searchsorted(breaks, ends - 1)
-        line += int(np.searchsorted(breaks, stop))
-        if problem:
-            raise BadFile(f'`{path}` line {line}: the row that begins here {problem}: write " inside a field as ""')
-        rest = content[stop:]
+    while len(lines.content) < SAMPLE_BYTES and not lines.is_last:
+        lines.fetch()
+    if found := DELIMITER_LINE.match(lines.content):
+        lines.end, lines.line = found.end(), 1
+        return found[1].decode()
+    usual, scores = "\t" if extension == ".tsv" else ",", {}
+    sample = lines.content[:SAMPLE_BYTES].decode("utf-8", "replace")
+    for delimiter in DELIMITERS:
+        rows = csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter)
+        names, *others = list(itertools.islice(filter(None, rows), SAMPLE_ROWS)) or [[]]
+        if len(names) > 1 and column in (None, *names):
+            fitting = sum(len(row) == len(names) for row in others)
+            scores[delimiter] = (fitting, delimiter == usual, len(names))
+    return max(scores, key=scores.__getitem__, default=usual)
 
 
-def line_breaks(content: bytes, is_last: bool) -> np.ndarray:
-    """Return the offsets of the last byte of each line: `\\n`, or `\\r` without `\\n` after it.
+def read_csv(stream: FileStream, column: str | None) -> Iterator[Batch]:
+    """Read the rows after the names in the first one. Every value is text as it is written: "NA" and "001".
 
-    At the end of a file the end of the last line counts too, though it has no such byte.
+    Of two columns with the same name the last is read, as in JSON.
     """
-    data = np.frombuffer(content, np.uint8)
-    breaks, returns = np.flatnonzero(data == LINE_FEED), np.flatnonzero(data == CARRIAGE_RETURN)
-    following = returns + 1 if is_last else returns[returns < len(data) - 1] + 1  # the next chunk may begin with `\n`
-    lone_returns = following[data[np.minimum(following, len(data) - 1)] != LINE_FEED] - 1
-    breaks = np.sort(np.concatenate([breaks, lone_returns])) if len(lone_returns) else breaks
-    is_complete = not is_last or content.endswith((b"\n", b"\r"))
-    return breaks if is_complete or not content else np.append(breaks, len(content))
-
-
-def quotation_marks(content: bytes) -> np.ndarray:
-    """Return the offsets of the marks that open and close fields, in turn. `content` begins where a row begins.
-
-    A doubled mark within a field closes and opens it. A mark inside a field that none has opened is text.
-
-    Example:
-        Of `"a""b",5" disk` those at 0, 2, 3 and 5, but not the one at 8.
-    """
-    data = np.frombuffer(content, np.uint8)
-    marks = np.flatnonzero(data == MARK)
-    opening, closing = marks[::2], marks[1::2]
-    expected = (opening == 0) | BEFORE_FIELD[data[opening - 1]]
-    expected[1:] |= opening[1:] == closing[: len(opening) - 1] + 1
-    if expected.all():
-        return marks
-    kept = [-2]
-    for mark, before in zip(marks.tolist(), BEFORE_FIELD[data[marks - 1]].tolist(), strict=True):
-        if len(kept) % 2 == 0 or before or mark == 0 or kept[-1] == mark - 1:
-            kept.append(mark)
-    return np.array(kept[1:], np.int64)
-
-
-def misplaced_mark(content: bytes, marks: np.ndarray, stop: int) -> int | None:
-    """Return the offset of the first closing mark before `stop` that is followed by more text of its field."""
-    data, closing = np.frombuffer(content, np.uint8), marks[1::2]
-    closing = closing[closing < min(stop, len(content)) - 1]
-    followed = closing[~AFTER_FIELD[data[closing + 1]]].tolist()
-    return next((mark for mark in followed if not END_OF_FIELD.match(content, mark + 1)), None)
-
-
-def blank_rows(content: bytes, ends: np.ndarray) -> np.ndarray:
-    """Return which rows have no byte but their line break."""
-    starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
-    lengths = ends - 1 - starts
-    is_return = np.frombuffer(content, np.uint8)[starts[: len(ends)]] == CARRIAGE_RETURN if len(ends) else False
-    return (lengths == 0) | ((lengths == 1) & is_return)
+    reader, name = CsvReader(stream, column), f"`{stream.name}`"
+    lines = reader.lines
+    names, problem = reader.read_row()
+    if problem or any(map(has_surrogates, names)):
+        raise BadFile(problem or stream.undecodable(f"{name} line {lines.line}"))
+    if not names:
+        stream.check_not_empty()
+    elif column not in (None, *names):
+        raise BadFile(missing_column(name, column, names))
+    index = {key: index for index, key in enumerate(names)}.get(column or "")
+    is_end = not names
+    while not is_end:
+        rows, problems, size = [], {}, 0
+        while len(rows) < BATCH_ROWS and size < stream.chunk and not is_end:
+            values, problem = reader.read_row()
+            if is_end := not (values or problem):
+                break
+            used = values if index is None else values[index : index + 1]
+            problem = problem or reader.check_values(values, names, used)
+            if problem:
+                problems[len(rows)] = Problem(problem, stream.on_disk(lines.size()))
+                rows.append(None)
+            elif column:
+                rows.append(used[0])
+            else:
+                rows.append(dict(zip(names, values, strict=True)) | {ORIGIN: f"{name} line {lines.line}"})
+            size += lines.size()
+        stream.pending = len(lines.content) - lines.start
+        yield pa.array(rows, pa.string()) if column else rows, problems

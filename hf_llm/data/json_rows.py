@@ -1,30 +1,61 @@
 """Read the objects of JSON Lines and of JSON lists, as rows or as texts of one column."""
 
+import codecs
+import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.json
 
-from hf_llm.data.byte_streams import BOM, BadFile, Batch, file_format, read_lines
+from hf_llm.arguments import ReadingArguments
+from hf_llm.data.byte_streams import BOM, BadFile, Batch, FileStream, Problem, file_format, read_lines
 from hf_llm.messages import ORIGIN, one_line
 
+BATCH_ROWS = 10_000  # of a list
 HALF_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # half of a pair, or both halves
+DECODER = json.JSONDecoder()
+SPACE = re.compile(r"[ \t\r\n]*")
+SIGNS = re.compile(r'\\.|["{}\[\],]', re.DOTALL)  # that open and close strings, lists and objects, or end an item
+REMEDY = "give one JSON object a line, or a list of them"
+# The origin of a row; the line and column where it is, if the origin does not say them; its bytes, None where it is too
+# long; and their number.
+Item = tuple[str, tuple[int, int] | None, bytes | None, int]
 
 
-def read_json(path: str, column: str | None) -> Iterator[Batch]:
+def read_json(stream: FileStream, column: str | None) -> Iterator[Batch]:
     """Read JSON Lines, or one list of objects."""
-    line, is_first, chunks = 1, True, read_lines(path)
-    for lines in chunks:
-        if is_first and lines.lstrip(BOM + b" \t\r\n").startswith(b"["):
-            yield parse_list(lines + b"".join(chunks), path, column)
-            return
-        is_first = False
-        texts = parse_column(lines, column) if column else None
-        yield parse_lines(lines, path, line, column) if texts is None else (texts, {})
-        line += lines.count(b"\n")
+    chunks = stream.read_text()
+    first = next(chunks, b"")
+    read = read_list if first.lstrip(b" \t\r\n").startswith(b"[") else read_json_lines
+    yield from read(stream, itertools.chain([first], chunks), column)
+
+
+def read_json_lines(stream: FileStream, chunks: Iterable[bytes], column: str | None) -> Iterator[Batch]:
+    """Read one object a line. Blank lines are skipped."""
+    line, has_rows = 1, False
+    for lines, size in read_lines(stream, chunks):
+        texts, problems = None, {}
+        if column and lines and longest_line(lines, stream.limit) <= stream.limit:
+            texts = parse_column(lines, column)
+        if texts is None:
+            texts, problems = parse_items(split_lines(stream, lines, size, line), stream, column)
+        has_rows = has_rows or len(texts) > 0
+        line += lines.count(b"\n") if lines else 1
+        yield texts, problems
+    if not has_rows:
+        stream.check_not_empty()
+
+
+def longest_line(lines: bytes, limit: int) -> int:
+    """Return the length of the longest line in bytes, or any smaller number than `limit`."""
+    if len(lines) <= limit:
+        return 0
+    ends = np.flatnonzero(np.frombuffer(lines, np.uint8) == ord("\n"))
+    return int(np.diff(ends, prepend=-1, append=len(lines)).max()) - 1
 
 
 def parse_column(lines: bytes, column: str) -> pa.Array | None:
@@ -39,42 +70,145 @@ def parse_column(lines: bytes, column: str) -> pa.Array | None:
     return texts
 
 
-def parse_lines(lines: bytes, path: str, line: int, column: str | None) -> Batch:
-    """Parse JSON Lines one by one, which keeps every value as it is and finds the broken lines.
+def split_lines(stream: FileStream, lines: bytes | None, size: int, first: int) -> Iterator[Item]:
+    """Split lines that are not blank.
 
     Args:
-        line: the number of the first line.
+        lines: None for one line that is too long.
+        size: in bytes.
+        first: the number of the first line.
     """
-    rows, problems = [], {}
-    for number, content in enumerate(lines.split(b"\n"), line):
-        if not content.strip():
-            continue
-        origin = f"`{path}` line {number}"
-        try:
-            row = json.loads(content.removeprefix(BOM).decode())
-            rows.append(check_row(row, column, bool(HALF_SURROGATE.search(content)), origin))
-        except ValueError as error:
-            problem = one_line(error).replace("line 1 column", "column")  # the decoder is called with one line
-            remedy = "" if type(error) is ValueError else ": give one JSON object a line, or a list of them"
-            problems[len(rows)] = f"{origin}: {problem}{remedy}"
-            rows.append(None)
-    return pa.array(rows, pa.string()) if column else rows, problems
+    for number, content in enumerate(lines.split(b"\n") if lines is not None else [None], first):
+        if content is None or content.strip():
+            length = size if content is None else len(content) + 1
+            yield f"`{stream.name}` line {number}", None, content, length
 
 
-def parse_list(content: bytes, path: str, column: str | None) -> Batch:
-    """Parse a list of JSON objects."""
+def read_list(stream: FileStream, chunks: Iterable[bytes], column: str | None) -> Iterator[Batch]:
+    """Read a list of objects."""
+    items, total = [], 0
+    for number, (content, size, where) in enumerate(split_list(stream, iter(chunks))):
+        items.append((f"`{stream.name}` row {number}", where, content, size))
+        total += size
+        if len(items) == BATCH_ROWS or total >= stream.chunk:
+            yield parse_items(items, stream, column)
+            items, total = [], 0
+    if items:
+        yield parse_items(items, stream, column)
+
+
+def split_list(stream: FileStream, chunks: Iterator[bytes]) -> Iterator[tuple[bytes | None, int, tuple[int, int]]]:
+    """Split a JSON list into its items, of which only one is in memory.
+
+    Items that are not JSON are found by their brackets and quotation marks.
+
+    Returns:
+        The bytes of each item, None for one longer than the limit; their number; and the line and column where it is.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    text, has_items = decoder.decode(next(chunks)), False
+    start = text.index("[") + 1
+    line = count_lines(text, 0, start, (1, 0))  # the number of the line, and the offset where it begins
+    while True:
+        space = SPACE.match(text, start).end()  # pyright: ignore[reportOptionalMemberAccess]
+        line, start = count_lines(text, start, space, line), space
+        where, end = (line[0], start - line[1]), end_of_json(text, start)
+        position, depth, in_string, dropped = start, 0, False, 0
+        while end is None:
+            end, position, depth, in_string = end_of_item(text, position, depth, in_string)
+            if end is None:
+                stream.pending = dropped + len(text) - start
+                if (chunk := next(chunks, None)) is None:
+                    problem = f"`{stream.name}` line {where[0]}: the list has no end: {REMEDY}"
+                    stream.error = stream.error or BadFile(problem)
+                    return
+                if position - start > stream.limit:
+                    line, dropped, start = (
+                        count_lines(text, start, position, line),
+                        dropped + position - start,
+                        position,
+                    )
+                text, line = text[start:] + decoder.decode(chunk), (line[0], line[1] - start)
+                position, start = position - start, 0
+        content, size = text[start:end].encode("utf-8", "surrogateescape"), dropped + end - start + 1
+        if content or dropped or text[end] == "," or has_items:
+            yield (None if dropped or len(content) > stream.limit else content), size, where
+        line, has_items, start = count_lines(text, start, end, line), True, end + 1
+        if text[end] == "]":
+            break
+    for rest in itertools.chain([text[start:].encode("utf-8", "surrogateescape")], chunks):
+        if rest.strip(b" \t\r\n"):
+            stream.pending = len(rest)
+            stream.error = BadFile(f"`{stream.name}` line {line[0]} has more after the end of its list: {REMEDY}")
+            return
+
+
+def count_lines(text: str, start: int, stop: int, line: tuple[int, int]) -> tuple[int, int]:
+    """Return the number of the line at `stop` and the offset where it begins, if `line` are those at `start`."""
+    breaks = text.count("\n", start, stop)
+    return (line[0] + breaks, text.rindex("\n", start, stop) + 1) if breaks else line
+
+
+def end_of_json(text: str, start: int) -> int | None:
+    """Return the offset of the comma or bracket after a JSON value; None where there is no such value."""
     try:
-        items = json.loads(content.decode("utf-8-sig"))
-    except ValueError as error:
-        raise BadFile(f"`{path}`: {one_line(error)}: give one JSON object a line, or a list of them") from None
-    rows, problems, surrogates = [], {}, bool(HALF_SURROGATE.search(content))
-    for number, item in enumerate(items):
-        origin = f"`{path}` row {number}"
+        _, end = DECODER.raw_decode(text, start)
+    except (ValueError, RecursionError):
+        return None
+    end = SPACE.match(text, end).end()  # pyright: ignore[reportOptionalMemberAccess]
+    return end if text[end : end + 1] in (",", "]") else None
+
+
+def end_of_item(text: str, position: int, depth: int, in_string: bool) -> tuple[int | None, int, int, bool]:
+    """Look for the comma or bracket after an item of a list, in a text that may end before it.
+
+    Args:
+        position: where to begin.
+        depth: number of brackets that are open there.
+        in_string: whether a string is open there.
+
+    Returns:
+        Its offset, or None; and the three arguments for the text that follows.
+    """
+    for sign in SIGNS.finditer(text, position):
+        position = sign.end()
+        if sign[0] == '"':
+            in_string = not in_string
+        elif in_string or sign[0].startswith("\\"):
+            continue
+        elif sign[0] in "[{":
+            depth += 1
+        elif depth and sign[0] in "]}":
+            depth -= 1
+        elif not depth and sign[0] in ",]":
+            return sign.start(), position, depth, in_string
+    is_escape = position < len(text) and text.endswith("\\")  # of the next character, which is not there yet
+    return None, len(text) - is_escape, depth, in_string
+
+
+def parse_items(items: Iterable[Item], stream: FileStream, column: str | None) -> Batch:
+    """Parse JSON objects one by one, which keeps every value as it is and finds those that are broken."""
+    rows, problems = [], {}
+    for origin, where, content, size in items:
+        row = problem = None
         try:
-            rows.append(check_row(item, column, surrogates, origin))
+            if content is None or len(content) > stream.limit:
+                raise ValueError(stream.too_long())
+            value = json.loads(content.removeprefix(BOM).decode())
+            row = check_row(value, column, bool(HALF_SURROGATE.search(content)), origin)
+        except RecursionError:
+            problem = f"{origin} is nested too deeply: remove it"
+        except UnicodeDecodeError:
+            problem = stream.undecodable(origin)
+        except json.JSONDecodeError as error:
+            line, column_number = f"line {where[0] + error.lineno - 1} " if where else "", error.colno
+            column_number += where[1] if where and error.lineno == 1 else 0
+            problem = f"{origin}: {error.msg}: {line}column {column_number}: {REMEDY}"
         except ValueError as error:
-            problems[number] = f"{origin}: {one_line(error)}"
-            rows.append(None)
+            problem = f"{origin}: {one_line(error)}"
+        if problem:
+            problems[len(rows)] = Problem(problem, stream.on_disk(size))
+        rows.append(row)
     return pa.array(rows, pa.string()) if column else rows, problems
 
 
@@ -88,7 +222,7 @@ def check_row(row: object, column: str | None, surrogates: bool, origin: str) ->
         ValueError: it is not an object, the column does not hold text, or a text has half of a surrogate pair.
     """
     if not isinstance(row, dict):
-        raise ValueError(f"found {type(row).__name__}, not an object: give one JSON object a line, or a list of them")
+        raise ValueError(f"found {type(row).__name__}, not an object: {REMEDY}")
     if column and not isinstance(row.get(column), str | None):
         raise ValueError(f"`{column}` holds {type(row[column]).__name__}, not a string")
     values = {column: row.get(column)} if column else row
@@ -100,13 +234,13 @@ def check_row(row: object, column: str | None, surrogates: bool, origin: str) ->
     return row.get(column) if column else row | {ORIGIN: origin}
 
 
-def first_names(path: str) -> list[str]:
+def first_names(path: str, reading: ReadingArguments) -> list[str]:
     """Return the names in the first object of a JSON file; none for other formats."""
     if file_format(path)[0] not in (".json", ".jsonl"):
         return []
-    text = next(read_lines(path), b"").decode("utf-8-sig", "replace").lstrip("[ \t\r\n")
+    text = next(FileStream(path, reading).read_text(), b"").decode("utf-8", "replace").lstrip("[ \t\r\n")
     try:
         row, _ = json.JSONDecoder().raw_decode(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     return list(row) if isinstance(row, dict) else []

@@ -11,6 +11,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets
 
 from hf_llm.arguments import DataArguments, ReadingArguments, TaskArguments
 from hf_llm.data.arrow import column as column_of
+from hf_llm.data.checks import refuse_bad_files
 from hf_llm.data.locations import find_files
 from hf_llm.data.readers import read_rows
 from hf_llm.data.sources import load_hub_splits, split_validation
@@ -78,10 +79,16 @@ def read_files(argument: str, patterns: list[str], reading: ReadingArguments) ->
     Raises:
         ValueError: a file or row cannot be read, or the values of a column do not have one type.
     """
-    rows = [row for path in find_files(argument, patterns).paths for row in read_rows(path, reading)]
+    paths = find_files(argument, patterns).paths
+    refuse_bad_files(paths, None, reading)
+    rows = [row for path in paths for row in read_rows(path, reading)]
+    if not rows:
+        raise ValueError(f"`{argument}` {' '.join(patterns)}: the files have no rows: name other files")
     columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
     for name, values in columns.items():
         try:
+            if {str, bytes} <= set(map(type, values)):  # bytes that are UTF-8 by chance, such as an image
+                values = [value.encode() if isinstance(value, str) else value for value in values]
             columns[name] = pa.array(values)
         except (pa.ArrowException, OverflowError, UnicodeError) as error:
             raise ValueError(

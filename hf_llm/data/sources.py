@@ -14,9 +14,10 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset, Value
 from datasets.exceptions import DatasetsError
 
 from hf_llm.arguments import ReadingArguments, SourceArguments, TextArguments, TokenizerArguments
-from hf_llm.data.byte_streams import BadFile
+from hf_llm.data.byte_streams import BadFile, missing_column, printable
+from hf_llm.data.checks import refuse_bad_files
 from hf_llm.data.locations import find_files, find_sources
-from hf_llm.data.readers import missing_column, read_texts
+from hf_llm.data.readers import read_texts
 from hf_llm.messages import one_line
 from hf_llm.python_docs import python_docs
 
@@ -71,6 +72,7 @@ def load_streams(data_args: TextArguments) -> dict[str, Any]:
             splits["validation"] = Dataset.from_list(list(first_rows(splits["validation"], data_args.max_eval_samples)))
     elif data_args.train_file:
         paths = find_sources("--train_file", data_args.train_file).paths
+        refuse_bad_files(paths, data_args.dataset_text_field, data_args.reading())
         settings = {"paths": paths, "field": data_args.dataset_text_field, "reading": data_args.reading()}
         splits: dict[str, Any] = {"train": IterableDataset.from_generator(stream_files, TEXT, settings)}
         if data_args.validation_file:
@@ -193,11 +195,16 @@ def load_text_files(paths: list[str], data_args: TextArguments | TokenizerArgume
     builder = TextFiles(
         dataset_name="hf_llm_text", files=files, text_field=data_args.dataset_text_field, reading=data_args.reading()
     )
+    if not os.path.exists(builder.cache_dir):
+        refuse_bad_files(paths, data_args.dataset_text_field, data_args.reading())
     num_proc = min(data_args.dataset_num_proc or 1, len(files))
     try:
         builder.download_and_prepare(num_proc=num_proc if num_proc > 1 else None)
     except BadFile as error:
         raise ValueError(str(error)) from None  # without the traceback of a worker process
+    if not sum(split.num_examples for split in (builder.info.splits or {}).values()):
+        others = f" and {len(paths) - 1} other files" if len(paths) > 1 else ""
+        raise ValueError(f"`{printable(paths[0])}`{others}: empty, without any row: name other files")
     return builder.as_dataset("train")  # pyright: ignore[reportReturnType]  # of one split not a dict
 
 

@@ -9,7 +9,7 @@ from hf_llm.data.checks import check_files
 @pytest.mark.parametrize("column", ["text", None])
 def test_each_unreadable_file_has_its_problem(column, tmp_path):
     """All of them are found, not only the first."""
-    files = {"a.jsonl": '{"text": "a"}', "b.jsonl": "", "c.csv": 'text\n"a', "d.csv": "text\na"}
+    files = {"a.jsonl": '{"text": "a"}', "b.jsonl": "", "c.csv": '"text\na', "d.csv": "text\na"}
     paths = {name: str(tmp_path / name) for name in files}
     for name, content in files.items():
         (tmp_path / name).write_text(content)

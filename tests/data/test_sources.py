@@ -378,7 +378,8 @@ def test_compressed_file_cut_short(tmp_path, name, kept):
     if "jsonl" in name:
         content = "".join(json.dumps({"text": str(i)}) + "\n" for i in range(5000)).encode()
     packed = gzip.compress(content) if name.endswith("gz") else zstandard.ZstdCompressor().compress(content)
-    assert "Truncated compressed stream" in error_of_file(tmp_path / name, packed[: int(len(packed) * kept)])
+    error = error_of_file(tmp_path / name, packed[: int(len(packed) * kept)])
+    assert re.search("cannot be read.*(ended before the end|Truncated)", error)
 
 
 @pytest.mark.parametrize(

@@ -300,7 +300,7 @@ def test_files_without_texts_are_counted_with_on_error_skip(tmp_path):
     """Empty and blank files count once; broken lines, other types, nulls and rows without the column count each."""
     (tmp_path / "good.txt").write_text(DOCUMENTS[0])
     contents = {
-        "a.json": "[]", "b.jsonl": "\n\n\n", "c.json": "  ", "d.jsonl": "not json\nneither\n", "e.jsonl": "5\n6\n",
+        "a.json": "[1]", "b.jsonl": "\n\n\n", "c.json": "  ", "d.jsonl": "not json\nneither\n", "e.jsonl": "5\n6\n",
         "f.jsonl": "\ufeff", "g.jsonl": '{"text": null, "id": 1}\n', "h.jsonl": '{"body": "x"}\n{"body": "y"}\n',
         "i.json": '[{"body": "x"}]',
     }  # fmt: skip

@@ -1,0 +1,155 @@
+"""Read the rows of a Parquet file, or the texts of one of its columns."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from datasets import ClassLabel, Features
+
+from hf_llm.data.byte_streams import BadFile, Batch, FileStream, Problem, missing_column, open_bytes, size_on_disk
+from hf_llm.messages import ORIGIN
+
+BATCH_ROWS = 1000
+PAGE_BYTES = 1 << 10  # of a page of a column besides its values, at most
+BUFFER_BYTES = 1 << 20  # of a column that are read from the disk at once
+
+
+def read_parquet(stream: FileStream, column: str | None) -> Iterator[Batch]:
+    """Read a Parquet file. Numbered labels of `datasets` become their names, and hidden ones null."""
+    stream.size, source = size_on_disk(stream.path), open_bytes(stream.path, seekable=True)
+    with source:
+        dictionaries = [column] if column and has_dictionary(pq.read_metadata(source), column) else None
+        with pq.ParquetFile(source, read_dictionary=dictionaries, buffer_size=BUFFER_BYTES) as file:
+            if file.metadata.num_rows:
+                batches = read_column(stream, file, column) if column else read_all_columns(stream, file)
+                rows = 0
+                for batch in batches:
+                    rows += len(batch[0])
+                    stream.position = stream.size * rows // file.metadata.num_rows
+                    yield batch
+
+
+def column_chunks(metadata: pq.FileMetaData, group: int, column: str) -> list[pq.ColumnChunkMetaData]:
+    """Return what is known of a column in a row group; nothing if it does not exist."""
+    chunks = map(metadata.row_group(group).column, range(metadata.row_group(group).num_columns))
+    return [chunk for chunk in chunks if chunk.path_in_schema == column]
+
+
+def has_dictionary(metadata: pq.FileMetaData, column: str) -> bool:
+    """Return whether equal texts of a column are stored once: it may be much larger in memory than on the disk."""
+    groups = range(metadata.num_row_groups)
+    return any(chunk.has_dictionary_page for group in groups for chunk in column_chunks(metadata, group, column))
+
+
+def read_column(stream: FileStream, file: pq.ParquetFile, column: str) -> Iterator[Batch]:
+    """Read a column of texts: of strings, or of bytes that are UTF-8, in any of Arrow's layouts."""
+    schema, metadata = file.schema_arrow, file.metadata
+    if column not in schema.names:
+        raise BadFile(missing_column(f"`{stream.name}`", column, schema.names))
+    if not holds_texts(schema.field(column).type):
+        problem = f"column `{column}` holds {schema.field(column).type}, not strings: name another --dataset_text_field"
+        raise BadFile(f"`{stream.name}` {problem}")
+    row, row_bytes = 0, max(1, stream.size // metadata.num_rows)
+    for group in range(metadata.num_row_groups):
+        rows = metadata.row_group(group).num_rows
+        size = sum(chunk.total_uncompressed_size for chunk in column_chunks(metadata, group, column))
+        if size > rows * (stream.limit + PAGE_BYTES):  # not read, because it may not fit into memory
+            problem = (
+                f"`{stream.name}` row {row}, or another one of {rows} that are stored together, {stream.too_long()}"
+            )
+            yield pa.nulls(rows, pa.string()), dict.fromkeys(range(rows), Problem(problem, row_bytes))
+            row += rows
+            continue
+        for batch in file.iter_batches(number_of_rows(rows, size, stream.chunk), [group], [column]):
+            for texts in split_texts(batch.column(0), stream.chunk):
+                yield check_texts(texts, stream, row, row_bytes)
+                row += len(texts)
+
+
+def number_of_rows(rows: int, size: int, chunk: int) -> int:
+    """Return how many rows to read together, of `rows` that have `size` bytes."""
+    return max(1, min(BATCH_ROWS, chunk * rows // max(1, size)))
+
+
+def holds_texts(kind: pa.DataType) -> bool:
+    """Return whether a column of this type may hold texts."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return holds_texts(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        return holds_texts(kind.value_type)
+    types = pa.types
+    tests = (types.is_string, types.is_large_string, types.is_string_view, types.is_binary, types.is_large_binary)
+    return any(test(kind) for test in (*tests, types.is_binary_view, types.is_null))
+
+
+def split_texts(texts: pa.Array, size: int) -> Iterator[pa.Array]:
+    """Split a column so that about `size` bytes are in memory, where equal texts are stored once."""
+    if isinstance(texts, pa.ExtensionArray):
+        texts = texts.storage
+    if not isinstance(texts, pa.DictionaryArray):
+        yield texts
+        return
+    lengths = pc.binary_length(texts.dictionary.cast(pa.large_binary())).take(texts.indices)
+    number = np.cumsum(lengths.fill_null(0).to_numpy(zero_copy_only=False)) // size
+    ends = [*(np.flatnonzero(np.diff(number)) + 1).tolist(), len(texts)]
+    for start, end in zip([0, *ends], ends, strict=False):
+        yield texts[start:end].dictionary_decode()
+
+
+def check_texts(texts: pa.Array, stream: FileStream, first: int, row_bytes: int) -> Batch:
+    """Return texts as strings, with nulls and problems for those that are too long or not UTF-8.
+
+    Args:
+        first: the number of the first row.
+        row_bytes: size of a row on the disk.
+    """
+    origin = f"`{stream.name}` row"
+    values = texts.cast(pa.large_binary())
+    is_long = pc.fill_null(pc.greater(pc.binary_length(values), stream.limit), False)
+    problems = {
+        index: Problem(f"{origin} {first + index} {stream.too_long()}", row_bytes)
+        for index in np.flatnonzero(is_long.to_numpy(zero_copy_only=False)).tolist()
+    }
+    values = pc.if_else(is_long, None, values) if problems else values
+    try:
+        return values.cast(pa.large_string()), problems
+    except pa.ArrowInvalid:
+        checked = values.to_pylist()
+    for index, value in enumerate(checked):
+        try:
+            checked[index] = value if value is None else value.decode()
+        except UnicodeDecodeError:
+            checked[index] = None
+            problems[index] = Problem(f"{origin} {first + index} is not UTF-8: convert it to UTF-8", row_bytes)
+    return pa.array(checked, pa.large_string()), problems
+
+
+def read_all_columns(stream: FileStream, file: pq.ParquetFile) -> Iterator[Batch]:
+    """Read rows as dictionaries. Bytes that are UTF-8 are text."""
+    schema, metadata = file.schema_arrow, file.metadata
+    features = Features.from_arrow_schema(schema) if b"huggingface" in (schema.metadata or {}) else {}
+    labels = {name: label for name, label in features.items() if isinstance(label, ClassLabel)}
+    number = 0
+    for group in range(metadata.num_row_groups):
+        size, rows = metadata.row_group(group).total_byte_size, metadata.row_group(group).num_rows
+        for batch in file.iter_batches(number_of_rows(rows, size, stream.chunk), [group]):
+            values = batch.to_pylist()
+            for row in values:
+                for name, label in labels.items():
+                    row[name] = None if row[name] in (None, -1) else label.int2str(row[name])
+                for name, value in row.items():
+                    if isinstance(value, bytes):
+                        row[name] = decode_text(value)
+                row[ORIGIN] = f"`{stream.name}` row {number}"
+                number += 1
+            yield values, {}
+
+
+def decode_text(value: bytes) -> str | bytes:
+    """Decode bytes that are UTF-8."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value
