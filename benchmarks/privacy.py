@@ -19,7 +19,7 @@ from pathlib import Path
 from stdnum import iban, luhn
 from stdnum.us import ssn
 
-from hf_llm.preparation.anonymization import KINDS
+from hf_llm.preparation.anonymization import Anonymizer
 
 TYPES = {
     "CREDIT_CARD": "CREDIT_CARD",
@@ -39,14 +39,8 @@ Span = tuple[str, int, int]
 
 def with_hf_llm(text: str) -> list[Span]:
     """The spans that the anonymizer would replace, under Presidio's names."""
-    names, spans = {ours: theirs for theirs, ours in TYPES.items()}, []
-    for kind in KINDS:
-        for match in re.finditer(kind.pattern, text, re.ASCII) if re.search(kind.prefilter, text, re.ASCII) else ():
-            start, end = match.span("value" if match.groupdict().get("value") else 0)
-            free = all(end <= other or start >= stop for _, other, stop in spans)
-            if free and kind.accepts(text[start:end], text[max(0, start - 40) : start], text[end : end + 12]):
-                spans.append((names.get(kind.name, kind.name), start, end))
-    return spans
+    names = {ours: theirs for theirs, ours in TYPES.items()}
+    return [(names.get(value.kind, value.kind), value.start, value.end) for value in Anonymizer().find(text)]
 
 
 def with_presidio():
