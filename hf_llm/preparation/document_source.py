@@ -1,5 +1,6 @@
 """The rows of all files as a data source of Daft, which no exception leaves: Daft may lose one that a source raises."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -106,7 +107,7 @@ class DocumentFileTask(DataSourceTask):
             message = f"`{self.file.path}` row {first + row} has {sizes[row]:,} bytes, at most {self.max_bytes:,} fit "
             problems = problems | {row: Problem(message + self.remedy, min(int(sizes[row]), self.file.size))}
         if long:
-            texts = pc.if_else(pa.array(sizes > self.max_bytes), pa.scalar(None, pa.large_string()), texts)
+            texts = texts.take(pa.array(np.arange(rows), mask=sizes > self.max_bytes))  # without their bytes
         columns = [
             pa.array(np.full(rows, self.source, np.int32)),
             pa.array(np.arange(first, first + rows)),
@@ -119,7 +120,9 @@ class DocumentFileTask(DataSourceTask):
 
     def storable(self, message: str) -> str:
         """Escape what UTF-8 cannot hold in a message: a file's name may be of any bytes."""
-        message = message.replace(self.file.path, printable(self.file.path))
+        path = self.file.path
+        for written in (path, os.fsencode(path).decode("utf-8", "backslashreplace")):
+            message = message.replace(written, printable(path))
         return message.encode("utf-8", "backslashreplace").decode()
 
 

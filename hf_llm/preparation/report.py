@@ -1,5 +1,6 @@
 """Write the report of a preparation and its data card, from the manifest and what the funnel counted."""
 
+import math
 from pathlib import Path
 
 from huggingface_hub import DatasetCardData
@@ -73,11 +74,12 @@ def plot_dropped(path: Path, steps: list[dict]) -> None:
     rows, height = steps[0]["rows_in"], 0.4 * len(steps) + 1.2  # inches
     figure = Figure((7, height))
     axes = figure.add_axes((0.23, 0.6 / height, 0.75, 1 - 1.1 / height))
-    labels = [f"{number:,} ({number / max(rows, 1):.2g} of all)" if number else "0" for number in dropped]
+    labels = [f"{number:,} ({number / max(rows, 1):.1%})" if number else "0" for number in dropped]
     axes.bar_label(axes.barh(names, dropped, color="tab:red"), labels, padding=3)
     axes.set_xscale("symlog", linthresh=1)
-    axes.set_xlim(0, 30 * max(*dropped, 10))  # room for the labels
-    axes.set_xticks([ticks for ticks in (0, *(10**power for power in range(20))) if ticks <= max(*dropped, 10)])
+    decades = math.log10(max(*dropped, 10))
+    axes.set_xlim(0, 10 ** (1.6 * decades + 1))  # room for the labels
+    axes.set_xticks([0, *(10**power for power in range(0, int(decades) + 1, 1 + int(decades) // 3))])
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.minorticks_off()
     axes.invert_yaxis()
