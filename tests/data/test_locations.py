@@ -95,10 +95,13 @@ def test_what_is_no_file_is_never_opened(tmp_path):
     (tmp_path / "d/broken.jsonl").symlink_to("nothing")
     os.mkfifo(tmp_path / "d/pipe.jsonl")
     (tmp_path / "d/null.jsonl").symlink_to("/dev/null")
+    (tmp_path / "d/one.jsonl").symlink_to("two.jsonl")
+    (tmp_path / "d/two.jsonl").symlink_to("one.jsonl")
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "d/socket.jsonl"))
     assert names(tmp_path / "d") == ["d/a.jsonl"]
     reasons = {"broken": "a link to nothing", "pipe": "a named pipe", "null": "a device", "socket": "a socket"}
+    reasons |= dict.fromkeys(("one", "two"), "Too many levels of symbolic links")
     assert left_out(tmp_path / "d") == {f"d/{name}.jsonl": reason for name, reason in reasons.items()}
     for name, reason in reasons.items():
         assert f"matches no file to read, only {name}.jsonl ({reason}" in error_of(tmp_path / "d" / f"{name}.jsonl")

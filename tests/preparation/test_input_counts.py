@@ -44,7 +44,7 @@ def mixed(tmp_path):
     (folder / "text.md").write_text(TEXT.format("of a page"))
     pq.write_table(pa.table({"text": [TEXT.format(number) for number in range(400, 500)]}), folder / "rows.parquet")
     (folder / "broken.parquet").write_bytes(b"PAR1 no more")
-    (folder / "cut.jsonl.gz").write_bytes(gzip.compress(os.urandom(5000))[:3000])
+    (folder / "cut.txt.gz").write_bytes(gzip.compress(os.urandom(5000))[:3000])
     (folder / "row.jsonl").write_text('{"text": "One good row of this file."}\n{"text": 5}\nno JSON\n')
     (folder / "README.md").write_text("# A card")
     (folder / "old.tar.gz").write_bytes(b"tar" * 50)
@@ -75,7 +75,7 @@ def test_every_byte_of_a_mixed_folder_is_accounted_for(mixed):
     assert manifest["steps"][0]["bytes_in"] == sum(source["bytes_of_text"] for source in sources)
     assert {source["name"] for source in sources if "problem" in source} == {
         "mixed/broken.parquet",
-        "mixed/cut.jsonl.gz",
+        "mixed/cut.txt.gz",
     }
     assert {file["name"]: file["reason"] for file in manifest["not_read"]} == {
         "mixed/.cache": "hidden: its name begins with `.`",
@@ -98,7 +98,7 @@ def test_each_lost_file_is_a_warning_and_too_many_lost_bytes_end_the_run(mixed, 
     with pytest.raises(ValueError, match="cannot be read") as info:
         prepare(arguments(mixed, on_error="skip"))
     message, warnings = str(info.value), [record.getMessage() for record in caplog.records]
-    for name, reason in (("broken.parquet", "Parquet"), ("cut.jsonl.gz", "")):
+    for name, reason in (("broken.parquet", "Parquet"), ("cut.txt.gz", "")):
         (warning,) = [warning for warning in warnings if f"`{mixed}/{name}`" in warning]
         assert reason in warning and "% of all bytes are lost" in warning
     (warning,) = [warning for warning in warnings if "row.jsonl" in warning]

@@ -308,7 +308,7 @@ def test_files_without_texts_are_counted_with_on_error_skip(tmp_path):
         (tmp_path / name).write_text(content)
     pq.write_table(pa.table({"text": pa.nulls(1500, pa.string())}), tmp_path / "j.parquet")
     manifest = prepare(arguments(tmp_path, "good.txt", *contents, "j.parquet", **SKIP, **NO_STEPS))
-    rows = {"d.jsonl": 2, "e.jsonl": 2, "g.jsonl": 1, "h.jsonl": 2, "i.json": 1, "j.parquet": 1500}
+    rows = {"a.json": 1, "d.jsonl": 2, "e.jsonl": 2, "g.jsonl": 1, "h.jsonl": 2, "i.json": 1, "j.parquet": 1500}
     assert unreadable(manifest) == dict.fromkeys(contents, "file") | rows and manifest["rows"] == 1
     reasons = {(row["source"], row["row"]): row["reason"] for row in dropped_rows(tmp_path / "out")}
     assert reasons["g.jsonl", "0"] == "`g.jsonl` row 0 has no `text`"
@@ -319,10 +319,9 @@ def test_files_without_texts_are_counted_with_on_error_skip(tmp_path):
 
 def test_an_empty_text_is_dropped_as_too_short(tmp_path):
     """It is not an error, which would stop a run over thousands of files; worker processes make no difference."""
-    (tmp_path / "a.txt").write_text("")
-    (tmp_path / "b.txt").write_text(DOCUMENTS[0])
+    write_lines(tmp_path / "a.jsonl", ["", DOCUMENTS[0]])
     for name, settings in (("steps", {}), ("no_steps", NO_STEPS)):
-        manifest = prepare(arguments(tmp_path, "a.txt", "b.txt", output_dir=str(tmp_path / name), **settings))
+        manifest = prepare(arguments(tmp_path, "a.jsonl", output_dir=str(tmp_path / name), **settings))
         assert manifest["steps"][2]["dropped"] == {"fewer than 1 characters": 1} and manifest["rows"] == 1
 
 
