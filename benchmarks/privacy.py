@@ -2,6 +2,12 @@
 
     pip install presidio-analyzer
     python benchmarks/privacy.py FILE.jsonl [FILE.jsonl ...]
+    python benchmarks/privacy.py --documentation /usr/share/doc [--megabytes 30] [--sample 200] [--seed 0]
+    python benchmarks/privacy.py --worst
+
+The second command counts what is found in technical text, by kind and per MB, and shows a sample with the text around
+it, to be judged by eye: each value once, and no e-mail addresses in angle brackets. It reads files in a random order
+(text, HTML, docstrings of Python; also gzipped). The third one takes the time of each search on its worst text.
 
 Files have rows `{"text": str, "spans": [{"type", "start", "end"}]}` with Presidio's names of types. Only well-formed
 values count: with a valid checksum, or a number in a range that was issued. A value is detected if a span of its type
@@ -9,13 +15,19 @@ overlaps it; a span that overlaps no value is wrong.
 """
 
 import argparse
+import ast
+import gzip
 import json
+import random
 import re
 import statistics
 import time
+import zlib
 from collections import Counter
 from pathlib import Path
 
+import lxml.etree
+import lxml.html
 from stdnum import iban, luhn
 from stdnum.us import ssn
 
@@ -80,11 +92,101 @@ def compare(rows: list[dict], detected: list[list[Span]]) -> dict[str, Counter]:
     return counts
 
 
+def read(path: Path) -> str | None:
+    """Return the text of a file, of an HTML page, or of the docstrings of a module; None if it is not text."""
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        text = data.decode()
+        suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+        if suffix in (".html", ".htm", ".xhtml"):
+            page = lxml.html.fromstring(data)
+            lxml.etree.strip_elements(page, "script", "style", with_tail=False)
+            return "\n".join(page.itertext())
+        if suffix == ".py":
+            nodes = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+            strings = (ast.get_docstring(node) for node in ast.walk(ast.parse(text)) if isinstance(node, nodes))
+            return "\n\n".join(filter(None, strings))
+    except (OSError, EOFError, ValueError, SyntaxError, zlib.error, lxml.etree.LxmlError):
+        return None
+    return None if "\0" in text or suffix in (".js", ".css", ".svg", ".json", ".map", ".xml") else text
+
+
+def search_documentation(paths: list[str], megabytes: float, sample: int, seed: int) -> None:
+    """Print how often each kind is found per MB, and a sample of the values with the text around them."""
+    files = sorted(file for path in paths for file in Path(path).rglob("*") if file.is_file() and not file.is_symlink())
+    random.Random(seed).shuffle(files)
+    size, counts, shown, texts = 0, Counter(), {}, set()
+    for file in files:
+        text = read(file)
+        if text is None or hash(text) in texts or len(text) < 200:
+            continue
+        texts.add(hash(text))
+        size += len(text.encode("utf-8", "replace"))
+        for start, end, kind in Anonymizer().find(text):
+            counts[kind] += 1
+            before, after = text[max(0, start - 50) : start], text[end : end + 30]
+            if kind != "EMAIL" or not before.endswith("<"):
+                shown.setdefault((kind, text[start:end]), f"{before!r} {text[start:end]!r} {after!r} {file.name}")
+        if size > megabytes * 1e6:
+            break
+    print(f"{size / 1e6:.1f} MB, {len(texts)} files")
+    for kind, count in counts.most_common():
+        print(f"{kind:12} {count:6}   {count / size * 1e6:.2f} per MB")
+    for (kind, _), line in random.Random(seed).sample(sorted(shown.items()), min(sample, len(shown))):
+        print(kind, line)
+
+
+# What makes each search look at the same characters as often as it can, repeated.
+WORST = {
+    "API_KEY": ["-eyJ", "eyJaaaaaaaaaa.", "_SECRET", "TOKEN=", 'token="', "-xoxb-1", "-sk-ant-", "hf_a", "aws ",
+                "AccountKey=", "-----BEGIN PRIVATE KEY-----", "-----BEGIN PRIVATE KEY-----\nAAAA\n", "Private-Lines: 1\nAAAA\n"],
+    "CREDENTIALS": ["://", "://a:a", "://a:a@"],
+    "EMAIL": ["a@", "a.", "a@a.", "例@例.", "x@a.com "],
+    "IBAN": ["DE12 ", "aa11 bbbb ", "DE12abcd"],
+    "IP_ADDRESS": ["1.1.1.", "1.2.3.4 ", "ip 1.2.3.4 ", "ab:", "::", "2001:"],
+    "CN_ID": ["1", "11010519491231002X"],
+    "CREDIT_CARD": ["4111111111111111 ", "4111 1111 1111 1111 ", "4111 "],
+    "US_SSN": ["123-45-", "536-90-4399 "],
+    "NATIONAL_ID": ["AAAA11", "DNI 1234567 ", "1-", "12.345.678-"],
+    "PHONE": ["1 ", "(1", "a 1234567 ", "手机1234567 ", "call me at ", "phone number is ", "+49 30 901820 "],
+}  # fmt: skip
+
+
+def time_worst_texts() -> None:
+    """Print the seconds of each search on the slowest of its texts, at 100 kB and at 1 MB."""
+    for name, fragments in WORST.items():
+        anonymizer, rows = Anonymizer([name]), []
+        for fragment in fragments:
+            seconds = []
+            for size in (100_000, 1_000_000):
+                text = (fragment * (size // len(fragment) + 1))[:size]
+                start = time.perf_counter()
+                anonymizer(text)
+                seconds.append(time.perf_counter() - start)
+            rows.append((seconds, fragment))
+        (small, large), fragment = max(rows)
+        print(f"{name:12} {fragment!r:40} 100 kB: {small:.3f} s   1 MB: {large:.2f} s   {large / small:.1f} times")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+")
+    parser.add_argument("files", nargs="*")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--documentation", nargs="+", metavar="PATH")
+    parser.add_argument("--megabytes", type=float, default=30)
+    parser.add_argument("--sample", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--worst", action="store_true")
     args = parser.parse_args()
+    if args.documentation:
+        search_documentation(args.documentation, args.megabytes, args.sample, args.seed)
+    if args.worst:
+        time_worst_texts()
+    if args.files:
+        compare_with_presidio(args)
+
+
+def compare_with_presidio(args: argparse.Namespace):
     rows = [json.loads(line) for path in args.files for line in Path(path).read_text("utf-8").splitlines()]
     megabytes = sum(len(row["text"].encode()) for row in rows) / 1e6
     tools, seconds = {"hf_llm": with_hf_llm, "presidio": with_presidio()}, {"hf_llm": [], "presidio": []}

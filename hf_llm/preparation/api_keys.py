@@ -108,7 +108,11 @@ def is_base64(body: str) -> bool:
     """Whether each line is one word, or, if the ends of lines were replaced by spaces, all words are long."""
     lines = [line.strip("\t \"'+,>|#*;\\") for line in re.split(r"\s*\n|(?:\\r)?\\n", body)]
     words = " ".join(lines).split()
-    return bool(words) and (all(" " not in line for line in lines) or all(len(word) >= 40 for word in words[:-1]))
+    return (
+        len(set(body)) > 4
+        and bool(words)
+        and (all(" " not in line for line in lines) or all(len(word) >= 40 for word in words[:-1]))
+    )
 
 
 def find_api_keys(text: str) -> Iterator[Span]:

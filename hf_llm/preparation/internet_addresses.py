@@ -22,8 +22,8 @@ LONGEST = max(map(len, TOP_LEVEL))
 # In text of these scripts, words follow each other without a space: an address may start after and end before a letter.
 UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 LETTERS = r"\p{L}\p{M}\p{N}"
-LOCAL_PART = regex.compile(rf"(?rV1)[[{LETTERS}_]--{UNSPACED}][[{LETTERS}_.%+-]--{UNSPACED}]{{0,63}}$")
-UNSPACED_LOCAL_PART = regex.compile(rf"(?r)[{LETTERS}_][{LETTERS}_.%+-]{{0,63}}$")
+LOCAL_PART = regex.compile(rf"(?rV1)[[{LETTERS}_]--{UNSPACED}][[{LETTERS}_.%+-]--{UNSPACED}]{{0,63}}\Z")
+UNSPACED_LOCAL_PART = regex.compile(rf"(?r)[{LETTERS}_][{LETTERS}_.%+-]{{0,63}}\Z")
 DOMAIN = regex.compile(rf"[{LETTERS}][{LETTERS}.-]{{2,252}}")
 UNSPACED_LETTER = regex.compile(UNSPACED)
 ASCII_LABEL = re.compile(r"(?:[A-Za-z]{2,24}|xn--[A-Za-z0-9-]{2,59})(?=$|[^\x00-\x7f])")
@@ -44,6 +44,7 @@ NO_ADDRESS_BEFORE = re.compile(
     r"|[=<>~!]= ?$|(?-i:\b[A-Z])\w*/$|[A-Za-z][-_]$",
     re.IGNORECASE,
 )
+UPGRADE_BEFORE = re.compile(r"(?:updat|upgrad|downgrad|bump|patch)[a-z]*\b[^.\n]{0,40}$", re.IGNORECASE)
 # Words before addresses. Between them and the address may be some short words and other addresses. Words that are also
 # names of products ("SQL Server 11.0.2.5") are followed by more than a space, unless the address starts with 10.
 LINK = (
@@ -51,15 +52,16 @@ LINK = (
     r"|(?<![A-Za-z])(?:is|was|from|to|at|in|on|of|the|and|or|by)(?![A-Za-z])){0,12}$"
 )
 ADDRESS_WORD = (
-    r"(?:(?<![A-Za-z])(?:ip(?:v4)?s?|ipaddr\w*|addr|addr(?:ess)?(?:es)?|adress\w*|adres\w*|direcci\w+"
+    r"(?:(?<![A-Za-z])(?<!\n\.)(?:ip(?:v4)?s?|ipaddr\w*|addr|addr(?:ess)?(?:es)?|adress\w*|adres\w*|direcci\w+"
     r"|indirizz\w+|endere\w+|hosts?|hostname"
     r"|dns"
-    r"|(?:dns|name|time|ntp|mail)[ -]?servers?|gateways?|gw|routers?|ping|ssh|telnet|curl|wget|inet|subnet|route|via|nmap|traceroute)(?![A-Za-z])"
+    r"|(?:dns|name|time|ntp|mail)[ -]?servers?|gateways?|gw|routers?|ping|inet|subnet"
+    r"|route|via|traceroute)(?![A-Za-z])"
     r"|адрес\w*|сервер\w*|地址|アドレス|サーバー?|服务器|주소|서버|عنوان|العنوان|כתובת|(?-i:(?:IN|\.)[ \t]+A(?=[ \t])))"
 )
 PRODUCT_WORD = (
     r"(?<![A-Za-z])(?:servers?|clients?|peers?|bind|listen|networks?|proxy|remote|local|range|allow|deny|connect\w*"
-    r"|login|lan|vpn)"
+    r"|login|lan|vpn|ssh|telnet|curl|wget|nmap)"
 )
 ADDRESS_BEFORE = regex.compile(
     rf"{ADDRESS_WORD}{LINK}|{PRODUCT_WORD}(?: ?[:=(\"'@]| (?:at|is|from|to|on)(?![A-Za-z])){LINK}|://$|@$",
@@ -96,6 +98,8 @@ def find_emails(text: str) -> Iterator[Span]:
 def is_email(value: str, before: str, after: str) -> bool:
     """Reject users of repositories, files on other machines, templates, methods and identifiers of messages."""
     if value.startswith(("git@", "hg@", "svn@", "anonymous@")) and (before.endswith("://") or after[:1] in (":", "/")):
+        return False
+    if value.startswith(("git@git", "git@bitbucket.")):
         return False
     if after in (":/", ":~") or before.endswith(("$", "{")) or (after[:1] == "(" and value.endswith(".to")):
         return False
@@ -164,7 +168,7 @@ def is_ipv4(value: str, before: str, after: str) -> bool:
         return False
     # Versions and sections have small numbers, and object identifiers start with 0, 1 or 2: `10.4.12.7`, `1.3.101.112`.
     distinct = first >= 100 or (first > 2 and sum(numbers) >= 200) or numbers[:3] == [10, 0, 0]
-    if distinct or ADDRESS_AFTER.match(after):
+    if (distinct and not UPGRADE_BEFORE.search(before)) or ADDRESS_AFTER.match(after):
         return True
     if not LETTER_OR_MARK.search(before):
         return False
@@ -181,7 +185,8 @@ def is_ipv6(value: str, before: str, after: str) -> bool:
     groups = [group for group in value.split(":") if group]
     if len(groups) < 3 or address.is_loopback or address.is_multicast:
         return False
-    # `a::b::c` of programs and `1:2::3` of slices do not start like an address in use. Rows of bytes are no addresses.
+    # `a::b::c` of programs and `1:2::3` of slices do not start like an address in use. Rows of bytes and
+    # times are no addresses.
     if "::" in value:
-        return len(groups[0]) == 4 and groups[0][0].lower() in "23f"
+        return len(groups[0]) == 4 and groups[0][0].lower() in "23f" and not re.match(r"20\d\d::\d\d:\d\d", value)
     return any(len(group) > 2 for group in groups)

@@ -98,11 +98,12 @@ COUNTRY = re.compile(
     re.IGNORECASE,
 )
 AFTER = re.compile(r"[ -]{0,2}\(?(?:office|fax|mobile|cell|phone|home|work|desk)\b", re.IGNORECASE)
-# Also no telephone number, whatever the words before: dates, ranges of years, decimals, grouped thousands.
+# Also no telephone number, whatever the words before: dates, ranges of years, decimals, grouped thousands,
+# coordinates (ISO 6709).
 NOT_A_PHONE = re.compile(
     r"\d{4}[-./]\d{1,2}[-./]\d{1,2}.*|\d{1,2}[-./]\d{1,2}[-./]\d{4}|\(?(?:1[5-9]|20)\d\d\)? ?[-/] ?(?:1[5-9]|20)\d\d"
     r"|\d{5}-\d{4}|\d{3}-\d\d-\d{4}|\d+\.\d+|(?:19|20)\d\d[01]\d[0-3]\d|(?:1[5-9]|20)\d\d(?: (?:1[5-9]|20)\d\d)+"
-    r"|\d(?: \d{3})+"
+    r"|\d(?: \d{3})+|\+\d{4}(?:\d\d)?[+-]\d{5}(?:\d\d)?"
     r"|\(?(?:1[89]|20)\d\d\) ?\d{1,3} ?-.*|\d+0{5,}|\d+ +\d+\.\d+\.\d+|(?:(?:19|20)\d{6}|\d{2}:?\d\d)[- ].*:.*"
 )
 NUMBER_OF = re.compile(
