@@ -1,11 +1,11 @@
 """Find training text that is also in an evaluation, by word n-grams, whatever its case, punctuation and spacing."""
 
-import unicodedata
 from collections.abc import Iterable
 
 import numpy as np
 
 from hf_llm.metrics.segmentation import WORD_PATTERN
+from hf_llm.preparation.cleaning import normalize_unicode
 from hf_llm.preparation.hashing import mix
 
 
@@ -62,7 +62,7 @@ class Decontaminator:
 
 def normalized_words(text: str) -> list[tuple[str, int, int]]:
     """Split a text into words in one form (NFKC, lower case), each with its start and end in the original text."""
-    return [(unicodedata.normalize("NFKC", match[0]).lower(), *match.span()) for match in WORD_PATTERN.finditer(text)]
+    return [(normalize_unicode("NFKC", match[0]).lower(), *match.span()) for match in WORD_PATTERN.finditer(text)]
 
 
 def merge_windows(starts: np.ndarray, length: int) -> list[tuple[int, int]]:

@@ -15,9 +15,10 @@ import regex
 from hf_llm.metrics.segmentation import UNSPACED_SCRIPTS
 
 # Words with their punctuation, as the papers count them; `segment_words` finds letters and digits only.
-WHITESPACE_WORD = regex.compile(rf"[{UNSPACED_SCRIPTS}]\p{{M}}*|[^\s{UNSPACED_SCRIPTS}]+")
+WHITESPACE_WORD = regex.compile(rf"[{UNSPACED_SCRIPTS}]\p{{M}}*|[^\s\u200b{UNSPACED_SCRIPTS}]+")
 UNSPACED_CHARACTER = regex.compile(rf"[{UNSPACED_SCRIPTS}]")
-SENTENCE_ENDS = regex.compile(r"[.!?]+(?=[\s\"'”’)\]]|$)|[\p{Sentence_Terminal}--[.!?]]+", regex.V1)
+# The lookbehind makes it linear: a row of marks is tried from its start only.
+SENTENCE_ENDS = regex.compile(r"(?<![.!?])[.!?]++(?=[\s\"'”’)\]]|$)|[\p{Sentence_Terminal}--[.!?]]+", regex.V1)
 END_MARK = regex.compile(r"[\p{Sentence_Terminal}.]")
 CLOSING_MARKS = "\"'”’」』）)]"
 BULLETS = ("•", "‣", "▪", "◦", "●", "○", "-", "*")

@@ -28,3 +28,8 @@ def test_words(text, expected):
 def test_punctuation_marks_are_tokens_on_request():
     """Only white space is dropped."""
     assert segment_words_and_marks("Nein!! 好。") == ["nein", "!", "!", "好", "。"]
+
+
+def test_zero_width_spaces_part_words():
+    """They are no marks, as in Khmer and Thai text."""
+    assert segment_words_and_marks("ไทย\u200bดี a\u200bb!") == [*"ไทย", "ดี", "a", "b", "!"]

@@ -77,3 +77,8 @@ def test_c4_drops_lines_that_are_not_prose():
         "Home | About\nIt was a long day.\n\nPlease enable Javascript now.\nShe said: “Go!”\nWe use cookies here.\nNo."
     )
     assert drop_c4_lines(text) == "It was a long day.\n\nShe said: “Go!”"
+
+
+def test_zero_width_spaces_are_no_words():
+    """In scripts without spaces, where they part words."""
+    assert Page("ไทย\u200bดี a").whitespace_words == [*"ไทย", "ดี", "a"]
