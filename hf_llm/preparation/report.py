@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from hf_llm.data.found import LISTED, SECOND_NAME
 from hf_llm.files import write_text
-from hf_llm.messages import format_table
+from hf_llm.messages import escape_controls, format_table
 from hf_llm.metrics.language_codes import language_code
 from hf_llm.preparation.funnel import DROPPED_FILE, UNREADABLE_FILE, Funnel
 
@@ -45,7 +45,7 @@ def write_report(folder: Path, manifest: dict, funnel: Funnel) -> None:
             lines += [f"- {example['origin']}", ""]
             if example["text"]:
                 lines += [*(f"      {line}" for line in example["text"].splitlines()), ""]
-    write_text(folder / "report.md", "\n".join(lines) + "\n")
+    write_text(folder / "report.md", escape_controls("\n".join(lines)) + "\n")  # the examples are foreign text
 
 
 def input_lines(manifest: dict) -> list[str]:

@@ -1,10 +1,13 @@
 """The report shows what was dropped, and its plot can be read."""
 
 import itertools
+import json
 
 import matplotlib.figure
 import pytest
 
+from hf_llm.arguments import PreparationArguments
+from hf_llm.preparation.pipeline import prepare
 from hf_llm.preparation.report import plot_dropped
 
 
@@ -46,3 +49,13 @@ def test_the_plot_shows_the_dropped_rows_of_each_step(drawn, numbers):
     assert all(first.x1 <= second.x0 for first, second in itertools.pairwise(ticks))
     lengths = [bar.get_window_extent().width for bar in axes.patches]
     assert all(length > 20 for length, number in zip(lengths, numbers[1:], strict=True) if number)
+
+
+def test_the_report_does_not_command_the_terminal(tmp_path):
+    """Examples of dropped texts are shown with their control characters as escapes; tabs stay."""
+    texts = ["a text that is long enough to be kept", "a\tb\x1b[31m\u202ec"]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    settings = {"files": [f"{tmp_path}/a.jsonl"], "output_dir": f"{tmp_path}/out", "min_chars": 20, "clean": False}
+    prepare(PreparationArguments(**settings))
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert r"a	b\x1b[31m\u202ec".replace(r"\t", "\t") in report and "\x1b" not in report
