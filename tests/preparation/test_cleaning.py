@@ -54,7 +54,7 @@ def test_broken_text_is_repaired(broken, repaired):
         "“Curly” ﬁligree – naïve …",
         "<b>a &amp; b</b>",
         "می\u200cخواهم 👩\u200d💻",
-        "\u1797\u17b6\u200b\u1781\u17d2\u1798\u17c2\u179a \u0e44\u0e17\u0e22\u200b\u0e17\u0e35\u0e48 \u0ea5\u0eb2\u200b5 PC\u200b\u1019\u103c",
+        "\u1797\u17b6\u200b\u1781\u17d2\u1798 \u0e44\u0e17\u0e22\u200b\u0e17 \u0ea5\u0eb2\u200b5 PC\u200b\u1019\u103c",
         "\u05d0\u200f! \u202b\u0639\u202c \u2764\ufe0f \U0001f3f4\U000e0067\U000e007f",
         "",
     ],
