@@ -59,7 +59,12 @@ def longest_line(lines: bytes, limit: int) -> int:
 
 
 def parse_column(lines: bytes, column: str) -> pa.Array | None:
-    """Parse one column of JSON Lines by Arrow; None where Arrow refuses: broken lines, or a name given twice."""
+    """Parse one column of JSON Lines by Arrow.
+
+    Returns:
+        None where Arrow refuses (broken lines, or a name given twice), and where it has nulls: an object without the
+        column is not the same as one with `null` in it.
+    """
     parsing = pa.json.ParseOptions(pa.schema({column: pa.string()}), unexpected_field_behavior="ignore")
     try:
         table = pa.json.read_json(pa.BufferReader(lines), pa.json.ReadOptions(block_size=len(lines) + 1), parsing)
@@ -67,7 +72,7 @@ def parse_column(lines: bytes, column: str) -> pa.Array | None:
         texts.validate(full=True)  # UTF-8
     except pa.ArrowInvalid:
         return None
-    return texts
+    return None if texts.null_count else texts
 
 
 def split_lines(stream: FileStream, lines: bytes | None, size: int, first: int) -> Iterator[Item]:
@@ -213,7 +218,7 @@ def parse_items(items: Iterable[Item], stream: FileStream, column: str | None) -
 
 
 def check_row(row: object, column: str | None, surrogates: bool, origin: str) -> str | dict[str, Any] | None:
-    """Return the text in `column` of a JSON object, or without a column the object with its origin.
+    """Return the text in `column` of a JSON object, empty for `null`, or without a column the object with its origin.
 
     Args:
         surrogates: whether to look for halves of surrogate pairs.
@@ -231,7 +236,9 @@ def check_row(row: object, column: str | None, surrogates: bool, origin: str) ->
             json.dumps([name, value], ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise ValueError(f"`{name}` holds half of a surrogate pair, which text may not have") from None
-    return row.get(column) if column else row | {ORIGIN: origin}
+    if column:
+        return "" if column in row and row[column] is None else row.get(column)
+    return row | {ORIGIN: origin}
 
 
 def first_names(path: str, reading: ReadingArguments) -> list[str]:

@@ -99,15 +99,15 @@ def split_texts(texts: pa.Array, size: int) -> Iterator[pa.Array]:
 
 
 def check_texts(texts: pa.Array, stream: FileStream, first: int, row_bytes: int) -> Batch:
-    """Return texts as strings, with nulls and problems for those that are too long or not UTF-8.
+    """Return texts as strings, nulls as empty ones, and with problems for those that are too long or not UTF-8.
 
     Args:
         first: the number of the first row.
         row_bytes: size of a row on the disk.
     """
     origin = f"`{stream.name}` row"
-    values = texts.cast(pa.large_binary())
-    is_long = pc.fill_null(pc.greater(pc.binary_length(values), stream.limit), False)
+    values = texts.cast(pa.large_binary()).fill_null(b"")
+    is_long = pc.greater(pc.binary_length(values), stream.limit)
     problems = {
         index: Problem(f"{origin} {first + index} {stream.too_long()}", row_bytes)
         for index in np.flatnonzero(is_long.to_numpy(zero_copy_only=False)).tolist()

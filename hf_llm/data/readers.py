@@ -26,7 +26,7 @@ def read_texts(path: str, column: str, reading: ReadingArguments) -> Iterator[pa
     """Read one column of a file, or the text of a document.
 
     Returns:
-        Batches of (N,) strings, null where a row has no text.
+        Batches of (N,) strings, null where a JSON object has no such column.
 
     Raises:
         BadFile: the file or a row cannot be read, it is empty, or no row has the column.

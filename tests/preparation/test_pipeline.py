@@ -297,32 +297,37 @@ def test_rows_before_the_end_of_a_truncated_file_are_kept(tmp_path, compress):
 
 
 def test_files_without_texts_are_counted_with_on_error_skip(tmp_path):
-    """Empty and blank files count once; broken lines, other types, nulls and rows without the column count each."""
+    """Empty and blank files count once; broken lines, other types and rows without the column count each."""
     (tmp_path / "good.txt").write_text(DOCUMENTS[0])
     contents = {
         "a.json": "[1]", "b.jsonl": "\n\n\n", "c.json": "  ", "d.jsonl": "not json\nneither\n", "e.jsonl": "5\n6\n",
-        "f.jsonl": "\ufeff", "g.jsonl": '{"text": null, "id": 1}\n', "h.jsonl": '{"body": "x"}\n{"body": "y"}\n',
+        "f.jsonl": "\ufeff", "g.jsonl": '{"id": 1}\n{"text": "x"}\n', "h.jsonl": '{"body": "x"}\n{"body": "y"}\n',
         "i.json": '[{"body": "x"}]',
     }  # fmt: skip
     for name, content in contents.items():
         (tmp_path / name).write_text(content)
-    pq.write_table(pa.table({"text": pa.nulls(1500, pa.string())}), tmp_path / "j.parquet")
-    manifest = prepare(arguments(tmp_path, "good.txt", *contents, "j.parquet", **SKIP, **NO_STEPS))
-    rows = {"a.json": 1, "d.jsonl": 2, "e.jsonl": 2, "g.jsonl": 1, "h.jsonl": 2, "i.json": 1, "j.parquet": 1500}
-    assert unreadable(manifest) == dict.fromkeys(contents, "file") | rows and manifest["rows"] == 1
+    manifest = prepare(arguments(tmp_path, "good.txt", *contents, **SKIP, **NO_STEPS))
+    rows = {"a.json": 1, "d.jsonl": 2, "e.jsonl": 2, "g.jsonl": 1, "h.jsonl": 2, "i.json": 1}
+    assert unreadable(manifest) == dict.fromkeys(contents, "file") | rows and manifest["rows"] == 2
     reasons = {(row["source"], row["row"]): row["reason"] for row in dropped_rows(tmp_path / "out")}
-    assert reasons["g.jsonl", "0"] == "`g.jsonl` row 0 has no `text`"
+    problem = "`g.jsonl` row 0 has no column `text`, only id: choose with --dataset_text_field"
+    assert reasons["g.jsonl", "0"] == problem
     for name in ("h.jsonl", "i.json"):
         assert reasons[name, "0"] == f"`{name}` row 0 has no column `text`, only body: choose with --dataset_text_field"
     assert ("h.jsonl", "2") not in reasons
 
 
-def test_an_empty_text_is_dropped_as_too_short(tmp_path):
+def test_an_empty_text_or_a_null_is_dropped_as_too_short(tmp_path):
     """It is not an error, which would stop a run over thousands of files; worker processes make no difference."""
-    write_lines(tmp_path / "a.jsonl", ["", DOCUMENTS[0]])
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": ""}) + '\n{"text": null}\n{"text": "one"}\n')
+    (tmp_path / "b.json").write_text('[{"text": null}, {"text": "two"}]')
+    texts = pa.array(["three", None, "three"])
+    pq.write_table(pa.table({"text": texts}), tmp_path / "c.parquet")
+    pq.write_table(pa.table({"text": texts.dictionary_encode()}), tmp_path / "d.parquet")
     for name, settings in (("steps", {}), ("no_steps", NO_STEPS)):
-        manifest = prepare(arguments(tmp_path, "a.jsonl", output_dir=str(tmp_path / name), **settings))
-        assert manifest["steps"][2]["dropped"] == {"fewer than 1 characters": 1} and manifest["rows"] == 1
+        files = ("a.jsonl", "b.json", "c.parquet", "d.parquet")
+        manifest = prepare(arguments(tmp_path, *files, output_dir=str(tmp_path / name), **settings))
+        assert manifest["steps"][2]["dropped"] == {"fewer than 1 characters": 5} and manifest["rows"] == 3
 
 
 def test_changed_texts_are_counted_for_each_step(tmp_path):
