@@ -36,8 +36,11 @@ def check_files(paths: Sequence[str], column: str | None, reading: ReadingArgume
     return problems
 
 
-def refuse_bad_files(paths: Sequence[str], column: str | None, reading: ReadingArguments) -> None:
+def refuse_bad_files(paths: Sequence[str], column: str | None, reading: ReadingArguments, hint: str = "") -> None:
     """Look at files as `check_files` does, and report all problems.
+
+    Args:
+        hint: the end of the message, with another remedy.
 
     Raises:
         ValueError: there is one, with its message; or there are several, which are in the log.
@@ -47,9 +50,11 @@ def refuse_bad_files(paths: Sequence[str], column: str | None, reading: ReadingA
         for problem in problems.values():
             logger.error(problem)
         remedy = "correct them, or name only the others"
-        raise ValueError(f"{len(problems)} of {len(paths)} files cannot be read, each for the reason above: {remedy}")
+        raise ValueError(
+            f"{len(problems)} of {len(paths)} files cannot be read, each for the reason above: {remedy}{hint}"
+        )
     for problem in problems.values():
-        raise ValueError(problem)
+        raise ValueError(problem + hint)
 
 
 def has_rows(stream: FileStream, column: str | None) -> bool:

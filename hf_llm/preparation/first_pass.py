@@ -32,6 +32,7 @@ from hf_llm.preparation.spool import Spool
 
 BATCH_ROWS = 256  # per call of a worker process
 UNREADABLE_COLUMNS = ["source", "row", "problem", "failure", "lost_bytes", "is_file", "size"]
+SKIP_HINT = "`--on_error skip` skips and counts what cannot be read"
 MORSEL = 2000  # rows that Daft hands to a core at a time, without worker processes
 
 
@@ -130,7 +131,7 @@ def drop_unreadable_rows(table: pa.Table, on_error: str, funnel: Funnel) -> pa.T
         problem = row["problem"] or f"`{printable(file.path)}` row {row['row']} {row['failure']}"
         if on_error == "stop":
             problem = funnel.inputs.stored_message(row["source"], problem) if "://" in file.path else problem
-            raise ValueError(f"{problem}; `--on_error skip` skips and counts what cannot be read")
+            raise ValueError(f"{problem}; {SKIP_HINT}")
         lost_bytes = row["lost_bytes"] if row["problem"] else row["size"]
         funnel.count_unreadable(
             row["source"], row["row"], Problem(problem, lost_bytes, row["is_file"]), row["size"] or 0

@@ -25,21 +25,20 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_llm.arguments import PreparationArguments, ReadingArguments
 from hf_llm.data.byte_streams import file_format
-from hf_llm.data.checks import check_files
+from hf_llm.data.checks import refuse_bad_files
 from hf_llm.data.folder_rules import PREPARED_MANIFEST
-from hf_llm.data.found import SourceFile, printable
 from hf_llm.data.locations import find_files, find_sources
 from hf_llm.data.readers import DOCUMENTS, read_rows, read_texts
 from hf_llm.data.tokenization import VERIFIED_DOCUMENTS, select_engine
 from hf_llm.files import atomic_folder, check_new_folder, write_text
-from hf_llm.messages import ORIGIN, without_secrets
+from hf_llm.messages import ORIGIN
 from hf_llm.preparation.anonymization import Anonymizer, read_key
 from hf_llm.preparation.decontamination import Decontaminator
 from hf_llm.preparation.deduplication import (
     first_equal_document,
     first_near_duplicate,
 )
-from hf_llm.preparation.first_pass import first_pass_plan, run_first_pass
+from hf_llm.preparation.first_pass import SKIP_HINT, first_pass_plan, run_first_pass
 from hf_llm.preparation.funnel import EXAMPLES, Funnel, write_dropped
 from hf_llm.preparation.input_counts import InputCounts, describe_file, size_and_hash
 from hf_llm.preparation.languages import parse_languages
@@ -126,7 +125,8 @@ def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | Non
     """
     target = check_new_folder(args.output_dir)
     found = find_sources("--files", args.files)
-    check_sources(found.files, args)
+    if args.on_error == "stop":
+        refuse_bad_files(found.paths, args.dataset_text_field, args.reading(), f"; {SKIP_HINT}")
     steps = build_row_steps(args)
     set_runner(args)
     with atomic_folder(target) as folder:
@@ -168,27 +168,6 @@ def set_runner(args: PreparationArguments) -> None:
             raise ValueError(
                 f"`--runner` {args.runner}: this process has already used the other one; start a new process"
             ) from None
-
-
-def check_sources(files: list[SourceFile], args: PreparationArguments) -> None:
-    """Look at all files, with `--on_error stop`, and log all that cannot be read.
-
-    Raises:
-        ValueError: there are such files.
-    """
-    if args.on_error == "skip":
-        return
-    problems = check_files([file.path for file in files], args.dataset_text_field, args.reading())
-    shown = {file.path: without_secrets(printable(file.path)) for file in files}
-    messages = [problem.replace(path, shown[path]) for path, problem in problems.items()]
-    remedy = "`--on_error skip` skips and counts what cannot be read"
-    if len(messages) == 1:
-        raise ValueError(f"{messages[0]}; {remedy}")
-    for message in messages:
-        logger.error(message)
-    if messages:
-        count = f"{len(messages):,} of {len(files):,} files cannot be read"
-        raise ValueError(f"{count}, all named above: repair them or leave them out; {remedy}")
 
 
 def build_manifest(args: PreparationArguments, funnel: Funnel, shards: list[dict], tokens: int | None) -> dict:

@@ -126,7 +126,9 @@ def test_all_unreadable_files_are_named_at_once(tmp_path, caplog):
     for number in range(4):
         (tmp_path / f"d/bad{number}.parquet").write_text("no Parquet file")
     (tmp_path / "d/latin.txt").write_bytes("größe".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"5 of 6 files cannot be read, all named above: .*`--on_error skip`"):
+    with pytest.raises(
+        ValueError, match=r"5 of 6 files cannot be read, each for the reason above: .*`--on_error skip`"
+    ):
         prepare(arguments(tmp_path / "d"))
     errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert len(errors) == 5
