@@ -138,8 +138,9 @@ def search_documentation(paths: list[str], megabytes: float, sample: int, seed: 
 
 # What makes each search look at the same characters as often as it can, repeated.
 WORST = {
-    "API_KEY": ["-eyJ", "eyJaaaaaaaaaa.", "_SECRET", "TOKEN=", 'token="', "-xoxb-1", "-sk-ant-", "hf_a", "aws ",
-                "AccountKey=", "-----BEGIN PRIVATE KEY-----", "-----BEGIN PRIVATE KEY-----\nAAAA\n", "Private-Lines: 1\nAAAA\n"],
+    "API_KEY": ["-eyJ", "eyJaaaaaaaaaa.", "_SECRET", "TOKEN=", 'token="', "-xoxb-1", "-sk-ant-", "hf_a", "aws ", "A",
+                "AccountKey=", "-----BEGIN PRIVATE KEY-----", "-----BEGIN PRIVATE KEY-----\nAAAA\n",
+                "Private-Lines: 1\nAAAA\n"],
     "CREDENTIALS": ["://", "://a:a", "://a:a@"],
     "EMAIL": ["a@", "a.", "a@a.", "例@例.", "x@a.com "],
     "IBAN": ["DE12 ", "aa11 bbbb ", "DE12abcd"],

@@ -52,7 +52,7 @@ KINDS = (
     Kind("CREDENTIALS", internet_addresses.find_credentials, re.compile("://")),
     Kind("EMAIL", internet_addresses.find_emails, AT),
     Kind("IBAN", identity_numbers.find_ibans, NUMBER),
-    Kind("IP_ADDRESS", internet_addresses.find_ip_addresses, re.compile(r"\d\.\d{1,3}\.\d|[0-9A-Fa-f]::?[0-9A-Fa-f]")),
+    Kind("IP_ADDRESS", internet_addresses.find_ip_addresses, re.compile(r"\.\d{1,3}\.\d|:(?::|[0-9A-Fa-f]{3,4}:)")),
     Kind("CN_ID", identity_numbers.find_cn_ids, NUMBER),
     Kind("CREDIT_CARD", identity_numbers.find_cards, NUMBER),
     Kind("US_SSN", identity_numbers.find_us_ssns, NUMBER),
@@ -107,9 +107,9 @@ class Anonymizer:
 
 
 def disjoint(spans: Iterable[Span]) -> list[Span]:
-    """Sort the spans, without those that overlap an earlier one: two expressions may find the same value."""
+    """Sort the spans, without those that overlap an earlier or longer one: two expressions may find the same value."""
     kept = []
-    for start, end in sorted(spans):
+    for start, end in sorted(spans, key=lambda span: (span[0], -span[1])):
         if not kept or start >= kept[-1][1]:
             kept.append((start, end))
     return kept

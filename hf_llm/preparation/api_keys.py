@@ -116,7 +116,7 @@ def is_base64(body: str) -> bool:
 
 
 def find_api_keys(text: str) -> Iterator[Span]:
-    """Yield values of the form of a known key."""
+    """Yield values of the form of a known key, or assigned to a name that one service uses."""
     if "eyJ" in text:
         yield from search(JWT, text)
     if "hooks" in text:
@@ -126,6 +126,12 @@ def find_api_keys(text: str) -> Iterator[Span]:
             # `hf_xxxxxxxx` only stands for a key.
             if len(set(key[0][-12:])) > 1:
                 yield key.span()
+        start = max(0, word.start() - 60)
+        context = text[start : word.end()].lower()
+        if any(name in context for name in ("aws", "account", "storage", "authorization", "_authtoken")):
+            named = NAMED_SECRET.search(text, start, word.end())
+            if named and named.lastgroup and has_digit(named[named.lastgroup]):
+                yield named.span(named.lastgroup)
 
 
 def find_assigned_secrets(text: str) -> Iterator[Span]:
@@ -136,10 +142,3 @@ def find_assigned_secrets(text: str) -> Iterator[Span]:
         for match in ASSIGNED_SECRET.finditer(text):
             if UPPER_NAME.search(match["name"]) and has_digit(match["value"]):
                 yield match.span("value")
-    for word in LONG_WORD.finditer(text):
-        start = max(0, word.start() - 60)
-        context = text[start : word.end()].lower()
-        if any(name in context for name in ("aws", "account", "storage", "authorization", "_authtoken")):
-            match = NAMED_SECRET.search(text, start, word.end())
-            if match and match.lastgroup and has_digit(match[match.lastgroup]):
-                yield match.span(match.lastgroup)

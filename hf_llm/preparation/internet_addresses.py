@@ -30,14 +30,15 @@ ASCII_LABEL = re.compile(r"(?:[A-Za-z]{2,24}|xn--[A-Za-z0-9-]{2,59})(?=$|[^\x00-
 # Versions and hexadecimal numbers are no domains.
 NO_DOMAIN = re.compile(r"v?\d+(?:\.\d+)+\.|v\d+\.|0x[0-9a-f]+\.", re.IGNORECASE)
 
-CREDENTIALS = re.compile(r"(?<=://)[^\s/@:\"'<>{}[\]$*]{1,256}:[^\s/\"'<>{}[\]$*]{1,256}(?=@)")
+CREDENTIALS = re.compile(r"://(?P<value>[^\s/@:\"'<>{}[\]$*]{1,256}:[^\s/\"'<>{}[\]$*]{1,256})(?=@)")
 # Examples of the syntax, not values.
 PLACEHOLDER = re.compile(
     r"(?:my[-_]?)?(?:user|username|login|name|usr):(?:my[-_]?)?(?:pass|passwd|password|pwd|pw|secret)", re.IGNORECASE
 )
 IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?!\w|\.\d)", re.ASCII)
 IPV6 = re.compile(r"(?<![\w.:])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:]|\.\d)", re.ASCII)
-HEXADECIMAL_GROUPS = re.compile(r"[0-9A-Fa-f]{2}::?[0-9A-Fa-f]{1,4}:|[0-9A-Fa-f]{3}::")
+# A fast expression that every text with an IPv6 address matches.
+HEXADECIMAL_GROUPS = re.compile(r":(?::(?=[0-9A-Fa-f]{1,4}(?![0-9A-Za-z]))|[0-9A-Fa-f]{3,4}:)")
 # Words before numbers of the same form: versions, sections, object identifiers; `Chrome/115.0.5.170`, `==1.2.3.4`.
 NO_ADDRESS_BEFORE = re.compile(
     r"(?:\bv|version|release|section|sect\.|chapter|§|RFC \d+|OIDs?|identifiers?)[\W_]{0,3}$"
@@ -87,9 +88,10 @@ def find_emails(text: str) -> Iterator[Span]:
         window = text[max(end, at.start() - 64) : at.start()]
         unspaced = UNSPACED_LETTER.match(window[-1:])
         local = (UNSPACED_LOCAL_PART if unspaced else LOCAL_PART).search(window)
-        if local is None:
+        start, stop = at.start() - len(local[0]) if local else 0, at.end() + length
+        # The name has at most 64 characters: a longer one is the identifier of a message.
+        if local is None or (len(local[0]) == 64 and text[start - 1 : start].isalnum()):
             continue
-        start, stop = at.start() - len(local[0]), at.end() + length
         if is_email(text[start:stop], text[max(0, start - 60) : start], text[stop : stop + 2]):
             yield start, stop
             end = stop

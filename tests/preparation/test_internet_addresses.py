@@ -20,7 +20,7 @@ NOT_ADDRESSES = [
     "getty@tty1.service, git-gc@daily.timer, modprobe@module.socket, sr@latin.po, en@quot.header, memcpy@GLIBC_2.2.5",
     "user@host:path, rsync user@backup.example.org:/srv ., git@github.com:user/repo.git, git+ssh://git@github.com/x.git",
     "${user}@host.com, $USER@host.example.com, {name}@example.com, <user>@example.com, %s@%s.com",
-    "Message-ID: <20040101.1234@mail.example.com>",
+    "Message-ID: <20040101.1234@mail.example.com>, https://lore.kernel.org/git/" + "3a1f08" * 12 + "@mail.example.com",
     "postgresql://user:password@host/db, smb://[[domain:]user[:password@]]server",
 ]
 
