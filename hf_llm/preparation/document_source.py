@@ -136,8 +136,8 @@ def slices(texts: pa.ChunkedArray, max_rows: int, max_bytes: int) -> Iterator[sl
     ends = np.cumsum(pc.fill_null(pc.binary_length(texts), 0).to_numpy())
     start = 0
     while start < len(ends):
-        before = ends[start - 1] if start else 0
-        fitting = int(np.searchsorted(ends, before + max_bytes, side="right"))
+        before = int(ends[start - 1]) if start else 0
+        fitting = int(np.searchsorted(ends, min(before + max_bytes, int(ends[-1])), side="right"))
         stop = min(max(fitting, start + 1), start + max_rows)
         yield slice(start, stop)
         start = stop
