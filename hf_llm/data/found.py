@@ -1,8 +1,9 @@
 """Files that an argument leads to, and those that were left out in its folders."""
 
+import itertools
 import logging
 import os
-from collections import Counter
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from hf_llm.messages import escape_controls
@@ -50,11 +51,17 @@ def printable(path: str) -> str:
 
 def with_unique_names(files: list[SourceFile]) -> list[SourceFile]:
     """Add a number to names that an earlier file has."""
-    counts, unique = Counter(), []
+    unique: dict[str, SourceFile] = {}
     for file in files:
-        counts[file.name] += 1
-        unique.append(file._replace(name=f"{file.name} ({counts[file.name]})") if counts[file.name] > 1 else file)
-    return unique
+        name = next(name for name in numbered(file.name) if name not in unique)
+        unique[name] = file._replace(name=name)
+    return list(unique.values())
+
+
+def numbered(name: str) -> Iterator[str]:
+    """Yield a name, and then the name with the numbers 2, 3, ..."""
+    yield name
+    yield from (f"{name} ({number})" for number in itertools.count(2))
 
 
 def summary(skipped: list[SkippedFile]) -> str:

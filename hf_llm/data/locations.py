@@ -1,5 +1,7 @@
 """Find the files that paths, folders, globs and URLs name: each file once, whatever links lead to it."""
 
+import itertools
+import operator
 import os
 import stat
 from collections import deque
@@ -18,6 +20,7 @@ from hf_llm.data.found import (
     Found,
     SkippedFile,
     SourceFile,
+    numbered,
     printable,
     summary,
     warn_of_skipped,
@@ -161,7 +164,7 @@ class Search:
         self.seen[key] = folder
         shards = prepared_shards(folder.path, names)
         if shards is not None:
-            paths = [shard_path(folder.path, shard) for shard in shards]
+            paths = {shard_path(folder.path, shard): None for shard in shards}
             for path in paths:
                 self.add(folder._replace(path=path), os.path.islink(path))
             entries = [entry for entry in entries if entry.name not in PREPARED_FILES and entry.path not in paths]
@@ -196,15 +199,14 @@ class Search:
     def names(self) -> dict[Location, str]:
         """Return for each location the label of its root, with a number if others have it, and its path inside."""
         locations = {*self.seen.values(), *(location for location, _ in self.skipped)}
-        roots: dict[str, list[str]] = {}
-        for label, root in sorted({(location.label, location.root) for location in locations}):
-            roots.setdefault(label, []).append(root)
+        labels, roots = {}, sorted({(location.label, location.root) for location in locations})
+        for label, group in itertools.groupby(roots, operator.itemgetter(0)):
+            labels |= dict(zip(group, numbered(label) if label else itertools.repeat(""), strict=False))
         names = {}
         for location in locations:
-            number = roots[location.label].index(location.root) + 1
-            label = location.label + (f" ({number})" if number > 1 and location.label else "")
             inner = os.path.relpath(location.path, location.root)
-            names[location] = printable(os.path.normpath(os.path.join(label, inner)))
+            name = os.path.join(labels[location.label, location.root], inner)
+            names[location] = printable(os.path.normpath(name))
         return names
 
 

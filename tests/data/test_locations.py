@@ -3,10 +3,12 @@
 import json
 import os
 import socket
+import time
 
 import fsspec
 import pytest
 
+from hf_llm.data.found import SourceFile, with_unique_names
 from hf_llm.data.locations import find_files, find_sources
 
 
@@ -141,9 +143,11 @@ def test_files_are_named_by_the_argument_that_they_come_from(tmp_path, monkeypat
 
 def test_files_of_one_name_from_two_globs_get_a_number(tmp_path, monkeypatch):
     """So that a row's source is one file."""
-    write(tmp_path, "a.txt", "y/a.txt")
+    write(tmp_path, "a.txt", "y/a.txt", "a.txt (2)")
     monkeypatch.chdir(tmp_path)
     assert names("*.txt", "y/a.txt") == ["a.txt", "a.txt (2)"]
+    taken = [SourceFile(str(n), name, 0) for n, name in enumerate(("a", "a (2)", "a"))]
+    assert [file.name for file in with_unique_names(taken)] == ["a", "a (2)", "a (3)"]
 
 
 # What is left out
@@ -343,6 +347,15 @@ def test_the_query_of_a_url_is_not_printed():
     message = error_of(url)
     assert "`--files` http://127.0.0.1:9/a.jsonl cannot be reached" in message
     assert "SECRET" not in message and "word" not in message
+
+
+def test_thousands_of_files_are_found_in_seconds(tmp_path):
+    """The time grows in proportion to them: a folder of 2,000, and as many arguments whose files have one name."""
+    write(tmp_path, *(f"d/{number}/part.jsonl" for number in range(2000)))
+    start = time.process_time()
+    assert len(names(tmp_path / "d")) == 2000
+    found = names(*(tmp_path / f"d/{number}/part.jsonl" for number in range(2000)))
+    assert len(set(found)) == 2000 and time.process_time() - start < 10
 
 
 def test_a_file_url_is_a_local_path(tmp_path):

@@ -1,11 +1,13 @@
 """What goes wrong in a worker process comes out complete and always, and shared memory is never exceeded."""
 
 import json
+import logging
 import os
 import re
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
@@ -13,7 +15,7 @@ from conftest import ROOT
 from hf_llm.arguments import PreparationArguments
 from hf_llm.preparation import pipeline, processes
 from hf_llm.preparation.pipeline import prepare
-from hf_llm.preparation.processes import shared_memory_limits
+from hf_llm.preparation.processes import StepWorker, shared_memory_limits
 from hf_llm.preparation.row_steps import RowSteps
 
 TEXTS = ["The first of three texts.", "FAIL here, please.", "And this is the last of them."]
@@ -55,6 +57,7 @@ def test_a_worker_process_that_is_killed_ends_the_run(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"worker process ended: .*closed the connection.*: if there is too little"):
         run(tmp_path, ["KILL me"], monkeypatch)
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+    assert not logging.getLogger("daft_local_execution.intermediate_ops.udf").isEnabledFor(logging.ERROR)
 
 
 @pytest.fixture
@@ -101,3 +104,14 @@ def test_modules_in_the_current_folder_do_not_stop_worker_processes(tmp_path):
     finished = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert finished.returncode == 0 and (tmp_path / "out/manifest.json").exists(), finished.stderr
     assert "tearing down" not in finished.stderr
+
+
+def test_a_worker_process_ends_at_once(monkeypatch):
+    """Without tidying up, for which Daft waits 5 s before it prints an error; no other process does so."""
+    registered = []
+    monkeypatch.setattr(processes.atexit, "register", lambda *call: registered.append(call))
+    StepWorker(RowSteps())
+    assert not registered
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", SimpleNamespace(name="daft.execution.udf_worker"))
+    StepWorker(RowSteps())
+    assert registered == [(os._exit, 0)]
