@@ -25,6 +25,7 @@ LETTERS = r"\p{L}\p{M}\p{N}"
 LOCAL_PART = regex.compile(rf"(?rV1)[[{LETTERS}_]--{UNSPACED}][[{LETTERS}_.%+-]--{UNSPACED}]{{0,63}}\Z")
 UNSPACED_LOCAL_PART = regex.compile(rf"(?r)[{LETTERS}_][{LETTERS}_.%+-]{{0,63}}\Z")
 DOMAIN = regex.compile(rf"[{LETTERS}][{LETTERS}.-]{{2,252}}")
+FONT = re.compile(r"f[BIRP\d](?=\w)")
 UNSPACED_LETTER = regex.compile(UNSPACED)
 ASCII_LABEL = re.compile(r"(?:[A-Za-z]{2,24}|xn--[A-Za-z0-9-]{2,59})(?=$|[^\x00-\x7f])")
 # Versions and hexadecimal numbers are no domains.
@@ -92,6 +93,9 @@ def find_emails(text: str) -> Iterator[Span]:
         # The name has at most 64 characters: a longer one is the identifier of a message.
         if local is None or (len(local[0]) == 64 and text[start - 1 : start].isalnum()):
             continue
+        # The change of a font in a manual page is none of its characters: `\\fIjo@example.org`.
+        if local[0][0] == "f" and text.endswith("\\", 0, start) and (font := FONT.match(local[0])):
+            start += font.end()
         if is_email(text[start:stop], text[max(0, start - 60) : start], text[stop : stop + 2]):
             yield start, stop
             end = stop

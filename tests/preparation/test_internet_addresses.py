@@ -41,6 +41,7 @@ def test_what_only_looks_like_an_address_is_kept(text):
         ("이메일: 홍길동@예시.한국입니다", "이메일: <EMAIL>입니다"),
         ("ｊｏ＠ｅｘａｍｐｌｅ．ｃｏｍ", "<EMAIL>"),
         ("jo@example.org.Then jo@example.com--", "<EMAIL>.Then <EMAIL>--"),
+        ("\\fIjo@example.org\\fR", "\\fI<EMAIL>\\fR"),
         ("jo@163.com, x@xn--mller-kva.example, ssh://jo@host.example.org/", "<EMAIL>, <EMAIL>, ssh://<EMAIL>/"),
         ("DNS server 8.8.8.8, IP: 1.2.3.4, http://10.2.3.4:80/", "DNS server <IP_ADDRESS>, IP: <IP_ADDRESS>, http://<IP_ADDRESS>:80/"),
         ("from 10.0.0.7 and 31.13.64.35/24, ١٩٢.١٦٨.٣.٤٤", "from <IP_ADDRESS> and <IP_ADDRESS>/24, <IP_ADDRESS>"),
