@@ -32,9 +32,9 @@ QUOTATION_MARKS, DASHES = '["`\u00b4\u00ab\u00bb\u2018-\u201f\u2039\u203a]', r"[
 # Punctuation of sentences: around words of two or more letters, before a space, and in scripts without spaces. Next to
 # a number or a single letter, brackets and exclamation marks may be operators: `5!`, `(2 + 3) * 4`.
 LETTERS = r"[\p{L}\p{M}]{2}"
-AFTER_WORD, BEFORE_WORD = rf"({LETTERS})[.,;:!?\u2026'\p{{Pe}}]+(\s|$)", rf"(^|\s)['\p{{Ps}}]+({LETTERS})"
-BEFORE_SPACE = r"[.,;:?\u2026]+(\s|$)"
-IGNORED = r"[\p{C}\u3001-\u3003\u3008-\u301f\u30fb\uff01\uff08\uff09\uff0c\uff0e\uff1a\uff1b\uff1f]"
+AFTER_WORD, BEFORE_WORD = rf"({LETTERS})[.,;:!?\u2026'\p{{Pe}}]+(?:\s|$)", rf"(?:^|\s)['\p{{Ps}}]+({LETTERS})"
+BEFORE_SPACE = r"[.,;:?\u2026]+(?:\s|$)"
+IGNORED = r"[[\p{C}--\s]\u3001-\u3003\u3008-\u301f\u30fb\uff01\uff08\uff09\uff0c\uff0e\uff1a\uff1b\uff1f]"
 SYMBOLS = r"\s*([^\p{L}\p{M}\p{N}\s\p{C}]+)"
 
 
@@ -54,9 +54,9 @@ def words_and_symbols(text: Expression) -> Expression:
     for pattern, replacement in (
         (QUOTATION_MARKS, "'"),
         (DASHES, "-"),
-        (AFTER_WORD, "$1$2"),
-        (BEFORE_WORD, "$1$2"),
-        (BEFORE_SPACE, "$1"),
+        (AFTER_WORD, "$1 "),
+        (BEFORE_WORD, " $1"),
+        (BEFORE_SPACE, " "),
         (IGNORED, " "),
         (SYMBOLS, "$1 "),
     ):
@@ -235,7 +235,10 @@ def first_near_duplicate(spool: Spool, candidates: np.ndarray, threshold: float,
         documents, indices = np.unique(pairs[block], return_inverse=True)
         texts = spool.texts(begins[documents], ends[documents])
         similar[block] = jaccard(texts, indices.reshape(-1, 2), ngram) >= threshold
-    equal = pairs_of_equal_words(spool, np.unique(pairs[~similar]))
+    apart = pairs[~similar]
+    for band in range(number_of_bands(threshold)):  # those with the same letters
+        apart = apart[np.equal(*spool.column(f"band_{band}")[apart.T])]
+    equal = pairs_of_equal_words(spool, np.unique(apart))
     return first_of_cluster(np.concatenate([pairs[similar], equal]), len(ends))
 
 
