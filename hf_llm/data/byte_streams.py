@@ -32,6 +32,16 @@ BOMS = {  # byte order mark -> encoding; that of UTF-32 begins with that of UTF-
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
+OTHER_FORMATS = {  # how files begin that may have the extension of a text, and what they are
+    b"\x1f\x8b\x08": "compressed by gzip: add .gz to its name",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd: add .zst to its name",
+    b"BZh": "compressed by bzip2: decompress it",
+    b"\xfd7zXZ\0": "compressed by xz: decompress it",
+    b"PK\x03\x04": "a ZIP archive: unpack it",
+    b"%PDF-": "a PDF document: convert it to text",
+    b"PAR1": "Parquet: rename it to end in .parquet",
+    b"version https://git-lfs.github.com/spec/": "a pointer to a file that Git LFS stores: run `git lfs pull`",
+}
 TWO_ASCII_CHARACTERS = {  # in a file without a byte order mark, as in RFC 4627, section 3
     "utf-32-le": re.compile(rb"([^\0]\0\0\0){2}"),
     "utf-32-be": re.compile(rb"(\0\0\0[^\0]){2}"),
@@ -52,6 +62,10 @@ class Problem(NamedTuple):
     message: str
     lost_bytes: int
     is_file: bool = False
+
+
+class NoColumn(Problem):
+    """A row that is well formed, but does not have the column."""
 
 
 # The N texts of one column in Arrow, or a list of N rows; and the problem of each that cannot be read, by its index.
@@ -135,7 +149,10 @@ class FileStream:
 
     def unread(self) -> int:
         """Return about how many bytes on the disk were not read as complete rows."""
-        return max(1, self.size - self.position + (self.on_disk(self.pending) if self.pending else 0))
+        if isinstance(self.error, gzip.BadGzipFile) and "Not a gzipped file" not in str(self.error):
+            return max(1, self.size)  # a wrong checksum: any byte before it may be damaged
+        pending = self.pending + (PIECE if self.error and file_format(self.path)[1] == "zstd" else 0)
+        return max(1, self.size - self.position + (self.on_disk(pending) if pending else 0))
 
     def read_bytes(self) -> Iterator[bytes]:
         """Yield chunks of the decompressed bytes."""
@@ -165,6 +182,9 @@ class FileStream:
         chunks, head = self.read_bytes(), b""
         while len(head) < HEAD and (chunk := next(chunks, b"")):
             head += chunk
+        if format_name := next((name for magic, name in OTHER_FORMATS.items() if head.startswith(magic)), None):
+            self.error = BadFile(f"`{self.name}` is not text, but {format_name}")
+            return
         self.encoding = detect_encoding(head[:HEAD]) or self.encoding
         decoder = codecs.getincrementaldecoder(self.encoding)("hf_llm.half_surrogate")
         for text in itertools.chain([head], chunks, [b""]):

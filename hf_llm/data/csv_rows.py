@@ -22,6 +22,7 @@ LINE_END = re.compile(rb"\r\n?|\n")
 BACKSLASH = re.compile(r'\\(["\\]?)')
 DOUBLED_MARK = 'write " inside a value as ""'
 ESCAPED = ', or give `--csv_escape backslash` if \\" stands for it'
+ZERO_BYTE = b"\xc0\x80"  # stands for it, because it is no more text than what is not UTF-8
 MAX_SPACED_BYTES = 1 << 16  # of a row in which spaces may follow a closing quotation mark
 
 
@@ -100,8 +101,7 @@ class CsvLines:
         """Add a chunk to `content`, which then begins with the row."""
         chunk = next(self.chunks, None)
         self.is_last = chunk is None
-        # A zero byte is no more text than what is not UTF-8.
-        chunk = (chunk or b"").replace(b"\0", b"\xff")
+        chunk = (chunk or b"").replace(b"\0", ZERO_BYTE)
         self.content = b"".join((memoryview(self.content)[self.start :], chunk))
         self.start, self.second, self.end = 0, self.second - self.start, self.end - self.start
 
@@ -171,11 +171,18 @@ class CsvReader:
             count = f"{len(values)} values, and the first line names {len(names)} columns"
             return f"{origin} has {count}: correct or quote its values{ESCAPED if self.has_escaped_mark() else ''}"
         if lines.is_invalid and any(map(has_surrogates, used)):
-            return self.stream.undecodable(origin)
+            return self.describe_bytes(used)
         if self.has_escaped_mark() and self.is_ambiguous(values):
             cause = "a quotation mark after a backslash, which may close the value or belong to it"
             return f"{origin} has {cause}: {DOUBLED_MARK}{ESCAPED}"
         return None
+
+    def describe_bytes(self, values: list[str]) -> str:
+        """Return which bytes of some values of the row are no text."""
+        origin = f"`{self.stream.name}` line {self.lines.line}"
+        if any(ZERO_BYTE.decode("utf-8", "surrogateescape") in value for value in values):
+            return f"{origin} has a zero byte, which is no text: remove it"
+        return self.stream.undecodable(origin)
 
     def has_escaped_mark(self) -> bool:
         """Return whether the row has a quotation mark after a backslash, and `--csv_escape` is none."""
@@ -255,7 +262,7 @@ def read_csv(stream: FileStream, column: str | None) -> Iterator[Batch]:
     lines = reader.lines
     names, problem = reader.read_row()
     if problem or any(map(has_surrogates, names)):
-        raise BadFile(problem or stream.undecodable(f"{name} line {lines.line}"))
+        raise BadFile(problem or reader.describe_bytes(names))
     if not names:
         stream.check_not_empty()
     elif column not in (None, *names):

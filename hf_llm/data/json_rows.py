@@ -12,7 +12,16 @@ import pyarrow as pa
 import pyarrow.json
 
 from hf_llm.arguments import ReadingArguments
-from hf_llm.data.byte_streams import BOM, BadFile, Batch, FileStream, Problem, file_format, read_lines
+from hf_llm.data.byte_streams import (
+    BOM,
+    BadFile,
+    Batch,
+    FileStream,
+    NoColumn,
+    Problem,
+    file_format,
+    read_lines,
+)
 from hf_llm.messages import ORIGIN, one_line
 
 BATCH_ROWS = 10_000  # of a list
@@ -65,6 +74,8 @@ def parse_column(lines: bytes, column: str) -> pa.Array | None:
         None where Arrow refuses (broken lines, or a name given twice), and where it has nulls: an object without the
         column is not the same as one with `null` in it.
     """
+    if lines.lstrip(b" \t\r\n").startswith(b"null"):  # Arrow 25 ends the process by a segmentation fault
+        return None
     parsing = pa.json.ParseOptions(pa.schema({column: pa.string()}), unexpected_field_behavior="ignore")
     try:
         table = pa.json.read_json(pa.BufferReader(lines), pa.json.ReadOptions(block_size=len(lines) + 1), parsing)
@@ -213,6 +224,8 @@ def parse_items(items: Iterable[Item], stream: FileStream, column: str | None) -
             problem = f"{origin}: {one_line(error)}"
         if problem:
             problems[len(rows)] = Problem(problem, stream.on_disk(size))
+        elif row is None:
+            problems[len(rows)] = NoColumn(f"{origin} has no `{column}`", stream.on_disk(size))
         rows.append(row)
     return pa.array(rows, pa.string()) if column else rows, problems
 

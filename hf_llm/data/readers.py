@@ -9,11 +9,10 @@ import codecs
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from hf_llm.arguments import ReadingArguments
-from hf_llm.data.byte_streams import BadFile, Batch, FileStream, Problem, file_format, missing_column
+from hf_llm.data.byte_streams import BadFile, Batch, FileStream, NoColumn, Problem, file_format, missing_column
 from hf_llm.data.csv_rows import read_csv
 from hf_llm.data.html_pages import read_html
 from hf_llm.data.json_rows import first_names, read_json
@@ -33,8 +32,9 @@ def read_texts(path: str, column: str, reading: ReadingArguments) -> Iterator[pa
     """
     has_texts, stream = False, FileStream(path, reading)
     for texts, problems in read_batches(stream, column):
-        if problems:
-            raise BadFile(problems[min(problems)].message)
+        for index in sorted(problems):
+            if not isinstance(problems[index], NoColumn):
+                raise BadFile(problems[index].message)
         if file_format(path)[0] in DOCUMENTS and not texts[0].as_py():
             stream.check_not_empty()
         has_texts = has_texts or texts.null_count < len(texts)
@@ -53,13 +53,9 @@ def read_documents(path: str, column: str, reading: ReadingArguments) -> Iterato
     number, stream = 0, FileStream(path, reading)
     try:
         for texts, problems in read_batches(stream, column):
-            nulls = np.flatnonzero(texts.is_null().to_numpy(zero_copy_only=False)).tolist()
-            names = first_names(path, reading) if 0 in nulls and 0 not in problems and not number else []
-            if names and column not in names:
-                problems[0] = Problem(missing_column(f"`{stream.name}` row 0", column, names), 1)
-            for index in nulls:
-                problem = Problem(f"`{stream.name}` row {number + index} has no `{column}`", 1)
-                problems.setdefault(index, problem)
+            first = problems.get(0)
+            if not number and isinstance(first, NoColumn) and (names := first_names(path, reading)):
+                problems[0] = Problem(missing_column(f"`{stream.name}` row 0", column, names), first.lost_bytes)
             number += len(texts)
             yield texts, problems
     except BadFile as error:

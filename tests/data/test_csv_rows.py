@@ -77,8 +77,8 @@ BAD_ROWS = {  # what is in the file -> its texts, problems by row
         b"id,text\n1,a\n2,\xe9\n\xe9,c\n4,d\0\n",
         ["a", None, "c", None],
         {
-            row: f"line {line} is not UTF-8: give its `--encoding`, e.g. cp1252 or gb18030, or convert it to UTF-8"
-            for row, line in ((1, 3), (3, 5))
+            1: "line 3 is not UTF-8: give its `--encoding`, e.g. cp1252 or gb18030, or convert it to UTF-8",
+            3: "line 5 has a zero byte, which is no text: remove it",
         },
     ),
 }

@@ -5,6 +5,8 @@ import gzip
 import io
 import json
 import random
+import subprocess
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -145,3 +147,57 @@ def test_the_error_of_a_url_has_no_secrets(tmp_path, monkeypatch):
     path = f"http://127.0.0.1/{'deep/' * 40}a.txt?token={secret}"
     ((_, problems),) = read_documents(path, "text", READING)
     assert "s3cr3t" not in problems[0].message.replace(path, "") and "the file" in problems[0].message
+
+
+def test_a_null_in_the_first_line_is_a_problem_of_that_line(tmp_path):
+    """Arrow ends the whole process by a segmentation fault at such a file, so it is read in another one."""
+    path = write(tmp_path / "a.jsonl", b' null\n{"text": "a"}\n')
+    code = (
+        "import sys; from hf_llm.arguments import ReadingArguments; from hf_llm.data.readers import read_documents;"
+        "print(list(read_documents(sys.argv[1], 'text', ReadingArguments())))"
+    )
+    result = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    assert result.returncode == 0 and "line 1: found NoneType, not an object" in result.stdout
+
+
+def test_the_bytes_of_rows_without_the_column_are_lost(tmp_path):
+    """As those of rows that cannot be parsed, so that `--max_unreadable` sees a file without the column."""
+    for name, content in {
+        "a.jsonl": b'{"id": 1}\n{"text": "a"}\n{"other": 12345}\n',
+        "a.json": b'[{"id": 1},{"text": "a"},{"other": 12345}]',
+    }.items():
+        ((texts, problems),) = read_documents(write(tmp_path / name, content), "text", READING)
+        assert texts.to_pylist() == [None, "a", None]
+        assert [problems[row].lost_bytes for row in (0, 2)] == pytest.approx([10, 17], abs=1)
+        assert problems[0].message.endswith("has no column `text`, only id: choose with --dataset_text_field")
+
+
+def test_a_wrong_checksum_is_a_loss_of_the_whole_file(tmp_path):
+    """Any of its bytes may be damaged; only what follows complete members of gzip is lost alone."""
+    content = gzip.compress(b'{"text": "a"}\n' * 99)
+    for ending, lost in ((b"\1\2\3\4" + content[-4:], len(content)), (content[-8:] + b"xyz", 3)):
+        path = write(tmp_path / "a.jsonl.gz", content[:-8] + ending)
+        *_, (_, problems) = read_documents(path, "text", READING)
+        assert problems[0].is_file and problems[0].lost_bytes == pytest.approx(lost, abs=2)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json", "a.csv", "a.tsv", "a.md"])
+@pytest.mark.parametrize("content", [gzip.compress(b'{"text": "a"}\n'), b"PK\x03\x04 and more", b"PAR1 and more"])
+def test_files_of_other_formats_are_named_as_such(name, content, tmp_path):
+    """Not as texts in another encoding, which Latin-1 would read as they are."""
+    path = write(tmp_path / name, content)
+    ((_, problems),) = read_documents(path, "text", ReadingArguments(encoding="latin-1"))
+    assert f"`{path}` is not text, but" in problems[0].message and problems[0].lost_bytes == len(content)
+
+
+def test_a_pointer_of_git_lfs_is_no_text(tmp_path):
+    """A clone without Git LFS has these instead of the large files."""
+    path = write(tmp_path / "a.txt", b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 5\n")
+    with pytest.raises(ValueError, match="run `git lfs pull`"):
+        list(read_texts(path, "text", READING))
+
+
+def test_zero_bytes_in_csv_are_named(tmp_path):
+    """No encoding would help."""
+    ((_, problems),) = read_documents(write(tmp_path / "a.csv", b"id,text\n1,a\0b\n2,c\n"), "text", READING)
+    assert problems[0].message.endswith("line 2 has a zero byte, which is no text: remove it")
