@@ -157,7 +157,7 @@ class SourceArguments(ReadingArguments):
     train_file: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Training files, folders or globs: .jsonl, .json, .csv, .parquet, for text also .txt; "
+            "help": "Training files, folders or globs: .jsonl, .json, .csv, .tsv, .parquet, for text also .txt; "
             "compressed as .gz or .zst."
         },
     )

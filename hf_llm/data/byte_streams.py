@@ -18,6 +18,7 @@ from datasets.exceptions import DatasetGenerationError
 from pyarrow.fs import FileSystem, FSSpecHandler, PyFileSystem
 
 from hf_llm.arguments import ReadingArguments
+from hf_llm.data.found import printable
 from hf_llm.messages import one_line
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
@@ -76,11 +77,6 @@ def file_format(path: str) -> tuple[str, str | None]:
     """Return the extension and the compression: (".jsonl", "gzip") for "a.jsonl.gz", (".csv", None) for "a.csv"."""
     stem, last = os.path.splitext((urlsplit(path).path if "://" in path else path).lower())
     return (os.path.splitext(stem)[1], COMPRESSIONS[last]) if last in COMPRESSIONS else (last, None)
-
-
-def printable(path: str) -> str:
-    """Return a path for messages: the bytes of its name that are not UTF-8 as escapes, e.g. `\\xe9`."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def open_filesystem(url: str) -> tuple[FileSystem, str]:

@@ -14,8 +14,9 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset, Value
 from datasets.exceptions import DatasetsError
 
 from hf_llm.arguments import ReadingArguments, SourceArguments, TextArguments, TokenizerArguments
-from hf_llm.data.byte_streams import BadFile, missing_column, printable
+from hf_llm.data.byte_streams import BadFile, missing_column
 from hf_llm.data.checks import refuse_bad_files
+from hf_llm.data.found import printable
 from hf_llm.data.locations import find_files, find_sources
 from hf_llm.data.readers import read_texts
 from hf_llm.messages import one_line
