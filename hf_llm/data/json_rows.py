@@ -25,6 +25,7 @@ from hf_llm.data.byte_streams import (
 from hf_llm.messages import ORIGIN, one_line
 
 BATCH_ROWS = 10_000  # of a list
+PIECE = 1 << 16  # bytes of a list that are decoded together
 HALF_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # half of a pair, or both halves
 DECODER = json.JSONDecoder()
 SPACE = re.compile(r"[ \t\r\n]*")
@@ -121,8 +122,9 @@ def split_list(stream: FileStream, chunks: Iterator[bytes]) -> Iterator[tuple[by
     Returns:
         The bytes of each item, None for one longer than the limit; their number; and the line and column where it is.
     """
-    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-    text, has_items = decoder.decode(next(chunks)), False
+    texts, text, has_items = decode_pieces(chunks), "", False
+    while "[" not in text:
+        text += next(texts)
     start = text.index("[") + 1
     line = count_lines(text, 0, start, (1, 0))  # the number of the line, and the offset where it begins
     while True:
@@ -134,17 +136,15 @@ def split_list(stream: FileStream, chunks: Iterator[bytes]) -> Iterator[tuple[by
             end, position, depth, in_string = end_of_item(text, position, depth, in_string)
             if end is None:
                 stream.pending = dropped + len(text) - start
-                if (chunk := next(chunks, None)) is None:
+                more = read_more(texts, min(len(text) - start, stream.chunk))
+                if not more:
                     problem = f"`{stream.name}` line {where[0]}: the list has no end: {REMEDY}"
                     stream.error = stream.error or BadFile(problem)
                     return
                 if position - start > stream.limit:
-                    line, dropped, start = (
-                        count_lines(text, start, position, line),
-                        dropped + position - start,
-                        position,
-                    )
-                text, line = text[start:] + decoder.decode(chunk), (line[0], line[1] - start)
+                    line = count_lines(text, start, position, line)
+                    dropped, start = dropped + position - start, position
+                text, line = text[start:] + more, (line[0], line[1] - start)
                 position, start = position - start, 0
         content, size = text[start:end].encode("utf-8", "surrogateescape"), dropped + end - start + 1
         if content or dropped or text[end] == "," or has_items:
@@ -152,11 +152,28 @@ def split_list(stream: FileStream, chunks: Iterator[bytes]) -> Iterator[tuple[by
         line, has_items, start = count_lines(text, start, end, line), True, end + 1
         if text[end] == "]":
             break
-    for rest in itertools.chain([text[start:].encode("utf-8", "surrogateescape")], chunks):
-        if rest.strip(b" \t\r\n"):
+    for rest in itertools.chain([text[start:]], texts):
+        if rest.strip(" \t\r\n"):
             stream.pending = len(rest)
             stream.error = BadFile(f"`{stream.name}` line {line[0]} has more after the end of its list: {REMEDY}")
             return
+
+
+def decode_pieces(chunks: Iterable[bytes]) -> Iterator[str]:
+    """Decode chunks in pieces: an error of the JSON decoder takes time in proportion to the text before it."""
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    for chunk in chunks:
+        for start in range(0, len(chunk), PIECE):
+            yield decoder.decode(chunk[start : start + PIECE])
+
+
+def read_more(texts: Iterator[str], size: int) -> str:
+    """Join texts until they have more than `size` characters: if it doubles each time, copying takes linear time."""
+    parts, length = [], 0
+    while length <= size and (text := next(texts, None)) is not None:
+        parts.append(text)
+        length += len(text)
+    return "".join(parts)
 
 
 def count_lines(text: str, start: int, stop: int, line: tuple[int, int]) -> tuple[int, int]:
@@ -209,9 +226,11 @@ def parse_items(items: Iterable[Item], stream: FileStream, column: str | None) -
         row = problem = None
         try:
             if content is None or len(content) > stream.limit:
-                raise ValueError(stream.too_long())
+                raise OverflowError
             value = json.loads(content.removeprefix(BOM).decode())
             row = check_row(value, column, bool(HALF_SURROGATE.search(content)), origin)
+        except OverflowError:
+            problem = f"{origin} {stream.too_long()}"
         except RecursionError:
             problem = f"{origin} is nested too deeply: remove it"
         except UnicodeDecodeError:
