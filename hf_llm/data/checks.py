@@ -70,6 +70,7 @@ def has_rows(stream: FileStream, column: str | None) -> bool:
     elif extension in DOCUMENTS:
         is_page = READERS[extension] is read_html
         content = next(stream.read_bytes() if is_page else stream.read_text(), b"")
+        stream.check_complete()
         if not content:
             stream.check_not_empty()
         elif not is_page:

@@ -35,8 +35,6 @@ def read_texts(path: str, column: str, reading: ReadingArguments) -> Iterator[pa
         for index in sorted(problems):
             if not isinstance(problems[index], NoColumn):
                 raise BadFile(problems[index].message)
-        if file_format(path)[0] in DOCUMENTS and not texts[0].as_py():
-            stream.check_not_empty()
         has_texts = has_texts or texts.null_count < len(texts)
         yield texts
     if not has_texts and (names := first_names(path, reading)) and column not in names:
@@ -106,7 +104,10 @@ def read_batches(stream: FileStream, column: str | None) -> Iterator[Batch]:
 def read_txt(stream: FileStream, column: str | None) -> Iterator[Batch]:
     """Read one document, whatever the column is called elsewhere."""
     content = stream.join(stream.read_text())
-    yield pa.array([decode_document(stream, content).replace("\r\n", "\n")]), {}
+    if content:
+        yield pa.array([decode_document(stream, content).replace("\r\n", "\n")]), {}
+    else:
+        stream.check_not_empty()
 
 
 def decode_document(stream: FileStream, content: bytes, is_complete: bool = True) -> str:
