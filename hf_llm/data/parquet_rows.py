@@ -1,6 +1,8 @@
 """Read the rows of a Parquet file, or the texts of one of its columns."""
 
+import os
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +22,13 @@ def read_parquet(stream: FileStream, column: str | None) -> Iterator[Batch]:
     """Read a Parquet file. Numbered labels of `datasets` become their names, and hidden ones null."""
     stream.size, source = size_on_disk(stream.path), open_bytes(stream.path, seekable=True)
     with source:
-        dictionaries = [column] if column and has_dictionary(pq.read_metadata(source), column) else None
+        if not stream.size and "://" not in stream.path:
+            stream.check_not_empty()
+            return
+        metadata = pq.read_metadata(source)
+        if footer_size(source) != metadata.serialized_size:  # it is signed
+            raise BadFile(f"`{stream.name}` has encrypted columns: decrypt it")
+        dictionaries = [column] if column and has_dictionary(metadata, column) else None
         with pq.ParquetFile(source, read_dictionary=dictionaries, buffer_size=BUFFER_BYTES) as file:
             if file.metadata.num_rows:
                 batches = read_column(stream, file, column) if column else read_all_columns(stream, file)
@@ -29,6 +37,15 @@ def read_parquet(stream: FileStream, column: str | None) -> Iterator[Batch]:
                     rows += len(batch[0])
                     stream.position = stream.size * rows // file.metadata.num_rows
                     yield batch
+
+
+def footer_size(source: Any) -> int:
+    """Return the size of the metadata at the end of a Parquet file, and of its signature if columns are encrypted.
+
+    Arrow reads the metadata of an encrypted file, but ends the process when it is asked for those of its columns.
+    """
+    source.seek(-8, os.SEEK_END)
+    return int.from_bytes(source.read(4), "little")
 
 
 def column_chunks(metadata: pq.FileMetaData, group: int, column: str) -> list[pq.ColumnChunkMetaData]:

@@ -1,5 +1,6 @@
 """Each format has one reader: what is read as text and what is read as rows agree, and so do their errors."""
 
+import base64
 import csv
 import gzip
 import io
@@ -10,6 +11,7 @@ import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyarrow.parquet.encryption as encryption
 import pytest
 
 from hf_llm.arguments import ReadingArguments
@@ -51,6 +53,14 @@ DAMAGED = {  # file name -> content, part of the message
 def write(path, content):
     path.write_bytes(content)
     return str(path)
+
+
+def read_in_another_process(path):
+    code = (
+        "import sys; from hf_llm.arguments import ReadingArguments; from hf_llm.data.readers import read_documents;"
+        "print(list(read_documents(sys.argv[1], 'text', ReadingArguments())))"
+    )
+    return subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
 
 
 def origins(rows):
@@ -152,11 +162,7 @@ def test_the_error_of_a_url_has_no_secrets(tmp_path, monkeypatch):
 def test_a_null_in_the_first_line_is_a_problem_of_that_line(tmp_path):
     """Arrow ends the whole process by a segmentation fault at such a file, so it is read in another one."""
     path = write(tmp_path / "a.jsonl", b' null\n{"text": "a"}\n')
-    code = (
-        "import sys; from hf_llm.arguments import ReadingArguments; from hf_llm.data.readers import read_documents;"
-        "print(list(read_documents(sys.argv[1], 'text', ReadingArguments())))"
-    )
-    result = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    result = read_in_another_process(path)
     assert result.returncode == 0 and "line 1: found NoneType, not an object" in result.stdout
 
 
@@ -201,3 +207,38 @@ def test_zero_bytes_in_csv_are_named(tmp_path):
     """No encoding would help."""
     ((_, problems),) = read_documents(write(tmp_path / "a.csv", b"id,text\n1,a\0b\n2,c\n"), "text", READING)
     assert problems[0].message.endswith("line 2 has a zero byte, which is no text: remove it")
+
+
+class NoKeyManagement(encryption.KmsClient):
+    """Wraps keys in nothing, so that a test can write an encrypted file."""
+
+    def __init__(self, config):
+        super().__init__()
+
+    def wrap_key(self, key_bytes, master_key_identifier):
+        return base64.b64encode(key_bytes)
+
+
+@pytest.mark.parametrize("plaintext_footer", [True, False])
+def test_an_encrypted_parquet_file_is_named(plaintext_footer, tmp_path):
+    """Arrow ends the whole process at one with a footer in plain text, so it is read in another one."""
+    settings = encryption.EncryptionConfiguration("f", column_keys={"c": ["text"]}, plaintext_footer=plaintext_footer)
+    factory = encryption.CryptoFactory(NoKeyManagement)
+    properties = factory.file_encryption_properties(encryption.KmsConnectionConfig(), settings)
+    schema, path = pa.schema({"id": pa.int64(), "text": pa.string()}), str(tmp_path / "a.parquet")
+    with pq.ParquetWriter(path, schema, encryption_properties=properties) as writer:
+        writer.write_table(pa.table([[1], ["a"]], schema=schema))
+    result = read_in_another_process(path)
+    assert result.returncode == 0 and "encrypted" in result.stdout and "is_file=True" in result.stdout
+
+
+def test_an_empty_part_of_spark_is_no_problem_in_any_format(tmp_path):
+    """Other empty files are one."""
+    for extension in READERS:
+        problems = [
+            problems for _, problems in read_documents(write(tmp_path / f"part-1{extension}", b""), "text", READING)
+        ]
+        assert not any(problems), extension
+    for extension in (".parquet", ".jsonl", ".csv"):
+        ((_, problems),) = read_documents(write(tmp_path / f"a{extension}", b""), "text", READING)
+        assert "is empty" in problems[0].message
