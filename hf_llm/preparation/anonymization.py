@@ -48,7 +48,7 @@ NUMBER_OR_CODE = re.compile(rf"[A-Z]{{4}}\d\d|{telephone_numbers.NUMBER}", re.AS
 KINDS = (
     Kind("API_KEY", api_keys.find_private_keys, re.compile("PRIVATE KEY|Private-Lines")),
     Kind("API_KEY", api_keys.find_api_keys, api_keys.LONG_WORD),
-    Kind("API_KEY", api_keys.find_assigned_secrets, re.compile(r"[A-Za-z0-9_/+.~-]{12}")),
+    Kind("API_KEY", api_keys.find_assigned_secrets, re.compile(r"[:=]")),
     Kind("CREDENTIALS", internet_addresses.find_credentials, re.compile("://")),
     Kind("EMAIL", internet_addresses.find_emails, AT),
     Kind("IBAN", identity_numbers.find_ibans, NUMBER),

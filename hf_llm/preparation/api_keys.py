@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from hf_llm.preparation.matching import Span, search
 
 W, ALNUM, HEX = "[A-Za-z0-9_-]", "[A-Za-z0-9]", "[0-9a-f]"
+UUID = f"{HEX}{{8}}(?:-{HEX}{{4}}){{3}}-{HEX}{{12}}"
 FORMS = (
     # GitHub, GitLab, Hugging Face
     rf"gh[pousr]_{ALNUM}{{36,255}}|github_pat_\w{{40,255}}|hf_{ALNUM}{{30,64}}|api_org_{ALNUM}{{30,64}}",
@@ -19,19 +20,27 @@ FORMS = (
     # payments: Stripe, Square
     rf"[spr]k[-_](?:live|test)[-_]{W}{{16,255}}|whsec_[A-Za-z0-9+/=]{{32,64}}|sq0(?:atp|csp)-{W}{{22,43}}",
     # messages: Slack, SendGrid, Twilio, Telegram, Discord, Mailgun, Mailchimp, Sendinblue
-    rf"xox[abeoprs]-[A-Za-z0-9-]{{10,255}}|xapp-\d-[A-Za-z0-9-]{{10,255}}|SG\.{W}{{22}}\.{W}{{43}}|(?:SK|AC){HEX}{{32}}",
+    rf"(?:xoxe\.)?xox[abeoprs]-[A-Za-z0-9-]{{10,255}}|xapp-\d-[A-Za-z0-9-]{{10,255}}|SG\.{W}{{22}}\.{W}{{43}}|(?:SK|AC){HEX}{{32}}",
     rf"\d{{8,10}}:{W}{{35}}|[MNO](?=[A-Za-z_.-]{{0,60}}\d){W}{{23,27}}\.{W}{{6}}\.{W}{{27,38}}|key-{HEX}{{32}}|{HEX}{{32}}-us\d{{1,2}}",
     rf"xkeysib-{HEX}{{64}}-{ALNUM}{{16}}",
     # clouds: AWS, Google, Azure, DigitalOcean, Alibaba, Tencent, Cloudflare, Databricks, Heroku
     rf"(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{{16}}|AIza{W}{{35}}|GOCSPX-{W}{{28}}|ya29\.{W}{{20,4096}}",
     rf"{W}{{3}}\dQ~[A-Za-z0-9_.~-]{{31,34}}|do[opr]_v1_{HEX}{{64}}|LTAI{ALNUM}{{16,24}}|AKID{ALNUM}{{32}}",
     rf"dapi{HEX}{{32}}(?:-\d)?|HRKU-{W}{{36,64}}",
-    # packages and tools: npm, PyPI, RubyGems, Docker, Vault, Terraform, Grafana, New Relic, Shopify, Atlassian, Notion
+    # packages and tools: npm, PyPI, RubyGems, Docker, Vault, Terraform, Grafana, New Relic, Shopify, Atlassian, Notion,
+    # Sentry, ReadMe, Sourcegraph, Fly.io, Tailscale, Contentful, PlanetScale, crates.io, 1Password, Dynatrace,
+    # Airtable, NuGet, HubSpot, Plaid, Mapbox and others
     rf"npm_{ALNUM}{{36}}|pypi-AgE{W}{{50,4096}}|rubygems_{HEX}{{48}}|dckr_pat_{W}{{27}}|hv[sb]\.{W}{{24,255}}",
     rf"{ALNUM}{{14}}\.atlasv1\.{W}{{60,80}}|gl(?:c|sa)_{W}{{32,255}}|NRAK-[A-Z0-9]{{27}}|shp(?:at|ca|pa|ss)_{HEX}{{32}}",
     rf"ATATT3[A-Za-z0-9_=-]{{100,255}}|ntn_{ALNUM}{{40,50}}|secret_{ALNUM}{{43}}|lin_api_{ALNUM}{{40}}|figd_{W}{{40,64}}",
     rf"sq[upa]_{HEX}{{40}}|pul-{HEX}{{40}}|PMAK-{HEX}{{24}}-{HEX}{{34}}|AGE-SECRET-KEY-1[0-9A-Z]{{58}}|sbp_{HEX}{{40}}",
-    rf"dp\.(?:pt|st|ct|sa|scim|audit)\.{ALNUM}{{40,44}}",
+    rf"dp\.(?:pt|st|ct|sa|scim|audit)\.{ALNUM}{{40,44}}|sntry[su]_{W}{{40,255}}|rdme_[0-9a-z]{{70}}|sgp_{HEX}{{40}}",
+    rf"fo1_{W}{{43}}|tskey-[a-z]{{2,20}}-{W}{{20,64}}|CFPAT-{W}{{43}}|pscale_(?:tkn|pw|oauth)_{W}{{32,64}}|cio{ALNUM}{{32}}",
+    rf"ops_eyJ[A-Za-z0-9+/=]{{200,2048}}|v1\.0-{HEX}{{24}}-{HEX}{{146}}|tvly-{W}{{32,48}}|dt0[a-z]01\.[A-Z0-9]{{24}}\.[A-Z0-9]{{64}}",
+    rf"pat[A-Za-z0-9]{{14}}\.{HEX}{{64}}|shippo_(?:live|test)_{HEX}{{40}}|tfp_{W}{{50,64}}|pnu_{ALNUM}{{36}}|oy2[0-9a-z]{{43}}",
+    rf"pat-(?:na|eu)\d-{UUID}|access-(?:sandbox|development|production)-{UUID}|[ps]k\.eyJ{W}{{50,255}}\.{W}{{20,64}}",
+    # social networks and payments: Meta, Square
+    rf"EAA[A-Z]{ALNUM}{{90,255}}|EAAA{W}{{60}}",
 )
 # Forms are searched only in long words, which ordinary text rarely has.
 LONG_WORD = re.compile(r"(?<![A-Za-z0-9_])[A-Za-z0-9_][A-Za-z0-9_.~:+/=-]{19,}", re.ASCII)
@@ -51,7 +60,7 @@ KEY_BEGIN = re.compile(
 )
 KEY_END = re.compile(KEY_BEGIN.pattern.replace("BEGIN", "END"))
 KEY_HEADERS = re.compile(r"(?:(?:\s|\\[nr]){1,4}[A-Z][A-Za-z-]{2,20}: [^\n\\]{0,200}(?=[\n\\])){0,8}")
-KEY_BODY = re.compile(r"""[A-Za-z0-9+/=\s\\"',>|#*;]*""")
+KEY_BODY = re.compile(r"""(?:[A-Za-z0-9+/=\s\\"',>|#*;.&_]|(?<=\n)-(?!----(?!-))|<br ?/?>|&#(?:10|13);)*""")
 KEY_LINE = re.compile(r"(?P<mark>[ \t\"'+,>|#*;]*)(?P<base64>[A-Za-z0-9+/=]*)[ \t\"'+,;\r]*(?:\\r)?(?:\n|\\n|\Z)")
 PUTTY_KEY = re.compile(
     r"Private-Lines: \d+\r?\n(?:[A-Za-z0-9+/=]{1,64}\r?\n)+(?:Private-(?:MAC|Hash): [0-9a-f]{40,64})?"
@@ -59,13 +68,13 @@ PUTTY_KEY = re.compile(
 
 SECRET_NAME = r"(?:api[_-]?key|secret|token|passw(?:or)?d)"
 QUOTED_SECRET = re.compile(
-    rf"(?i:{SECRET_NAME})[\"']?\s{{0,20}}[:=]\s{{0,20}}[\"'](?P<value>[A-Za-z0-9_/+=.-]{{16,}})[\"']"
+    rf"(?i:{SECRET_NAME})[\"']?\s{{0,20}}(?:[:=]|value=)\s{{0,20}}[\"'](?P<value>[A-Za-z0-9_/+=.-]{{16,}})[\"']"
 )
 ASSIGNED_SECRET = re.compile(r"(?<![A-Za-z0-9_])(?P<name>[A-Z0-9_]{5,})=(?P<value>[^\s\"'$<]{12,})", re.ASCII)
 # Fast expressions, without which the two before need not be searched.
 QUOTED_VALUE = re.compile(r"[:=]\s{0,20}[\"'][A-Za-z0-9_/+=.-]{16}")
 UPPER_CASE_ASSIGNMENT = re.compile(r"[A-Z0-9_]=[^\s\"'$<]{12}")
-UPPER_NAME = re.compile(r"API_?KEY|SECRET|TOKEN|PASSW(?:OR)?D")
+UPPER_NAME = re.compile(r"API_?KEY|SECRET|TOKEN(?![A-Z])|PASSW(?:OR)?D")
 # Names that one service uses, and the form of its values.
 NAMED_SECRET = re.compile(
     r"(?i:aws[\w .-]{0,20}(?:secret|key)[\w .-]{0,20})[\"']?\s{0,3}[:=]\s{0,3}[\"']?"
@@ -73,9 +82,15 @@ NAMED_SECRET = re.compile(
     r"|(?i:(?:account|storage)_?key)[\"']?\s{0,3}[:=]\s{0,3}[\"']?(?P<azure>[A-Za-z0-9+/]{86}==)"
     r"|(?i:authorization)[\"']?\s{0,3}[:=,]\s{0,3}[\"']?(?i:bearer|basic|token) {1,3}"
     r"(?P<http>[A-Za-z0-9_.~+/-]{20,}={0,2})"
-    r"|_authToken=(?P<npm>[A-Za-z0-9_-]{20,})",
+    r"|_authToken=(?P<npm>[A-Za-z0-9_-]{20,})"
+    # Without quotation marks only what no name in a program looks like: hexadecimal digits, or all kinds of characters.
+    rf"|(?i:{SECRET_NAME})[\"']?\s{{0,3}}[:=]\s{{0,3}}(?P<plain>[0-9a-f]{{32,128}}"
+    r"|(?=[a-zA-Z]{0,60}[0-9][a-zA-Z]{0,60}[0-9])(?=[a-z0-9]{0,60}[A-Z])(?=[A-Z0-9]{0,60}[a-z])[A-Za-z0-9]{24,128})"
+    r"(?![\w.(\[/-])",
     re.ASCII,
 )
+
+NAMES = ("aws", "account", "storage", "authorization", "token", "secret", "passw", "api_key", "api-key", "apikey")
 
 
 def has_digit(value: str, *around: str) -> bool:
@@ -106,7 +121,8 @@ def find_private_keys(text: str) -> Iterator[Span]:
 
 def is_base64(body: str) -> bool:
     """Whether each line is one word, or, if the ends of lines were replaced by spaces, all words are long."""
-    lines = [line.strip("\t \"'+,>|#*;\\") for line in re.split(r"\s*\n|(?:\\r)?\\n", body)]
+    lines = re.split(r"\s*\n|(?:\\r)?\\n|<br ?/?>|&#1[03];", body)
+    lines = [line.strip("\t \"'+,>|#*;\\.&_-").removeprefix("// ") for line in lines]
     words = " ".join(lines).split()
     return (
         len(set(body)) > 4
@@ -128,7 +144,7 @@ def find_api_keys(text: str) -> Iterator[Span]:
                 yield key.span()
         start = max(0, word.start() - 60)
         context = text[start : word.end()].lower()
-        if any(name in context for name in ("aws", "account", "storage", "authorization", "_authtoken")):
+        if any(name in context for name in NAMES):
             named = NAMED_SECRET.search(text, start, word.end())
             if named and named.lastgroup and has_digit(named[named.lastgroup]):
                 yield named.span(named.lastgroup)
@@ -140,5 +156,5 @@ def find_assigned_secrets(text: str) -> Iterator[Span]:
         yield from search(QUOTED_SECRET, text, has_digit)
     if UPPER_CASE_ASSIGNMENT.search(text):
         for match in ASSIGNED_SECRET.finditer(text):
-            if UPPER_NAME.search(match["name"]) and has_digit(match["value"]):
+            if UPPER_NAME.search(match["name"]) and has_digit(match["value"]) and not match["value"].isdecimal():
                 yield match.span("value")

@@ -31,13 +31,17 @@ ASCII_LABEL = re.compile(r"(?:[A-Za-z]{2,24}|xn--[A-Za-z0-9-]{2,59})(?=$|[^\x00-
 # Versions and hexadecimal numbers are no domains.
 NO_DOMAIN = re.compile(r"v?\d+(?:\.\d+)+\.|v\d+\.|0x[0-9a-f]+\.", re.IGNORECASE)
 
-CREDENTIALS = re.compile(r"://(?P<value>[^\s/@:\"'<>{}[\]$*]{1,256}:[^\s/\"'<>{}[\]$*]{1,256})(?=@)")
+CREDENTIALS = re.compile(r"://(?P<value>[^\s/@:\"'<>{}[\]$*]{0,256}:[^\s/\"'<>{}[\]$*]{1,256})(?=@)")
 # Examples of the syntax, not values.
 PLACEHOLDER = re.compile(
     r"(?:my[-_]?)?(?:user|username|login|name|usr):(?:my[-_]?)?(?:pass|passwd|password|pwd|pw|secret)", re.IGNORECASE
 )
+PLACEHOLDER_BEFORE = re.compile(r"://[^\s/@:]{1,50}:$")  # of `https://user:password@example.org`
 IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?!\w|\.\d)", re.ASCII)
-IPV6 = re.compile(r"(?<![\w.:])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:]|\.\d)", re.ASCII)
+IPV6 = re.compile(
+    r"(?<![\w.:])(?:::(?:ffff:)?\d{1,3}(?:\.\d{1,3}){3}|(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]{0,4})(?![\w:]|\.\d)",
+    re.ASCII | re.IGNORECASE,
+)
 # A fast expression that every text with an IPv6 address matches.
 HEXADECIMAL_GROUPS = re.compile(r":(?::(?=[0-9A-Fa-f]{1,4}(?![0-9A-Za-z]))|[0-9A-Fa-f]{3,4}:)")
 # Words before numbers of the same form: versions, sections, object identifiers; `Chrome/115.0.5.170`, `==1.2.3.4`.
@@ -105,7 +109,7 @@ def is_email(value: str, before: str, after: str) -> bool:
     """Reject users of repositories, files on other machines, templates, methods and identifiers of messages."""
     if value.startswith(("git@", "hg@", "svn@", "anonymous@")) and (before.endswith("://") or after[:1] in (":", "/")):
         return False
-    if value.startswith(("git@git", "git@bitbucket.")):
+    if value.startswith(("git@git", "git@bitbucket.")) or PLACEHOLDER_BEFORE.search(before):
         return False
     if after in (":/", ":~") or before.endswith(("$", "{")) or (after[:1] == "(" and value.endswith(".to")):
         return False
@@ -160,7 +164,7 @@ def find_credentials(text: str) -> Iterator[Span]:
 def find_ip_addresses(text: str) -> Iterator[Span]:
     """Yield valid addresses; not network masks, not those that every machine has, not versions and sections."""
     yield from search(IPV4, text, is_ipv4)
-    if HEXADECIMAL_GROUPS.search(text):
+    if "::" in text or HEXADECIMAL_GROUPS.search(text):
         yield from search(IPV6, text, is_ipv6)
 
 
@@ -188,6 +192,8 @@ def is_ipv6(value: str, before: str, after: str) -> bool:
         address = ipaddress.IPv6Address(value)
     except ValueError:
         return False
+    if "." in value:
+        return is_ipv4(value.rpartition(":")[2], before, after)
     groups = [group for group in value.split(":") if group]
     if len(groups) < 3 or address.is_loopback or address.is_multicast:
         return False

@@ -42,6 +42,12 @@ KEYS = {
     "DigitalOcean": "do" + "p_v1_" + letters(64, HEX),
     "Docker": "dckr" + "_pat_" + letters(27),
     "Vault": "hv" + "s." + letters(90),
+    "Slack, refreshed": "xox" + "e.xox" + "p-1-" + letters(146),
+    "Sentry": "sntr" + "ys_" + letters(60),
+    "HubSpot": "pa" + "t-na1-" + "-".join(letters(count, HEX) for count in (8, 4, 4, 4, 12)),
+    "Fly.io": "fo" + "1_" + letters(43),
+    "Meta": "EA" + "ACEdEose0cBA" + letters(100),
+    "Airtable": "pa" + "t" + letters(14) + "." + letters(64, HEX),
 }
 ASSIGNED = [
     ("aws_secret_access_key = {}", letters(40)),
@@ -51,6 +57,10 @@ ASSIGNED = [
     ("//registry.npmjs.org/:_authToken={}", letters(36)),
     ('api_key: "{}"', letters(32)),
     ("https://hooks.slack.com/services/{}", "T" + letters(8) + "/B" + letters(8) + "/" + letters(24)),
+    ("DB_PASSWORD={}", "Tr0ub4dor&3xyz!"),
+    ("api-key: {}", letters(32, HEX)),
+    ("client_secret = {}", letters(40)),
+    ('<add key="ApiKey" value="{}"/>', letters(32, HEX)),
 ]
 
 
@@ -68,6 +78,7 @@ def test_values_that_are_assigned_to_a_name_are_found(text, value):
 
 
 LINES = "\n".join(letters(64, seed=seed) for seed in range(5))
+PEM = f"{DASHES}BEGIN PRIVATE KEY{DASHES}\n{LINES}\n{DASHES}END PRIVATE KEY{DASHES}"
 
 
 @pytest.mark.parametrize(
@@ -80,11 +91,16 @@ LINES = "\n".join(letters(64, seed=seed) for seed in range(5))
         f"{DASHES}END PGP PRIVATE KEY BLOCK{DASHES}",
         f"{DASHES}BEGIN EC PRIVATE KEY{DASHES} {LINES} {DASHES}END EC PRIVATE KEY{DASHES}".replace("\n", " "),
         f'"{DASHES}BEGIN PRIVATE KEY{DASHES}\\n"\n"{LINES}\\n"\n"{DASHES}END PRIVATE KEY{DASHES}"',
+        "\n".join(f"// {line}" for line in PEM.split("\n")),
+        "\n".join(f"-{line}" for line in PEM.split("\n")),
+        " .\n".join(f"'{line}\\n'" for line in PEM.split("\n")),
+        " & _\n".join(f'"{line}"' for line in PEM.split("\n")),
+        PEM.replace("\n", "<br/>"),
         f"Private-Lines: 5\n{LINES}\nPrivate-MAC: {letters(40, HEX)}",
     ],
 )
 def test_private_keys_are_found(block):
-    """PEM, with headers, as a string of a program, in one line; PGP; PuTTY."""
+    """PEM, with headers, as strings of programs, in one line, in comments, in a patch, in HTML; PGP; PuTTY."""
     text, kinds = Anonymizer()(f"Before\n{block}\nafter")
     assert kinds == ["API_KEY"] and LINES[:20] not in text
     assert text.startswith("Before\n") and text.endswith("\nafter")
@@ -98,6 +114,8 @@ def test_private_keys_are_found(block):
         f"{DASHES}BEGIN PRIVATE KEY{DASHES}\nimport os\nx = 1\n{DASHES}BEGIN PRIVATE KEY{DASHES}\nand so on",
         f"A file starts with {DASHES}BEGIN RSA PRIVATE KEY{DASHES} and ends with {DASHES}END RSA PRIVATE KEY{DASHES}.",
         f"{DASHES}BEGIN PRIVATE KEY{DASHES}\n...\n{DASHES}END PRIVATE KEY{DASHES}",
+        "TOKENIZER=bert-base-uncased-v2 MAX_TOKENS=100000000000000",
+        "token = self.tokenizer.get_token2id_of_vocabulary(x), secret: long/path/to/file2, password=get_password_v2",
         "export TOKEN=your-token-goes-here, hf_" + "x" * 34 + ", gh" + "p_" + "x" * 36,
         "sha256 " + "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     ],

@@ -21,7 +21,7 @@ NOT_ADDRESSES = [
     "user@host:path, rsync user@backup.example.org:/srv ., git@github.com:user/repo.git, git+ssh://git@github.com/x.git",
     "${user}@host.com, $USER@host.example.com, {name}@example.com, <user>@example.com, %s@%s.com",
     "Message-ID: <20040101.1234@mail.example.com>, https://lore.kernel.org/git/" + "3a1f08" * 12 + "@mail.example.com",
-    "postgresql://user:password@host/db, smb://[[domain:]user[:password@]]server",
+    "postgresql://user:password@host/db, https://user:password@example.com/, smb://[[domain:]user[:password@]]server",
 ]
 
 
@@ -46,7 +46,9 @@ def test_what_only_looks_like_an_address_is_kept(text):
         ("DNS server 8.8.8.8, IP: 1.2.3.4, http://10.2.3.4:80/", "DNS server <IP_ADDRESS>, IP: <IP_ADDRESS>, http://<IP_ADDRESS>:80/"),
         ("from 10.0.0.7 and 31.13.64.35/24, ١٩٢.١٦٨.٣.٤٤", "from <IP_ADDRESS> and <IP_ADDRESS>/24, <IP_ADDRESS>"),
         ("fe80::1:2:3, 2001:db8::1", "<IP_ADDRESS>, <IP_ADDRESS>"),
+        ("peer ::ffff:203.0.113.45 connected", "peer <IP_ADDRESS> connected"),
         ("postgresql://scott:tiger@localhost/test", "postgresql://<CREDENTIALS>@localhost/test"),
+        ("redis://:p4ssw0rd@localhost:6379", "redis://<CREDENTIALS>@localhost:6379"),
     ],
 )  # fmt: skip
 def test_addresses_of_all_scripts_are_found(text, expected):
