@@ -29,12 +29,17 @@ BAND_RECALL = 0.99  # share of the pairs at the threshold that must have a band 
 
 # Variants of one mark, which typography chooses: any quotation mark or apostrophe, any dash or hyphen.
 QUOTATION_MARKS, DASHES = '["`\u00b4\u00ab\u00bb\u2018-\u201f\u2039\u203a]', r"[\u2010-\u2015\u2212\ufe58\ufe63\uff0d]"
+# But a double one after a number is a sign of inches or seconds, and between spaces one has no word to stay with.
+INCHES, LONE_MARKS = r'(\p{N})["\u201d]', "(?:^|\\s)[\u00ab\u00bb](?:\\s|$)"
 # Punctuation of sentences: around words of two or more letters, before a space, and in scripts without spaces. Next to
 # a number or a single letter, brackets and exclamation marks may be operators: `5!`, `(2 + 3) * 4`.
 LETTERS = r"[\p{L}\p{M}]{2}"
-AFTER_WORD, BEFORE_WORD = rf"({LETTERS})[.,;:!?\u2026'\p{{Pe}}]+(?:\s|$)", rf"(?:^|\s)['\p{{Ps}}]+({LETTERS})"
-BEFORE_SPACE = r"[.,;:?\u2026]+(?:\s|$)"
-IGNORED = r"[[\p{C}--\s]\u3001-\u3003\u3008-\u301f\u30fb\uff01\uff08\uff09\uff0c\uff0e\uff1a\uff1b\uff1f]"
+AFTER_WORD = rf"({LETTERS})[.,;:!?\u2026'\p{{Pe}}]+(?:\s|$)"
+BEFORE_WORD, BEFORE_SPACE = rf"(?:^|\s)['\u00a1\u00bf\p{{Ps}}]+({LETTERS})", r"[.,;:?\u2026]+(?:\s|$)"
+IGNORED = (
+    r"[[\p{C}--\s]\u0589\u060c\u061b\u061f\u06d4\u0964\u0965\u1362"  # Armenian, Arabic, Devanagari, Ethiopic
+    r"\u3001-\u3003\u3008-\u301f\u30fb\uff01\uff08\uff09\uff0c\uff0e\uff1a\uff1b\uff1f]"
+)
 SYMBOLS = r"\s*([^\p{L}\p{M}\p{N}\s\p{C}]+)"
 
 
@@ -52,6 +57,8 @@ def words_and_symbols(text: Expression) -> Expression:
     """Do the same, but keep symbols, each with the word before it: "“No”: 2 * x[1]!" -> "no 2* x[ 1]!"."""
     text = lower(text)
     for pattern, replacement in (
+        (LONE_MARKS, " "),
+        (INCHES, "$1\u2033"),
         (QUOTATION_MARKS, "'"),
         (DASHES, "-"),
         (AFTER_WORD, "$1 "),
