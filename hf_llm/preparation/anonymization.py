@@ -152,7 +152,8 @@ def canonical_form(kind: str, value: str, before: str = "") -> str:
         return value
     value = fold(value)
     if kind == "IP_ADDRESS":
-        return str(ipaddress.ip_address(value))
+        address = ipaddress.ip_address(value)
+        return str(getattr(address, "ipv4_mapped", None) or address)
     if kind == "EMAIL":
         local, _, domain = unicodedata.normalize("NFC", value).casefold().partition("@")
         try:

@@ -119,6 +119,7 @@ WORDS: dict[str, tuple] = {
     **dict.fromkeys(("tc", "tckn", "kimlik", "t.c"), (tckimlik,)),
     **dict.fromkeys(("инн", "inn"), (inn,)),
     **dict.fromkeys(("рнокпп", "іпн"), (rntrc,)),
+    **dict.fromkeys(("ssn", "social security"), (ssn,)),
     **dict.fromkeys(("sin", "nas"), (sin,)),
     **dict.fromkeys(("tfn",), (tfn,)),
     **dict.fromkeys(("ird",), (ird,)),
@@ -138,7 +139,8 @@ UNSPACED = [word for word in WORDS if word[0] > "\u0e00"]  # Thai, Japanese, Kor
 SPACED = sorted(map(re.escape, WORDS.keys() - set(UNSPACED)), key=len, reverse=True)
 WORD = re.compile(rf"(?<![^\W\d_])(?:{'|'.join(SPACED)})(?![^\W\d_])|{'|'.join(UNSPACED)}")
 ID_AFTER_WORD = re.compile(
-    r"(?<![\w.,])(?!\d{4}-\d\d-\d\d(?!\d))(?:[A-Z]{5}\d{4}[A-Z]|[A-Z]?\d(?:[ ./-]?\d){5,15}(?:[ -]?[A-Z]{1,2})?)"
+    r"(?<![\w.,])(?!\d{4}-\d\d-\d\d(?!\d))"
+    r"(?:[A-Z]{5}\d{4}[A-Z]|(?:[A-Z]-?)?\d(?:[ ./-]?\d){5,15}(?:[ -]?[A-Za-z]{1,2})?)"
     r"(?![\w%]|\.\d)",
     re.ASCII,
 )
@@ -206,4 +208,5 @@ def follows_word(value: str, before: str, after: str) -> bool:
     """Whether one of the last words before the value names a kind of number that it is."""
     line = re.split(r"[\d\n]", before)[-1][-40:].lower()
     words = [word[0] for word in WORD.finditer(line)]
-    return any(validator.is_valid(value) for word in words for validator in WORDS[word])
+    spellings = (value, re.sub(r"[ ./-]", "", value).upper())
+    return any(validator.is_valid(each) for word in words for validator in WORDS[word] for each in spellings)

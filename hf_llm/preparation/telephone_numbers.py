@@ -21,28 +21,30 @@ ENGLISH = (
 # Words before a telephone number, by the country that a number without a country code then belongs to; those of several
 # countries first.
 WORDS = {
-    "": r"telefon\w{0,8}|telefaks?|faks|mobil|m[oó]vil|celular|tel[eé]fonos?",
+    "": r"cel|telefon\w{0,8}|telefaks?|faks|mobil|m[oó]vil|celular|tel[eé]fonos?",
     "DE": r"handy|(?:tele|mobil)fon\w*|mobilnummer|rufnummer|festnetz|fon"
-    r"|rufen sie(?: \w+)? an|anrufen unter|erreichbar|durchwahl",
-    "FR": r"t[eé]l[eé]phones?|tél|portable|appelez|t[eé]l[eé]copie|joignable|joindre",
+    r"|rufe?n? (?:sie|mich|uns)(?: \w+)? an|anrufen unter|erreichbar|durchwahl",
+    "FR": r"t[eé]l[eé]phones?|tél|portable|appelez|t[eé]l[eé]copie|joignable|joindre|joigne\w*",
     "IT": r"telefono|cellulare|chiama\w*",
     "ES": r"tfnos?|tlfno|ll[aá]m[ae]\w*",
     "BR": r"telefones?|telem[oó]vel|ligue(?: para)?|contato",
-    "NL": r"telefoon\w*|mobiel|telnr",
-    "SE": r"mobiltelefon|mobilnummer|telefonnummer",
-    "DK": r"tlf",
+    "NL": r"telefoon\w*|mobiel|telnr|bel(?:t|len)? (?:mij|me|ons|naar|op|met|gerust|dan)",
+    "SE": r"mobiltelefon|mobilnummer|telefonnummer|ring (?:mig|oss|på)",
+    "DK": r"tlf|ring (?:til|på)",
     "FI": r"puh|puhelin\w*|matkapuhelin|soita",
     "PL": r"telefonu|tel\. kom|kom[oó]rk\w+|(?:za)?dzwo[nń]\w*",
     "CZ": r"(?:za)?volejte|telefonn[íi]",
     "HU": r"h[íi]vj\w*|telefonsz[áa]m\w*",
     "RO": r"suna[țt]i|telefonul",
     "HR": r"mobitel|nazovite",
-    "TR": r"telefonu?|cep(?: telefonu)?|aray[\u0131i]n\w*",
+    "TR": r"telefonu?|cep(?: telefonu)?|(?:beni|bizi) ara\w*|aray[\u0131i]n\w*",
     "VN": r"đi[ệe]n tho[ạa]i|đt|sđt|di đ[ộo]ng|g[ọo]i|li[êe]n h[ệe]",
     "ID": r"telepon|telp|ponsel|nomor hp|no\.? hp|hubungi",
     "LT": r"telefonas|mobilusis",
     "LV": r"t[āa]lr\w*",
     "IS": r"s[íi]mi|fars[íi]mi",
+    "KE": r"simu",
+    "MN": r"утас\w*",
     "RU": r"тел|телефон\w*|моб|мобильн\w+|сотов\w+|(?:по)?звони\w*|факс",
     "UA": r"мобільн\w+|(?:по|за)?дзвон\w+",
     "GR": r"τηλ|τηλέφων\w+|κινητ\w+|φαξ|καλέστε",
@@ -59,7 +61,7 @@ UNSPACED_WORDS = {
     "TW": r"聯絡|手機|傳真|熱線|撥打",
     "JP": r"電話|携帯|連絡先|ファ(?:ック|ク)ス|ケータイ|問い?合わ?せ",
     "KR": r"전화|휴대폰|휴대전화|핸드폰|연락처|팩스|문의",
-    "IN": r"फ़ोन|फोन|फ़ोन|मोबाइल|दूरभाष|संपर्क|सम्पर्क|कॉल|फ़ैक्स|फैक्स|मोबाईल|தொலைபேசி|கைபேசி|ఫోన్|ಫೋನ್|ഫോൺ|ફોન|ਫੋਨ|ਫ਼ੋਨ",
+    "IN": r"फ़ोन|फोन|फ़ोन|मोबाइल|दूरभाष|संपर्क|सम्पर्क|कॉल|फ़ैक्स|फैक्स|मोबाईल|தொலைபேசி|மொபைல்|கைபேசி|ఫోన్|ಫೋನ್|ഫോൺ|ફોન|ਫੋਨ|ਫ਼ੋਨ",
     "BD": r"ফোন|মোবাইল",
     "TH": r"โทร|มือถือ|เบอร์|แฟกซ์|ติดต่อ",
     "KH": r"ទូរស័ព្ទ",
@@ -103,7 +105,7 @@ AFTER = re.compile(r"[ -]{0,2}\(?(?:office|fax|mobile|cell|phone|home|work|desk)
 NOT_A_PHONE = re.compile(
     r"\d{4}[-./]\d{1,2}[-./]\d{1,2}.*|\d{1,2}[-./]\d{1,2}[-./]\d{4}|\(?(?:1[5-9]|20)\d\d\)? ?[-/] ?(?:1[5-9]|20)\d\d"
     r"|\d{5}-\d{4}|\d{3}-\d\d-\d{4}|\d+\.\d+|(?:19|20)\d\d[01]\d[0-3]\d|(?:1[5-9]|20)\d\d(?: (?:1[5-9]|20)\d\d)+"
-    r"|\d(?: \d{3})+|\+\d{4}(?:\d\d)?[+-]\d{5}(?:\d\d)?"
+    r"|\d{1,3}[ -](?:19|20)\d\d[ /-](?:19|20)\d\d|[1-9](?: \d{3})+|\+\d{4}(?:\d\d)?[+-]\d{5}(?:\d\d)?"
     r"|\(?(?:1[89]|20)\d\d\) ?\d{1,3} ?-.*|\d+0{5,}|\d+ +\d+\.\d+\.\d+|(?:(?:19|20)\d{6}|\d{2}:?\d\d)[- ].*:.*"
 )
 NUMBER_OF = re.compile(
@@ -114,8 +116,11 @@ NUMBER_OF = re.compile(
 NUMBER = r"\d(?:[ .()/-]{0,3}\d){6}"
 # The lookahead with a back reference is an atomic group (Python 3.11 has them): no digit is given back.
 PHONE = re.compile(
-    rf"(?<![\w./$€£#+(-])(?<!\d:)(?:(?=[+(])|(?<!\d,))(?=[+(]?{NUMBER})"
-    r"(?=(?P<number>[+(]?\d{1,5}\)?(?:[ .\-/]{0,2}\(?\d{1,8}\)?){1,7}))(?P=number)"
+    # A dot before it ends an abbreviation: "тел.8(495)123-45-67". A word in capital letters: "TEL0120-123-456".
+    rf"(?:(?<![\w/$€£#+(-])|(?<=TEL)|(?<=FAX)|(?<=\()(?=\+))(?<!(?<![A-Za-z\x80-\U0010ffff])\.)"
+    rf"(?<!\d:)(?:(?=[+(])|(?<!\d,))(?=[+(]?{NUMBER})"
+    r"(?=(?P<number>[+(]?\d{1,5}\)?"
+    r"(?:[ .\-/]{0,2}\(?\d{1,8}(?:\)(?=[ .\-/]{0,2}\(?\d))?| [/-] \d{1,8}){1,7}))(?P=number)"
     r"(?: ?(?:x|ext\.?) ?\d{1,6})?(?![\w%€*]|[.,:-]\d)",
     re.ASCII,
 )
@@ -208,7 +213,10 @@ def international_form(value: str, before: str) -> str | None:
         ('+79123456789', None)
     """
     number = re.sub(r"^00(?=[1-9])", "+", value)
-    parsed = parse(number, None if number.startswith("+") else country_of(before))
+    country = country_of(before)
+    if country is None and AMERICAN.fullmatch(value) and is_valid(number, "US"):
+        country = "US"
+    parsed = parse(number, None if number.startswith("+") else country)
     if parsed is None or not phonenumbers.is_possible_number(parsed):
         return None
     extension = f"x{parsed.extension}" if parsed.extension else ""

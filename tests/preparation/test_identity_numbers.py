@@ -25,7 +25,8 @@ from hf_llm.preparation.anonymization import Anonymizer
         ),
         *("주민등록번호 971013-9019902", "TC Kimlik No 17291716060", "NHS number 943 476 5919", "ИНН 500100732259"),
         *("Steuer-ID 36 574 261 809", "rodné číslo 710319/2745", "personnummer 880320-0016", "SIN 123-456-782"),
-        *("fødselsnummer 151086 95088", "TFN 123 456 782"),
+        *("fødselsnummer 151086 95088", "TFN 123 456 782", "social security number 536 90 4399"),
+        *("DNI 12.345.678-Z", "dni 12345678z", "NIE X-1234567-L"),
     ],
 )
 def test_national_identity_numbers_are_found(text):

@@ -62,6 +62,6 @@ def test_spellings_of_an_address_have_the_same_pseudonym():
     for spellings in (
         ["Jürgen@Müller.example", "jürgen@xn--mller-kva.example"],
         ["jo@example.org", "ｊｏ＠ｅｘａｍｐｌｅ．ｏｒｇ"],
-        ["192.168.3.44", "١٩٢.١٦٨.٣.٤٤"],
+        ["192.168.3.44", "١٩٢.١٦٨.٣.٤٤", "::ffff:192.168.3.44"],
     ):
         assert len({anonymizer(text)[0] for text in spellings}) == 1, spellings
