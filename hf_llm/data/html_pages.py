@@ -28,7 +28,7 @@ LINEAR_B = range(0x10080, 0x100FB)  # ideograms; some that a page has not stand 
 
 
 def read_html(stream: FileStream, column: str | None) -> Iterator[Batch]:
-    """Read the main text of a page, without menus and the like."""
+    """Read the main text of a page, without menus and the like; it is empty where there is nothing else."""
     content = stream.join(stream.read_bytes())
     if not content:
         stream.check_not_empty()
@@ -38,9 +38,7 @@ def read_html(stream: FileStream, column: str | None) -> Iterator[Batch]:
         text = main_text(page)
     except ValueError as error:
         raise BadFile(f"`{stream.name}` {error}") from None
-    if not text:
-        raise BadFile(f"`{stream.name}` has no main text")
-    yield pa.array([text]), {}
+    yield pa.array([text or ""]), {}
 
 
 def decode_page(stream: FileStream, content: bytes) -> str:

@@ -111,6 +111,11 @@ def test_a_function_of_gtk_doc_keeps_its_headings(tmp_path):
     assert -1 not in positions and positions == sorted(positions)
 
 
+def test_a_page_without_a_main_text_is_an_empty_text(tmp_path):
+    """It is dropped with its reason, and does not end a run over thousands of pages."""
+    assert read(tmp_path / "a.html", "<html><body><img src='x'></body></html>") == ("", [])
+
+
 def test_tags_that_old_pages_do_not_close_lose_no_text(tmp_path):
     """libxml2 leaves out what is deeper than 256 elements, without an exception; other elements are refused."""
     body = "".join(f"<font size=2><b>{FOX.format(number)}<br>" for number in range(300))
