@@ -237,6 +237,8 @@ class FileStream:
     def undecodable(self, origin: str) -> str:
         """Return the message for a row or document whose bytes are not of the file's encoding."""
         remedy = "give its `--encoding`, e.g. cp1252 or gb18030, or convert it to UTF-8"
+        if self.encoding != "utf-8" and self.encoding == codecs.lookup(self.reading.encoding).name:
+            remedy = "`--encoding` holds for all files, so convert those of other encodings to UTF-8"
         return f"{origin} is not {self.encoding.upper()}: {remedy}"
 
 

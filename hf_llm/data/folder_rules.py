@@ -6,7 +6,7 @@ import re
 import textwrap
 
 from hf_llm.data.byte_streams import file_format, open_bytes
-from hf_llm.data.found import printable
+from hf_llm.data.found import NO_READER, printable
 from hf_llm.data.readers import DOCUMENTS, READERS
 from hf_llm.messages import without_secrets
 
@@ -89,7 +89,7 @@ def no_reader(name: str) -> str:
     stem, last = os.path.splitext(name.lower())
     inner = os.path.splitext(stem)[1]
     both = last in PACKED and re.fullmatch(r"\.[a-z]\w{0,9}", inner)
-    return f"no reader for {(inner + last if both else last) or 'files without extension'}"
+    return NO_READER + f"{(inner + last if both else last) or 'files without extension'}"
 
 
 def prepared_shards(folder: str, names: set[str]) -> list | None:

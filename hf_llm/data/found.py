@@ -12,6 +12,8 @@ logger = logging.getLogger(__name__)
 
 LISTED = 3  # names of each reason in a message
 LISTED_REASONS = 8
+NO_READER = "no reader for "  # begins the reason of a format without one
+NO_FILE = "a link to nothing"
 SECOND_NAME = "the same as "  # begins the reason of a name whose file is read under another one
 
 
@@ -79,6 +81,15 @@ def summary(skipped: list[SkippedFile]) -> str:
     return ", ".join(texts)
 
 
+def remedy(skipped: list[SkippedFile]) -> str:
+    """Return the end of a message about what was left out: how it can be read, if it can."""
+    named = any(not file.reason.startswith((NO_READER, NO_FILE)) for file in skipped)
+    texts = ["to take a file, name the file itself"] if named else []
+    if any(file.reason.startswith(NO_READER) for file in skipped):
+        texts.append("to take one without a reader, convert it, e.g. to .txt")
+    return ": " + "; ".join(texts) if texts else ""
+
+
 def count_files(skipped: list[SkippedFile]) -> str:
     number, size = sum(file.files for file in skipped), sum(file.size for file in skipped)
     return f"{number:,} file{'s' * (number != 1)}, {size:,} bytes"
@@ -87,4 +98,4 @@ def count_files(skipped: list[SkippedFile]) -> str:
 def warn_of_skipped(argument: str, skipped: list[SkippedFile]) -> None:
     """Log in one line what was left out, without second names of files that are read."""
     if left_out := [file for file in skipped if not file.reason.startswith(SECOND_NAME)]:
-        logger.warning(f"`{argument}`: left out {summary(left_out)}: to take a file, name the file itself")
+        logger.warning(f"`{argument}`: left out {summary(left_out)}{remedy(left_out)}")

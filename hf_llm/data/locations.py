@@ -16,12 +16,14 @@ from hf_llm.data.folder_rules import (
     shard_path,
 )
 from hf_llm.data.found import (
+    NO_FILE,
     SECOND_NAME,
     Found,
     SkippedFile,
     SourceFile,
     numbered,
     printable,
+    remedy,
     summary,
     warn_of_skipped,
     with_unique_names,
@@ -95,9 +97,9 @@ def find_files(argument: str, patterns: list[str], warn: bool = True) -> Found:
     files, skipped = search.results()
     for pattern in patterns:
         if pattern not in search.matched:
-            reasons = f" to read, only {summary(skipped)}: to take a file, name the file itself" if skipped else ""
-            remedy = "" if skipped else ": give a file or a glob such as 'data/*.jsonl'"
-            raise ValueError(f"`{argument}` {printable(pattern)} matches no file{reasons}{remedy}")
+            reasons = f" to read, only {summary(skipped)}" if skipped else ""
+            how = remedy(skipped) if skipped else ": give a file or a glob such as 'data/*.jsonl'"
+            raise ValueError(f"`{argument}` {printable(pattern)} matches no file{reasons}{how}")
     if unknown := [file.path for file in files if not has_reader(file.path)]:
         others = f" (and {len(unknown) - 1:,} others)" if len(unknown) > 1 else ""
         raise ValueError(
@@ -130,7 +132,7 @@ class Search:
                 self.look(location, os.stat(location.path))
             except OSError as error:  # a link to nothing, no permission, deleted meanwhile
                 broken = isinstance(error, FileNotFoundError) and os.path.islink(location.path)
-                self.skipped.append((location, "a link to nothing" if broken else f"{error.strerror}"))
+                self.skipped.append((location, NO_FILE if broken else f"{error.strerror}"))
 
     def look(self, location: Location, status: os.stat_result) -> None:
         key, kind = identity(location.path, status), stat.S_IFMT(status.st_mode)

@@ -27,7 +27,7 @@ from hf_llm.preparation.processes import (
     worker_environment,
     worker_function,
 )
-from hf_llm.preparation.row_steps import RowSteps
+from hf_llm.preparation.row_steps import RowSteps, too_short
 from hf_llm.preparation.spool import Spool
 
 BATCH_ROWS = 256  # per call of a worker process
@@ -71,7 +71,7 @@ def drop_empty_in_daft(rows: daft.DataFrame) -> daft.DataFrame:
     no_string, empty = lit(None).cast(DataType.string()), col("size") == 0
     columns = {
         "step": when(empty, lit("length")).otherwise(no_string),
-        "reason": when(empty, lit("fewer than 1 characters")).otherwise(no_string),
+        "reason": when(empty, lit(too_short(1))).otherwise(no_string),
         "replaced": lit(None).cast(DataType.list(DataType.string())),
         "changed": lit(None).cast(DataType.list(DataType.string())),
         "removed_bytes": lit(None).cast(DataType.list(DataType.int64())),

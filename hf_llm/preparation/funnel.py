@@ -33,7 +33,7 @@ DROPPED_COLUMNS = ("begin", "end", "reason", "source", "row", "like_source", "li
 # For N rows the numbers of their files, and their own numbers in these files, (N,) both.
 RowIds = tuple[np.ndarray | list[int], np.ndarray | list[int]]
 EXAMPLES = 3  # dropped rows of each reason in the report
-UNREADABLE_EXAMPLES = 20
+UNREADABLE_EXAMPLES, FILE_EXAMPLES = 20, 5  # of all files, of one file
 WRITE_ROWS = 1_000_000  # dropped rows that are written together
 
 
@@ -106,7 +106,8 @@ class Funnel:
             self.add_example("read", UNREADABLE_FILE, message, "")
         else:
             self.count_dropped("read", UNREADABLE, ([source], [row]), size, details=[message])
-            self.add_example("read", UNREADABLE, message, "")
+            if self.inputs.unreadable_rows[source] <= FILE_EXAMPLES:
+                self.add_example("read", UNREADABLE, message, "")
 
     def count_changed(self, step: str, texts: int, size: int) -> None:
         """Count texts that a step changed, and the bytes that it removed from them."""
@@ -121,7 +122,7 @@ class Funnel:
 
     def origin(self, source: int, row: int) -> str:
         """Name a row in the report by its file and its number in the file."""
-        return f"{self.names[source]} row {row}"
+        return f"`{self.names[source]}` row {row}"
 
     def explain_empty(self) -> str:
         """Explain in one line which step dropped the last row, and why."""

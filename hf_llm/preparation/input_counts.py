@@ -57,12 +57,16 @@ class InputCounts:
         """
         total = sum(file.size for file in self.files) or 1
         for source in sorted(self.first_problems | self.file_problems):
-            share = f"{self.lost(source) / total:.2%} of all bytes are lost"
+            lost = self.lost(source) / total
+            share = f"{'less than 0.01%' if 0 < lost < 0.0001 else f'{lost:.2%}'} of all bytes are lost"
             if problem := self.file_problems.get(source):
                 logger.warning(f"{problem.message}; {share}")
             if problem := self.first_problems.get(source):
                 rows = self.unreadable_rows[source]
-                logger.warning(f"{rows:,} rows of a file cannot be read; {share}; the first: {problem.message}")
+                path = f"`{printable(self.files[source].path)}`"
+                first = problem.message.removeprefix(path).lstrip()
+                number = f"{rows:,} row{'s' * (rows != 1)}"
+                logger.warning(f"{path}: {number} cannot be read; {share}; the first: {first}")
         lost = sum(map(self.lost, range(len(self.files))))
         if lost > max_unreadable * total:
             needed = math.ceil(1000 * lost / total) / 1000
@@ -113,7 +117,7 @@ class InputCounts:
         """Return the manifest's entries of what was left out, a folder as one entry with its number of files."""
         return [
             {"name": file.name, "bytes": file.size, "reason": file.reason}
-            | ({"files": file.files} if file.files > 1 else {})
+            | ({"files": file.files} if file.files != 1 else {})
             for file in self.skipped
         ]
 

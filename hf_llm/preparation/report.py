@@ -32,13 +32,14 @@ def write_report(folder: Path, manifest: dict, funnel: Funnel) -> None:
     for step in manifest["steps"]:
         numbers = (step[name] for name in ("rows_in", "rows_out", "changed", "bytes_in", "bytes_out"))
         lines += [f"| {step['step']} | {' | '.join(f'{number:,}' for number in numbers)} |"]
-    dropped = [(step["step"], *count) for step in manifest["steps"] for count in step["dropped"].items()]
+    dropped = [(step["step"], *count) for step in manifest["steps"] for count in step["dropped"].items() if count[1]]
     if files := manifest["input"]["unreadable_files"]:
         dropped.insert(0, ("read", UNREADABLE_FILE, files))
     if funnel.passages:
         lines += ["", "## Most frequent repeated passages", "", "| times | passage |", "|---:|---|"]
         lines += [f"| {count:,} | {' '.join(text.split()).replace('|', '/')} |" for text, count in funnel.passages]
-    lines += ["", "## Dropped rows", "", f"All of them: `{DROPPED_FILE}`.", ""]
+    lines += ["", "## Dropped rows", ""]
+    lines += [f"Some of each reason; all of them are in `{DROPPED_FILE}`." if dropped else "None.", ""]
     for step, reason, rows in dropped:
         lines += [f"### {step}: {reason} ({rows:,})", ""]
         for example in funnel.examples.get(f"{step}: {reason}", []):
@@ -55,16 +56,22 @@ def input_lines(manifest: dict) -> list[str]:
         "| input | files | bytes |",
         "|---|---:|---:|",
         f"| read | {counts['files_read']:,} | {counts['bytes_read']:,} |",
-        f"| lost in unreadable files and rows | {counts['unreadable_files']:,} | {counts['bytes_lost']:,} |",
+        f"| lost in files and rows that cannot be read | ({counts['unreadable_files']:,}) | {counts['bytes_lost']:,} |",
         f"| left out | {counts['files_left_out']:,} | {counts['bytes_left_out']:,} |",
+        f"| all | {counts['files']:,} | {counts['bytes']:,} |",
     ]
+    if counts["unreadable_files"]:
+        lines += ["", "The files in parentheses are among those read: each is lost as a whole or from some row on."]
     by_reason: dict[str, list[dict]] = {}
     for file in manifest["not_read"]:
         if not file["reason"].startswith(SECOND_NAME):
             by_reason.setdefault(file["reason"], []).append(file)
-    for reason, files in by_reason.items():
+    if by_reason:
+        lines += ["", "| why left out | files | bytes | names |", "|---|---:|---:|---|"]
+    for reason, files in sorted(by_reason.items(), key=lambda group: -sum(file["bytes"] for file in group[1])):
         names = ", ".join(f"`{file['name']}`" for file in files[:LISTED]) + (", ..." if len(files) > LISTED else "")
-        lines += ["", f"- left out, {reason}: {names} ({sum(file['bytes'] for file in files):,} bytes)"]
+        number, size = sum(file.get("files", 1) for file in files), sum(file["bytes"] for file in files)
+        lines += [f"| {reason} | {number:,} | {size:,} | {names.replace('|', '/')} |"]
     return lines
 
 

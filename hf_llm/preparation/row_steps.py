@@ -90,7 +90,7 @@ class RowSteps:
             result.text = clean(result.text)
 
     def length(self, result: RowResult) -> str | None:
-        return f"fewer than {self.min_chars} characters" if len(result.text) < self.min_chars else None
+        return too_short(self.min_chars) if len(result.text) < self.min_chars else None
 
     def language(self, result: RowResult) -> str | None:
         if not (self.languages or self.quality_rules):
@@ -125,6 +125,11 @@ class RowSteps:
     def anonymization(self, result: RowResult) -> None:
         if self.anonymizer is not None:
             result.text, result.replaced = self.anonymizer(result.text)
+
+
+def too_short(min_chars: int) -> str:
+    """Return the reason for which texts of fewer characters are dropped."""
+    return "no text" if min_chars == 1 else f"fewer than {min_chars} characters"
 
 
 @contextlib.contextmanager

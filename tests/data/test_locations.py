@@ -212,7 +212,9 @@ def test_a_folder_with_nothing_to_read_says_what_is_there(tmp_path):
     write(tmp_path, "d/README.md", "d/x.tar.gz")
     message = error_of(tmp_path / "d")
     assert "d/README.md (a readme, card or licence; 1 file, 1 bytes)" in message and "no reader for .tar.gz" in message
-    assert message.endswith("to take a file, name the file itself") and names(tmp_path / "d/README.md") == ["README.md"]
+    remedies = "to take a file, name the file itself; to take one without a reader, convert it, e.g. to .txt"
+    assert message.endswith(f": {remedies}")
+    assert names(tmp_path / "d/README.md") == ["README.md"]
     write(tmp_path, "e/a.jsonl")
     assert "matches no file to read, only d/" in error_of(tmp_path / "d", tmp_path / "e")
 

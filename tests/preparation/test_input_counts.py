@@ -102,10 +102,7 @@ def test_each_lost_file_is_a_warning_and_too_many_lost_bytes_end_the_run(mixed, 
         (warning,) = [warning for warning in warnings if f"`{mixed}/{name}`" in warning]
         assert reason in warning and "% of all bytes are lost" in warning
     (warning,) = [warning for warning in warnings if "row.jsonl" in warning]
-    assert (
-        warning.startswith("2 rows of a file cannot be read; ")
-        and f"the first: `{mixed}/row.jsonl` line 2: " in warning
-    )
+    assert warning.startswith(f"`{mixed}/row.jsonl`: 2 rows cannot be read; ") and "; the first: line 2: " in warning
     assert "2 files and 2 rows, named above), more than `--max_unreadable` 0.01: " in message
     assert not list(mixed.parent.glob("*out*"))
     share = float(message.rpartition("--max_unreadable ")[2])

@@ -154,7 +154,7 @@ def test_the_report_shows_the_funnel_and_dropped_rows(prepared):
     output = prepared[0].parent / "prepared"
     report = (output / "report.md").read_text()
     assert (output / "funnel.png").stat().st_size > 5000 and "(funnel.png)" in report
-    assert "| exact duplicates | 27 | 26 |" in report and "c.csv row 0, duplicate of raw/a.jsonl row 3" in report
+    assert "| exact duplicates | 27 | 26 |" in report and "c.csv` row 0, duplicate of `raw/a.jsonl` row 3" in report
     assert "13 consecutive words of an evaluation (1)" in report
 
 
@@ -327,7 +327,7 @@ def test_an_empty_text_or_a_null_is_dropped_as_too_short(tmp_path):
     for name, settings in (("steps", {}), ("no_steps", NO_STEPS)):
         files = ("a.jsonl", "b.json", "c.parquet", "d.parquet")
         manifest = prepare(arguments(tmp_path, *files, output_dir=str(tmp_path / name), **settings))
-        assert manifest["steps"][2]["dropped"] == {"fewer than 1 characters": 5} and manifest["rows"] == 3
+        assert manifest["steps"][2]["dropped"] == {"no text": 5} and manifest["rows"] == 3
 
 
 def test_changed_texts_are_counted_for_each_step(tmp_path):
