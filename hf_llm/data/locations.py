@@ -32,6 +32,7 @@ from hf_llm.data.globs import absolute_path, expand, identity
 from hf_llm.data.readers import READERS
 from hf_llm.data.urls import find_urls
 
+SYSTEM_FOLDERS = ("/proc/", "/sys/")  # some of whose files have no end, or wait for one
 KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
@@ -136,7 +137,9 @@ class Search:
 
     def look(self, location: Location, status: os.stat_result) -> None:
         key, kind = identity(location.path, status), stat.S_IFMT(status.st_mode)
-        if other := self.seen.get(key):
+        if os.path.realpath(location.path).startswith(SYSTEM_FOLDERS):
+            self.skipped.append((location, "a file of the system"))
+        elif other := self.seen.get(key):
             self.matched.add(location.pattern)
             if other.path != location.path:
                 self.skipped.append((location, other))

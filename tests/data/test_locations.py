@@ -92,17 +92,19 @@ def test_links_to_files_elsewhere_are_followed(tmp_path):
 
 
 def test_what_is_no_file_is_never_opened(tmp_path):
-    """A link to nothing, a pipe, a socket and a device are left out of a folder, and refused as an argument."""
+    """Links to nothing and to the system's files, pipes, sockets, devices are left out, and refused as an argument."""
     write(tmp_path, "d/a.jsonl")
     (tmp_path / "d/broken.jsonl").symlink_to("nothing")
     os.mkfifo(tmp_path / "d/pipe.jsonl")
     (tmp_path / "d/null.jsonl").symlink_to("/dev/null")
+    (tmp_path / "d/log.jsonl").symlink_to("/proc/kmsg")
     (tmp_path / "d/one.jsonl").symlink_to("two.jsonl")
     (tmp_path / "d/two.jsonl").symlink_to("one.jsonl")
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "d/socket.jsonl"))
     assert names(tmp_path / "d") == ["d/a.jsonl"]
     reasons = {"broken": "a link to nothing", "pipe": "a named pipe", "null": "a device", "socket": "a socket"}
+    reasons["log"] = "a file of the system"
     reasons |= dict.fromkeys(("one", "two"), "Too many levels of symbolic links")
     assert left_out(tmp_path / "d") == {f"d/{name}.jsonl": reason for name, reason in reasons.items()}
     for name, reason in reasons.items():
