@@ -202,7 +202,8 @@ def load_text_files(paths: list[str], data_args: TextArguments | TokenizerArgume
     try:
         builder.download_and_prepare(num_proc=num_proc if num_proc > 1 else None)
     except BadFile as error:
-        raise ValueError(str(error)) from None  # without the traceback of a worker process
+        hint = "`prepare_data.py --on_error skip` writes a folder without what cannot be read"
+        raise ValueError(f"{error}; {hint}") from None  # without the traceback of a worker process
     if not sum(split.num_examples for split in (builder.info.splits or {}).values()):
         others = f" and {len(paths) - 1} other files" if len(paths) > 1 else ""
         raise ValueError(f"`{printable(paths[0])}`{others}: empty, without any row: name other files")
