@@ -18,11 +18,11 @@ BATCH_ROWS = 10_000
 SAMPLE_BYTES, SAMPLE_ROWS = 1 << 16, 20  # of the start of a file, to recognize its delimiter
 DELIMITERS = ",;\t|"
 DELIMITER_LINE = re.compile(rb"sep=([,;\t|])\r?\n", re.IGNORECASE)  # which Excel reads before the names
-LINE_END = re.compile(rb"\r\n?|\n")
 BACKSLASH = re.compile(r'\\(["\\]?)')
 DOUBLED_MARK = 'write " inside a value as ""'
 ESCAPED = ', or give `--csv_escape backslash` if \\" stands for it'
 ZERO_BYTE = b"\xc0\x80"  # stands for it, because it is no more text than what is not UTF-8
+LONG_ROW = 1 << 20  # bytes
 MAX_SPACED_BYTES = 1 << 16  # of a row in which spaces may follow a closing quotation mark
 
 
@@ -32,10 +32,14 @@ class CsvLines:
     def __init__(self, stream: FileStream):
         self.stream, self.chunks, self.is_last = stream, stream.read_text(), False
         self.has_escapes = stream.reading.csv_escape == "backslash"
-        self.content = b""
+        self.content, self.is_simple = b"", True  # without lines that end with a carriage return
+        self.short = min(LONG_ROW, stream.limit)
         self.start = self.second = self.end = 0  # offsets of the row's first line, its second line, the next line
         self.line = 0  # number of lines before `end`
         self.open_until = 0  # a row that is open at the end of a line before this one is not closed on it either
+        self.found: dict[bytes, int] = dict.fromkeys(
+            (b"\n", b"\r", b'"'), 0
+        )  # no such sign is between `end` and this offset
         self.begin_row()
 
     def begin_row(self) -> None:
@@ -48,6 +52,7 @@ class CsvLines:
     def end_after_first_line(self) -> None:
         """Let the row end after its first line."""
         self.end, self.line = self.second, self.first_line
+        self.found = dict.fromkeys(self.found, self.end)
 
     def row(self, end: int | None = None) -> str:
         """Return the lines of the row, up to `end` or all that were read."""
@@ -62,9 +67,25 @@ class CsvLines:
 
     def __next__(self) -> str:
         """Return the next line with its end. There is none within a row that has no end or is too long."""
+        stop = self.content.find(b"\n", self.end) + 1 if self.is_simple and self.line >= self.open_until else 0
+        if 0 < stop <= self.start + self.short:  # nearly always; the rest takes three times as long
+            self.second = stop if self.end == self.start else self.second
+            line, self.end, self.line = self.content[self.end : stop], stop, self.line + 1
+        else:
+            line = self.read_line()
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            self.is_invalid, text = True, line.decode("utf-8", "surrogateescape")
+        return BACKSLASH.sub(double_backslash, text) if self.has_escapes and "\\" in text else text
+
+    def read_line(self) -> bytes:
+        """Read the next line, whatever it ends with, as `__next__` does."""
         is_first = self.end == self.start
-        stop = self.end if self.line < self.open_until and not is_first else self.find_line_end()
-        self.is_long = self.dropped + stop - self.start > self.stream.limit
+        is_open = not is_first and (self.line < self.open_until or not self.may_close())
+        stop = self.end if is_open else self.find_line_end()
+        length = (len(self.content) if is_open and self.line >= self.open_until else stop) - self.start
+        self.is_long = self.dropped + length > self.stream.limit
         line = self.content[self.end : stop]
         self.is_cut = not line or bool(self.is_last and self.stream.error and not line.endswith((b"\n", b"\r")))
         if not self.is_cut and (is_first or not self.is_long):
@@ -73,29 +94,42 @@ class CsvLines:
             self.line += 1
         if self.is_cut or self.is_long:
             raise StopIteration
-        try:
-            text = line.decode()
-        except UnicodeDecodeError:
-            self.is_invalid, text = True, line.decode("utf-8", "surrogateescape")
-        return BACKSLASH.sub(double_backslash, text) if self.has_escapes and "\\" in text else text
+        return line
+
+    def find(self, sign: bytes) -> int:
+        """Return the offset of the next sign, or of the end of `content`; each byte is looked at once."""
+        at = max(self.found[sign], self.end)
+        if self.content[at : at + 1] != sign:
+            at = self.content.find(sign, at)
+            at = len(self.content) if at < 0 else at
+            self.found[sign] = at
+        return at
 
     def find_line_end(self) -> int:
         """Return the offset after the next line, or after as much of a row's later line as makes it too long."""
-        searched = self.end
         while True:
-            found = LINE_END.search(self.content, searched)
-            # The line feed of `\r\n` may be in the next chunk.
-            if found and (self.is_last or found.end() < len(self.content) or found[0] != b"\r"):
-                return found.end()
-            searched = found.start() if found else len(self.content)
-            is_long = searched - self.start > self.stream.limit
+            line_feed, carriage_return = self.find(b"\n"), self.find(b"\r")
+            stop = min(line_feed, carriage_return)
+            if line_feed == stop + 1 < len(self.content):
+                return stop + 2
+            # The line feed after a carriage return may be in the next chunk.
+            if stop < len(self.content) - (stop == carriage_return and not self.is_last):
+                return stop + 1
+            is_long = stop - self.start > self.stream.limit
             if self.is_last or (is_long and self.end > self.start):
                 return len(self.content)
             if is_long:
-                self.dropped += searched - self.start
-                self.start = self.second = self.end = searched
-            searched -= self.start
+                self.dropped += stop - self.start
+                self.start = self.second = self.end = stop
             self.fetch()
+
+    def may_close(self) -> bool:
+        """Return whether a long row has another quotation mark. Else `csv` would take four bytes for each character."""
+        while self.end - self.start > LONG_ROW and self.find(b'"') == len(self.content):
+            if self.is_last or len(self.content) - self.start > self.stream.limit:
+                return False
+            self.fetch()
+        return True
 
     def fetch(self) -> None:
         """Add a chunk to `content`, which then begins with the row."""
@@ -103,7 +137,9 @@ class CsvLines:
         self.is_last = chunk is None
         chunk = (chunk or b"").replace(b"\0", ZERO_BYTE)
         self.content = b"".join((memoryview(self.content)[self.start :], chunk))
+        self.found = {sign: max(0, offset - self.start) for sign, offset in self.found.items()}
         self.start, self.second, self.end = 0, self.second - self.start, self.end - self.start
+        self.is_simple = self.content.count(b"\r") == self.content.count(b"\r\n")
 
 
 class CsvReader:

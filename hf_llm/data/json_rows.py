@@ -29,7 +29,7 @@ PIECE = 1 << 16  # bytes of a list that are decoded together
 HALF_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # half of a pair, or both halves
 DECODER = json.JSONDecoder()
 SPACE = re.compile(r"[ \t\r\n]*")
-SIGNS = re.compile(r'\\.|["{}\[\],]', re.DOTALL)  # that open and close strings, lists and objects, or end an item
+SIGNS = re.compile(r'\\.|[{\[]+|["}\],]', re.DOTALL)  # that open and close strings, lists and objects, or end an item
 REMEDY = "give one JSON object a line, or a list of them"
 # The origin of a row; the line and column where it is, if the origin does not say them; its bytes, None where it is too
 # long; and their number.
@@ -209,8 +209,8 @@ def end_of_item(text: str, position: int, depth: int, in_string: bool) -> tuple[
             in_string = not in_string
         elif in_string or sign[0].startswith("\\"):
             continue
-        elif sign[0] in "[{":
-            depth += 1
+        elif sign[0][0] in "[{":
+            depth += len(sign[0])
         elif depth and sign[0] in "]}":
             depth -= 1
         elif not depth and sign[0] in ",]":
