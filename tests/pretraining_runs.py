@@ -272,7 +272,7 @@ class Bad:
 BAD_INPUTS = {
     "no_file_matches": Bad({"train_file": "nothing/*.txt"}, ["`--train_file` nothing/*.txt matches no file"]),
     "empty_file": Bad({"train_file": "empty.txt"}, ["empty.txt` is empty"]),
-    "not_utf8": Bad({"train_file": "latin1.txt"}, ["latin1.txt` line 2 is not UTF-8 (byte 18)"]),
+    "not_utf8": Bad({"train_file": "latin1.txt"}, ["latin1.txt` line 2 is not UTF-8: give its `--encoding`"]),
     "broken_json_line": Bad({"train_file": "broken.jsonl"}, ["broken.jsonl` line 3: ", "one JSON object a line"]),
     "missing_text_column": Bad(
         {"train_file": "columns.jsonl"}, ["columns.jsonl` has no column `text`, only title, body", "dataset_text_field"]

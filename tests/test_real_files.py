@@ -1,7 +1,6 @@
 """`benchmarks/real_files.py` in small: files of every kind go through the preparation, no byte is lost unnamed."""
 
 import json
-import logging
 import runpy
 import shutil
 from types import SimpleNamespace
@@ -22,7 +21,6 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("real_files")
     (folder / "real").mkdir()
     written = real_files.make_folder(folder / "real", files=120)
-    logging.getLogger("hf_llm").setLevel(logging.ERROR)
     settings = {"clean": False, "anonymize": "none", "on_error": "skip", "max_unreadable": 1}
     prepare(PreparationArguments(files=[str(folder / "real")], output_dir=str(folder / "out"), **settings))
     return folder / "real", folder / "out", written
