@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -68,10 +69,9 @@ def test_bytes_that_are_not_of_the_encoding_are_a_problem_of_their_row(tmp_path)
     """Of every encoding; the message names the line, or the row, and the option."""
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "a"}\n{"text": "\x81"}\n{"text": "c"}\n')
-    for encoding, name in (("utf-8", "UTF-8"), ("cp1252", "CP1252")):
+    for encoding, message in (("utf-8", "UTF-8: give its `--encoding`"), ("cp1252", "CP1252: `--encoding` holds for")):
         texts, (problem,) = read(path, encoding=encoding)
-        assert texts == ["a", None, "c"]
-        assert problem.message.startswith(f"`{path}` line 2 is not {name}: give its `--encoding`, e.g. cp1252")
+        assert texts == ["a", None, "c"] and problem.message.startswith(f"`{path}` line 2 is not {message}")
     path = tmp_path / "a.txt"
     path.write_bytes("first\nsecond ż\n".encode("iso-8859-2"))
     assert read(path)[1][0].message.startswith(f"`{path}` line 2 is not UTF-8: give its `--encoding`")
@@ -158,3 +158,27 @@ def test_lost_bytes_are_those_on_the_disk(tmp_path):
     assert problem.lost_bytes == pytest.approx(len(packed) * len(lines[7]) / len(content), rel=0.01)
     (tmp_path / "a.txt").write_bytes(b"\xff" * 1000)
     assert [(problem.lost_bytes, problem.is_file) for problem in read(tmp_path / "a.txt")[1]] == [(1000, True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "end", "expected"),
+    [
+        ("a.txt.gz", b"", b"", [None]),
+        ("a.html.gz", b"<p>", b"</p>", [None]),
+        ("a.jsonl.gz", b'{"text": "a"}\n{"text": "', b'"}\n{"text": "b"}', ["a", None, "b"]),
+        ("a.json.gz", b'[{"text": "a"}, {"text": "', b'"}, {"text": "b"}]', ["a", None, "b"]),
+        ("a.csv.gz", b"text\na\n", b"\nb\n", ["a", None, "b"]),
+        ("b.csv.gz", b'text\na\n"', b'"\nb\n', ["a", None, "b"]),
+    ],
+)
+def test_a_text_above_the_limit_is_never_in_memory_as_a_whole(name, start, end, expected, tmp_path, monkeypatch):
+    """30 MB of zeros, packed in 30 kB, with a limit of 2 MB; the rows around it are read."""
+    monkeypatch.setattr(byte_streams, "CHUNK", 1 << 20)
+    (tmp_path / name).write_bytes(gzip.compress(start + b"0" * 30_000_000 + end))
+    read(tmp_path / name, max_text_bytes=2_000_000)  # imports
+    tracemalloc.start()
+    texts, (problem,) = read(tmp_path / name, max_text_bytes=2_000_000)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert texts == expected and "is longer than `--max_text_bytes` 2,000,000: raise it" in problem.message
+    assert most < 20_000_000
