@@ -6,7 +6,9 @@ expressions over letters and digits; the similarity of a pair counts symbols and
 holds one column of eight bytes per document at a time, whatever the number of bands.
 """
 
+import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -174,9 +176,15 @@ def hash_ngram_sets(texts: pa.Array, ngram: int) -> tuple[np.ndarray, np.ndarray
 
 
 def evaluate(expression: Expression, texts: pa.Array) -> pa.Array:
-    """Evaluate an expression over the column `text` in this process, whatever the runner."""
-    batch = RecordBatch.from_arrow_table(pa.table({"text": texts}))
-    return batch.eval_expression_list(ExpressionsProjection([expression])).to_arrow_table()["text"].combine_chunks()
+    """Evaluate an expression over the column `text` in threads of this process, whatever the runner."""
+    projection, size = ExpressionsProjection([expression]), len(texts) // (os.cpu_count() or 1) + 1
+
+    def evaluate_slice(start: int) -> pa.Array:
+        batch = RecordBatch.from_arrow_table(pa.table({"text": texts[start : start + size]}))
+        return batch.eval_expression_list(projection).to_arrow_table()["text"].combine_chunks()
+
+    with ThreadPoolExecutor() as threads:  # Daft computes without Python's lock
+        return pa.concat_arrays(threads.map(evaluate_slice, range(0, max(1, len(texts)), size)))
 
 
 def pack_key(number: np.ndarray, ngram_hash: np.ndarray) -> np.ndarray:
