@@ -106,7 +106,7 @@ def test_long_and_deep_lines_are_problems_and_the_others_are_read(chunk, tmp_pat
 
 @pytest.mark.parametrize("item", ["[", '{"a": "', '"\\', "{}]", '{"a" "b"},'])
 def test_time_grows_with_the_size_of_a_broken_list(item, tmp_path):
-    """Twice the items do not take four times as long."""
+    """Ten times the items take far less than a hundred times as long."""
 
     def seconds(items):
         (tmp_path / "a.json").write_text("[" + item * items)
@@ -114,5 +114,5 @@ def test_time_grows_with_the_size_of_a_broken_list(item, tmp_path):
         read(tmp_path / "a.json")
         return time.process_time() - begin
 
-    seconds(10)
-    assert seconds(40_000) < 3 * seconds(20_000) + 0.3
+    limit = 30 * min(seconds(10_000) for _ in range(3)) + 1  # a second for a pause of the interpreter
+    assert min(seconds(100_000) for _ in range(2)) < limit
