@@ -1,6 +1,6 @@
 """Files and folders that appear complete or not at all, and early checks that they can be written.
 
-What stands under a name is replaced, never written through: a symbolic link that somebody else has planted would
+What has a name already is replaced, never written through: a symbolic link that somebody else has planted would
 lead to another file.
 """
 

@@ -127,6 +127,12 @@ def escape_controls(text: str) -> str:
     return CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
 
 
+def printable(path: str) -> str:
+    """Return a path as it can be printed and stored: bytes that are not UTF-8 and control characters are escaped."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return escape_controls(text.replace("\n", "\\n").replace("\t", "\\t"))
+
+
 def without_secrets(text: str) -> str:
     """Remove user, password, query and fragment from the URLs in a text, and hide what is named or formed as a secret.
 

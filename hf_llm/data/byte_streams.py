@@ -18,8 +18,7 @@ from datasets.exceptions import DatasetGenerationError
 from pyarrow.fs import FileSystem, FSSpecHandler, PyFileSystem
 
 from hf_llm.arguments import ReadingArguments
-from hf_llm.data.found import printable
-from hf_llm.messages import one_line
+from hf_llm.messages import one_line, printable
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 CHUNK = 16 << 20  # bytes that are read and parsed together
@@ -49,7 +48,7 @@ TWO_ASCII_CHARACTERS = {  # in a file without a byte order mark, as in RFC 4627,
     "utf-16-le": re.compile(rb"([^\0]\0){2}"),
     "utf-16-be": re.compile(rb"(\0[^\0]){2}"),
 }
-# Bytes that do not decode become half of a surrogate pair, which is no valid UTF-8: the reader finds it in its row.
+# Bytes that do not decode become half of a surrogate pair, which is not valid UTF-8: the reader finds it in its row.
 codecs.register_error("hf_llm.half_surrogate", lambda error: ("\udc80", error.end))  # pyright: ignore
 
 
@@ -170,7 +169,7 @@ class FileStream:
             yield b"".join(pieces)
 
     def read_text(self) -> Iterator[bytes]:
-        """Yield chunks in UTF-8 without a byte order mark. Bytes that do not decode are invalid UTF-8 in their place.
+        """Yield chunks in UTF-8 without a byte order mark. Bytes that do not decode become invalid UTF-8.
 
         The encoding is that of the byte order mark, else UTF-16 or UTF-32 if the file begins like that, else
         `--encoding`.

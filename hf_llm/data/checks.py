@@ -1,14 +1,14 @@
-"""Look at files before they are read, so that all that are unreadable are named at once."""
+"""Look at files before they are read, so that all unreadable ones are named together."""
 
 import logging
 from collections.abc import Sequence
 
 from hf_llm.arguments import ReadingArguments
 from hf_llm.data.byte_streams import BadFile, FileStream, file_format, missing_column
-from hf_llm.data.found import printable
 from hf_llm.data.html_pages import read_html
 from hf_llm.data.json_rows import first_names
 from hf_llm.data.readers import DOCUMENTS, READERS, check_columns, decode_document, read_batches
+from hf_llm.messages import printable
 
 logger = logging.getLogger(__name__)
 

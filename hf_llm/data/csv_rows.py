@@ -21,7 +21,7 @@ DELIMITER_LINE = re.compile(rb"sep=([,;\t|])\r?\n", re.IGNORECASE)  # which Exce
 BACKSLASH = re.compile(r'\\(["\\]?)')
 DOUBLED_MARK = 'write " inside a value as ""'
 ESCAPED = ', or give `--csv_escape backslash` if \\" stands for it'
-ZERO_BYTE = b"\xc0\x80"  # stands for it, because it is no more text than what is not UTF-8
+ZERO_BYTE = b"\xc0\x80"  # replaces it, so that it is found with the bytes that are not UTF-8
 LONG_ROW = 1 << 20  # bytes
 MAX_SPACED_BYTES = 1 << 16  # of a row in which spaces may follow a closing quotation mark
 
@@ -214,10 +214,10 @@ class CsvReader:
         return None
 
     def describe_bytes(self, values: list[str]) -> str:
-        """Return which bytes of some values of the row are no text."""
+        """Return which bytes of some values of the row are not text."""
         origin = f"`{self.stream.name}` line {self.lines.line}"
         if any(ZERO_BYTE.decode("utf-8", "surrogateescape") in value for value in values):
-            return f"{origin} has a zero byte, which is no text: remove it"
+            return f"{origin} has a zero byte, which is not text: remove it"
         return self.stream.undecodable(origin)
 
     def has_escaped_mark(self) -> bool:
@@ -260,7 +260,7 @@ def has_surrogates(text: str) -> bool:
 
 
 def double_backslash(found: re.Match) -> str:
-    """Double a backslash, which then is text, unless it stands before a quotation mark or a backslash."""
+    """Double a backslash, which then is text, unless it is before a quotation mark or a backslash."""
     return found[0] if found[1] else "\\\\"
 
 

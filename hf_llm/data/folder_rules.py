@@ -6,9 +6,9 @@ import re
 import textwrap
 
 from hf_llm.data.byte_streams import file_format, open_bytes
-from hf_llm.data.found import NO_READER, printable
+from hf_llm.data.found import NO_READER
 from hf_llm.data.readers import DOCUMENTS, READERS
-from hf_llm.messages import without_secrets
+from hf_llm.messages import printable, without_secrets
 
 PREPARED_MANIFEST = "manifest.json"  # of a prepared folder
 PREPARED_FILES = {PREPARED_MANIFEST, "README.md", "report.md", "funnel.png", "dropped.tsv.gz"}  # besides the shards
@@ -42,7 +42,7 @@ def has_reader(path: str) -> bool:
 
 
 def reason_to_skip_file(name: str, names: set[str]) -> str | None:
-    """Return why a file in a folder is no training text; None if it is.
+    """Return why a file in a folder is not training text; None if it is.
 
     Args:
         names: of all files in its folder.
@@ -147,7 +147,7 @@ def bad_shard(folder: str, shard: object, problem: str) -> ValueError:
 
 def is_inside(path: str, folder: str) -> bool:
     """Return whether a path, with all links followed, is inside a folder."""
-    if os.path.basename(os.path.dirname(folder)) == "snapshots":  # of the Hub's cache: links to `blobs` beside it
+    if os.path.basename(os.path.dirname(folder)) == "snapshots":  # of the Hub's cache: links to `blobs` next to it
         folder = os.path.dirname(os.path.dirname(folder))
     root = os.path.realpath(folder)
     return os.path.commonpath([root, os.path.realpath(path)]) == root

@@ -2,11 +2,8 @@
 
 import itertools
 import logging
-import os
 from collections.abc import Iterator
 from typing import NamedTuple
-
-from hf_llm.messages import escape_controls
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +40,6 @@ class Found(NamedTuple):
     @property
     def paths(self) -> list[str]:
         return [file.path for file in self.files]
-
-
-def printable(path: str) -> str:
-    """Return a path as it can be printed and stored: bytes that are not UTF-8 and control characters are escaped."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return escape_controls(text.replace("\n", "\\n").replace("\t", "\\t"))
 
 
 def with_unique_names(files: list[SourceFile]) -> list[SourceFile]:

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 def expand(typed: str) -> tuple[str, list[str]]:
     """Expand a path or glob.
 
-    Of the wildcards, `**` stands for any number of folders. Names that begin with a dot are matched by a dot only. A
-    glob that ends in `*` or `**` chooses no names: it stands for the folders before that.
+    Of the wildcards, `**` matches any number of folders. Names that begin with a dot are matched by a dot only. A
+    glob that ends in `*` or `**` chooses no names: it means the folders before that.
 
     Returns:
         The part before the first wildcard as it was typed, and the absolute paths that exist.

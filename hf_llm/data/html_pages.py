@@ -24,7 +24,7 @@ INLINE_TAG = re.compile(r"</?(?:a|b|big|center|em|font|i|small|span|strong|tt|u)
 MAX_ATTRIBUTES = 2_000
 MAX_PARAGRAPHS = 3_000
 WHITE_SPACE = re.compile("[\n\t]|  +|\\A | \\Z")  # of code, other than between words
-LINEAR_B = range(0x10080, 0x100FB)  # ideograms; some that a page has not stand for its white space
+LINEAR_B = range(0x10080, 0x100FB)  # ideograms; some that a page does not have replace its white space
 
 
 def read_html(stream: FileStream, column: str | None) -> Iterator[Batch]:
@@ -108,7 +108,7 @@ def main_text(page: str) -> str | None:
 
 
 def parse_page(page: str) -> Any:
-    """Parse a page; None if it is no HTML.
+    """Parse a page; None if it is not HTML.
 
     Raises:
         ValueError: as `main_text`: libxml2 leaves out what is too deep, and takes time for each pair of attributes.

@@ -22,7 +22,6 @@ from hf_llm.data.found import (
     SkippedFile,
     SourceFile,
     numbered,
-    printable,
     remedy,
     summary,
     warn_of_skipped,
@@ -31,6 +30,7 @@ from hf_llm.data.found import (
 from hf_llm.data.globs import absolute_path, expand, identity
 from hf_llm.data.readers import READERS
 from hf_llm.data.urls import find_urls
+from hf_llm.messages import printable
 
 SYSTEM_FOLDERS = ("/proc/", "/sys/")  # some of whose files have no end, or wait for one
 KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}

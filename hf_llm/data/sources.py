@@ -16,10 +16,9 @@ from datasets.exceptions import DatasetsError
 from hf_llm.arguments import ReadingArguments, SourceArguments, TextArguments, TokenizerArguments
 from hf_llm.data.byte_streams import BadFile, missing_column
 from hf_llm.data.checks import refuse_bad_files
-from hf_llm.data.found import printable
 from hf_llm.data.locations import find_files, find_sources
 from hf_llm.data.readers import read_texts
-from hf_llm.messages import one_line
+from hf_llm.messages import one_line, printable
 from hf_llm.python_docs import python_docs
 
 logger = logging.getLogger(__name__)

@@ -64,7 +64,7 @@ def find_urls(argument: str, pattern: str) -> Found:
 
 
 def reasons_in_folder(prefix: str, base: str, paths: Iterable[str]) -> dict[str, str | None]:
-    """Return for each file in a folder at a URL why it is no training text, or None.
+    """Return for each file in a folder at a URL why it is not training text, or None.
 
     Args:
         prefix: of all paths, which makes them URLs.

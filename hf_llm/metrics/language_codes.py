@@ -47,7 +47,7 @@ def parse_language(tag: str, option: str = "language") -> Language:
     if code in ("sh", "hbs"):
         return SERBO_CROATIAN
     if corrected != code:
-        logger.warning(f"`{option}` {tag} is no code of a language: taken for {corrected} ({language.language_name()})")
+        logger.warning(f"`{option}` {tag} is not a language code: taken for {corrected} ({language.language_name()})")
     if len(language.language) == 3:
         code = NORMALIZED_MACROLANGUAGES.get(language.language, language.language)
         language = language.update_dict({"language": code})

@@ -7,7 +7,7 @@ import regex
 UNSPACED_SCRIPTS = r"\p{Han}\p{Hiragana}\p{Katakana}ー\p{Khmer}\p{Lao}\p{Myanmar}\p{Thai}\p{Tibetan}"
 WORD_EXPRESSION = rf"[[{UNSPACED_SCRIPTS}]&&[\p{{L}}\p{{N}}]]\p{{M}}*|[[\p{{L}}\p{{M}}\p{{N}}]--[{UNSPACED_SCRIPTS}]]+"
 WORD_PATTERN = regex.compile(WORD_EXPRESSION, regex.V1)
-WORD_OR_MARK_PATTERN = regex.compile(rf"{WORD_EXPRESSION}|[^\s\u200b]", regex.V1)  # a zero-width space is no mark
+WORD_OR_MARK_PATTERN = regex.compile(rf"{WORD_EXPRESSION}|[^\s\u200b]", regex.V1)  # a zero-width space is not a mark
 
 
 def segment_words(text: str) -> list[str]:

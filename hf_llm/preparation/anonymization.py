@@ -34,7 +34,7 @@ class Kind:
 
 
 class Value(NamedTuple):
-    """Where a value stands in a text."""
+    """Where a value is in a text."""
 
     start: int
     end: int

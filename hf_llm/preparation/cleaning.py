@@ -38,7 +38,7 @@ def clean(text: str) -> str:
     """Repair wrong decoding, normalize to NFC and "\\n" line ends, and remove invisible characters.
 
     Indentation and spaces between words are kept because code needs them; of several blank lines one is kept. A
-    zero-width space stays where it parts words, as in Khmer or Thai.
+    zero-width space stays where it separates words, as in Khmer or Thai.
 
     Example:
         >>> clean("schÃ¶n\\r\\n\\x07und\u00a0gut  ")

@@ -13,9 +13,9 @@ from daft.schema import Schema
 
 from hf_llm.arguments import ReadingArguments
 from hf_llm.data.byte_streams import Problem
-from hf_llm.data.found import SourceFile, printable
+from hf_llm.data.found import SourceFile
 from hf_llm.data.readers import read_documents
-from hf_llm.messages import one_line
+from hf_llm.messages import one_line, printable
 
 SCHEMA = pa.schema(
     [

@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 
 from hf_llm.arguments import PreparationArguments
 from hf_llm.data.byte_streams import Problem
-from hf_llm.data.found import SourceFile, printable
-from hf_llm.messages import one_line
+from hf_llm.data.found import SourceFile
+from hf_llm.messages import one_line, printable
 from hf_llm.preparation.deduplication import NUM_HASHES, band_keys, digest, minhash_signature, number_of_bands
 from hf_llm.preparation.document_source import DocumentSource
 from hf_llm.preparation.funnel import Funnel

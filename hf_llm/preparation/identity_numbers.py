@@ -80,7 +80,7 @@ CARD_WORD = re.compile(
     r"|\bcc\b|karte|kaart|kort\b|\bcarte|tarjeta|cartão|cartao|\bcarta\b|карт|信用卡|银行卡|銀行卡|卡号|卡號|カード|카드|بطاقة|כרטיס|kart|κάρτα|thẻ|บัตร|कार्ड",
     re.IGNORECASE,
 )
-# A card number without such a word stands in a sentence, not in code or in a row of numbers, such as
+# A card number without such a word must be in a sentence, not in code or in a row of numbers, such as
 # `default_rng(2435908729190400)`.
 SENTENCE_BEFORE = re.compile(r"(?:^|[^\W\d][,.;:!?]?\s|[^\x00-\x7f]|[\"'“„«] ?)$")
 SENTENCE_AFTER = re.compile(r"[\"'”“»]?(?:$|[,.;!?]?(?:\s+(?!\d|\s)|$)|[^\x00-\x7f])")

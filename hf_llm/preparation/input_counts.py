@@ -8,7 +8,8 @@ from collections import Counter
 import numpy as np
 
 from hf_llm.data.byte_streams import Problem, open_bytes
-from hf_llm.data.found import Found, SourceFile, printable
+from hf_llm.data.found import Found, SourceFile
+from hf_llm.messages import printable
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ DOMAIN = regex.compile(rf"[{LETTERS}][{LETTERS}.-]{{2,252}}")
 FONT = re.compile(r"f[BIRP\d](?=\w)")
 UNSPACED_LETTER = regex.compile(UNSPACED)
 ASCII_LABEL = re.compile(r"(?:[A-Za-z]{2,24}|xn--[A-Za-z0-9-]{2,59})(?=$|[^\x00-\x7f])")
-# Versions and hexadecimal numbers are no domains.
+# Versions and hexadecimal numbers are not domains.
 NO_DOMAIN = re.compile(r"v?\d+(?:\.\d+)+\.|v\d+\.|0x[0-9a-f]+\.", re.IGNORECASE)
 
 CREDENTIALS = re.compile(r"://(?P<value>[^\s/@:\"'<>{}[\]$*]{0,256}:[^\s/\"'<>{}[\]$*]{1,256})(?=@)")

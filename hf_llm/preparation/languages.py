@@ -50,7 +50,7 @@ def is_cantonese(text: str) -> bool:
 def is_written_in(text: str, script: str) -> bool:
     """Whether most letters at the text's start are of this script.
 
-    Simplified and traditional Chinese are told apart by the characters that only one of them has, those of the
+    Simplified and traditional Chinese are distinguished by the characters that only one of them has, those of the
     character sets GB 2312 and Big5. A text without such characters is in both.
 
     Args:

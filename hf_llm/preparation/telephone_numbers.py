@@ -75,7 +75,7 @@ BETWEEN = (
     r"|registered|toll|free|day|night|customer|service|support|help|desk|extension|ext|nbsp"
 )
 CHAIN = rf"[\W_]{{0,5}}(?:(?:{BETWEEN})[\W_]{{1,4}}){{0,4}}(?:\w{{1,20}} (?:at|on)\W)?$"
-# Matched from the end, so that the time does not depend on what stands further ahead.
+# Matched from the end, so that the time does not depend on what comes before.
 ENGLISH_BEFORE = regex.compile(
     rf"(?<![^\W_])(?:{ENGLISH}){NUMBER_WORD}(?![^\W_]){CHAIN}"
     # Words that also mean something else: not "message 1234567", "recursive calls 3628800", "the text\n 16714 9.0.02".
@@ -84,7 +84,7 @@ ENGLISH_BEFORE = regex.compile(
     rf"|(?<![^\W_])(?:call|text|message|reach|contact) \w{{1,20}} (?:at|on) $",
     regex.IGNORECASE | regex.REVERSE,
 )
-# Up to 20 other characters may stand between a word of another language and the number, but no end of a sentence.
+# Up to 20 other characters may be between a word of another language and the number, but no end of a sentence.
 OTHER_BEFORE = regex.compile(
     rf"(?:(?<![^\W\d_])(?:{'|'.join(WORDS.values())}){NUMBER_WORD}(?![^\W\d_])|{'|'.join(UNSPACED_WORDS.values())})"
     r"[^\d\n!?。[]{0,20}\n?[^\d\n!?。[]{0,3}$",
@@ -131,7 +131,7 @@ AMERICAN = re.compile(
 CHINESE_MOBILE = re.compile(r"1[3-9]\d{9}|1[3-9]\d([ -])\d{4}\1\d{4}")
 # Countries whose national form is known by its groups.
 COUNTRIES = "DE FR GB JP KR CN TW RU UA BR IT AT CH NL BE SE PL AU IN TR IL ZA MX"
-# A number without a word before it stands in a sentence, not in code, tables or dumps.
+# A number without a word before it must be in a sentence, not in code, tables or dumps.
 SENTENCE_BEFORE = re.compile(r"(?:^|[^\W\d][,.;:!?)]?\s|[^\x00-\x7f]|[“„«] ?)$")
 SENTENCE_AFTER = re.compile(
     r"[\"'”“»)\]]?(?:$|[,.;!?]?\s+(?![\d\s]|[a-fA-F]\d|[KMGT]?i?[Bb]\b|bytes|[mnµ]?s\b)|[,.;!?]?\s*$|[^\x00-\x7f])"

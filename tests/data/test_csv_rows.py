@@ -78,7 +78,7 @@ BAD_ROWS = {  # what is in the file -> its texts, problems by row
         ["a", None, "c", None],
         {
             1: "line 3 is not UTF-8: give its `--encoding`, e.g. cp1252 or gb18030, or convert it to UTF-8",
-            3: "line 5 has a zero byte, which is no text: remove it",
+            3: "line 5 has a zero byte, which is not text: remove it",
         },
     ),
 }

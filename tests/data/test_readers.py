@@ -206,7 +206,7 @@ def test_a_pointer_of_git_lfs_is_no_text(tmp_path):
 def test_zero_bytes_in_csv_are_named(tmp_path):
     """No encoding would help."""
     ((_, problems),) = read_documents(write(tmp_path / "a.csv", b"id,text\n1,a\0b\n2,c\n"), "text", READING)
-    assert problems[0].message.endswith("line 2 has a zero byte, which is no text: remove it")
+    assert problems[0].message.endswith("line 2 has a zero byte, which is not text: remove it")
 
 
 class NoKeyManagement(encryption.KmsClient):
