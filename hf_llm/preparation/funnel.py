@@ -128,7 +128,7 @@ class Funnel:
         """Explain in one line which step dropped the last row, and why."""
         step = [name for name in STEPS if self.dropped_rows[name]][-1:] or ["read"]
         reasons = [f"{reason} ({rows:,})" for reason, rows in self.dropped_rows[step[0]].most_common(3)]
-        for unreadable in (UNREADABLE, UNREADABLE_FILE):
+        for unreadable in (UNREADABLE, UNREADABLE_FILE) if step == ["read"] else ():
             reasons += [example["origin"] for example in self.examples.get(f"read: {unreadable}", [])[:1]]
         why = ", ".join(reasons) or "the files have no rows"
         return f"no row of {self.inputs.rows.sum():,} is left after the step `{step[0]}`: {why}"

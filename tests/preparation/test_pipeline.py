@@ -401,6 +401,10 @@ def test_the_step_that_drops_the_last_row_is_reported(tmp_path):
     assert "no row of 3 is left after the step `length`: fewer than 1000 characters (3)" in message
     message = error_of(arguments(tmp_path, "a.jsonl", languages=["zh"]))
     assert "no row of 3 is left after the step `language`: in `en` (3)" in message
+    with open(tmp_path / "a.jsonl", "a") as file:
+        file.write("not json\n")
+    message = error_of(arguments(tmp_path, "a.jsonl", min_chars=1000, **SKIP))
+    assert message.endswith("after the step `length`: fewer than 1000 characters (3)")  # nothing of the broken row
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
 
 
