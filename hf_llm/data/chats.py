@@ -1,18 +1,14 @@
 """Chats as text, by the chat template of a tokenizer: a program that came with the model, run within limits."""
 
-import contextlib
-import resource
-import signal
-import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
+from hf_llm.limits import limited_memory, limited_time
 from hf_llm.messages import one_line
 
-MAX_SECONDS = 5  # for one chat, which takes a well-behaved template about a millisecond
+MAX_SECONDS = 5  # of CPU time for one chat, which takes a well-behaved template about a millisecond
 MAX_EXTRA_BYTES = 2 << 30  # of memory while templates run
 MAX_EXTRA_CHARACTERS = 1_000_000  # that a template adds to ten times the chat's own characters
 
@@ -56,41 +52,3 @@ def check_template(template: str | dict[str, str]) -> None:
     for text in template.values() if isinstance(template, dict) else [template]:
         if "**" in text and any(token[1:] == ("operator", "**") for token in jinja2.Environment().lex(text)):
             raise ValueError("it computes a power by `**`, which may take endless time")
-
-
-@contextlib.contextmanager
-def limited_time(seconds: float) -> Iterator[None]:
-    """Raise `TimeoutError` in this block after some time; only the main thread can."""
-
-    def stop(number, frame):
-        raise TimeoutError(f"it takes more than {seconds:g} seconds")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1)  # and again each second: Jinja ignores errors while it compiles
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-@contextlib.contextmanager
-def limited_memory(extra: int) -> Iterator[None]:
-    """Let allocations in this block fail beyond some bytes more than the process has now; only Linux can."""
-    if sys.platform != "linux":
-        yield
-        return
-    with open("/proc/self/statm") as file:
-        size = int(file.read().split()[0]) * resource.getpagesize()
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = size + extra
-    if soft != resource.RLIM_INFINITY:
-        limit = min(limit, soft)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

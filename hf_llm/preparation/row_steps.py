@@ -3,12 +3,9 @@
 They run in worker processes, on other machines too: nothing that is slow to import may be imported here.
 """
 
-import contextlib
-import signal
-import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from hf_llm.limits import limited_time
 from hf_llm.metrics.segmentation import WORD_PATTERN
 from hf_llm.preparation.anonymization import Anonymizer
 from hf_llm.preparation.cleaning import clean, trim_whitespace
@@ -67,7 +64,7 @@ class RowSteps:
         step, limit = self.cleaning, self.max_seconds * max(1, len(text) / LIMITED_CHARACTERS)
         result, steps = RowResult(text), (self.length, self.language, self.quality, self.decontamination)
         try:
-            with cpu_limit(limit):
+            with limited_time(limit):
                 for step in (self.cleaning, *steps, self.anonymization):
                     before = result.text
                     result.reason = step(result)
@@ -130,25 +127,3 @@ class RowSteps:
 def too_short(min_chars: int) -> str:
     """Return the reason for which texts of fewer characters are dropped."""
     return "no text" if min_chars == 1 else f"fewer than {min_chars} characters"
-
-
-@contextlib.contextmanager
-def cpu_limit(seconds: float) -> Iterator[None]:
-    """Raise `TimeoutError` if the code takes more CPU seconds of this process; only its main thread can be interrupted.
-
-    Regular expressions are interrupted too: `re` and `regex` look for signals while they search.
-    """
-    if threading.current_thread() is not threading.main_thread():  # Daft's worker processes call in theirs
-        yield
-        return
-
-    def stop(number, frame):
-        raise TimeoutError
-
-    before = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
