@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from hf_llm.files import describe_full_disk
+
 MAX_ERROR_CHARACTERS = 300  # of another library's message
 MAX_LINE_CHARACTERS = 10_000  # of our own, which may list several problems
 MAX_WORD_CHARACTERS = 1_000
@@ -67,7 +69,7 @@ def exit_with_error(message: object, status: int) -> NoReturn:
     for bar in list(getattr(tqdm, "_instances", [])):
         bar.close()  # or the message would continue its line
     first = "0" in (os.environ.get("RANK", "0"), os.environ.get("LOCAL_RANK"))
-    # `of_one_rank`: set by a stream on an error that other ranks may not have.
+    # `of_one_rank`: set on an error that other ranks may not have: of a stream, or of a full disk.
     if first or getattr(message, "of_one_rank", False):
         print(f"error: {format_line(str(message))}", file=sys.stderr, flush=True)
     sys.exit(status)
@@ -87,13 +89,19 @@ def report_errors():
         return
     try:
         yield
-    except (ValueError, ImportError) as error:
-        exit_with_error(error, status=2)
-    except HTTPError as error:
-        remedy = "run without `--push_to_hub`, or with another `--hub_model_id` or HF_TOKEN"
-        exit_with_error(f"the Hub: {error}: {remedy}", status=1)
-    except (FloatingPointError, OSError) as error:
-        exit_with_error(error, status=1)
+    except Exception as error:
+        if full_disk := describe_full_disk(error):
+            message = OSError(full_disk)
+            message.of_one_rank = True
+            exit_with_error(message, status=1)
+        if isinstance(error, ValueError | ImportError):
+            exit_with_error(error, status=2)
+        if isinstance(error, HTTPError):
+            remedy = "run without `--push_to_hub`, or with another `--hub_model_id` or HF_TOKEN"
+            exit_with_error(f"the Hub: {error}: {remedy}", status=1)
+        if isinstance(error, FloatingPointError | OSError):
+            exit_with_error(error, status=1)
+        raise
     except KeyboardInterrupt:
         remedy = "`--resume_from_checkpoint true` resumes from a checkpoint in `--output_dir`"
         exit_with_error(f"interrupted; {remedy}", status=130)

@@ -20,12 +20,13 @@ def main():
     from hf_llm.evaluation.harness import run_harness, save_harness
     from hf_llm.evaluation.results import compare_and_save, results_folder
     from hf_llm.evaluation.scoring import check_evaluation, load_evaluations, score_model
-    from hf_llm.files import check_output_folder
+    from hf_llm.files import check_output_folder, lock_folder
     from hf_llm.publishing.reporting import report_evaluations, report_harness
 
     args.output_dir = results_folder(task_args, args)
     tasks = parse_tasks(argv, task_args, data_args, args)
     check_output_folder(args.output_dir, tasks)
+    lock_folder(args.output_dir)
     check_evaluation(tasks, args)
     evaluations = load_evaluations(tasks)
     models = [name for name in (args.model_name_or_path, args.baseline) if name]

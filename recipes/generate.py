@@ -16,11 +16,11 @@ def main():
     # These imports take seconds, which `--help` and errors in flags need not wait for.
     from hf_llm.data.prompting import uses_chat
     from hf_llm.evaluation.generation import complete, format_prompts, read_prompts, sampling_options
-    from hf_llm.files import check_output_file, write_json_lines
+    from hf_llm.files import lock_output_file, write_json_lines
     from hf_llm.models.loading import load_for_generation
     from hf_llm.publishing.reporting import print_completions
 
-    check_output_file(args.output_file)
+    lock_output_file(args.output_file)
     rows = read_prompts(args)
     model, tokenizer = load_for_generation(args.model_name_or_path, args.trust_remote_code)
     chat = uses_chat(tokenizer, args.prompt_style) and "suffix" not in rows[0]

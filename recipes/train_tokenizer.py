@@ -17,18 +17,18 @@ def main():
     # These imports take seconds, which `--help` and errors in flags need not wait for.
     from hf_llm.data.sources import load_splits
     from hf_llm.data.vocabulary import save_vocabulary, train_or_extend
-    from hf_llm.files import check_new_folder
+    from hf_llm.files import new_folder
     from hf_llm.models.loading import extend_embeddings, load_to_extend
     from hf_llm.publishing.reporting import report_vocabulary
 
-    folder = check_new_folder(args.output_dir)
-    splits = load_splits(args, args.seed)
-    before, model = load_to_extend(args)
-    tokenizer, pieces = train_or_extend(args, before, splits["train"]["text"])
-    if model is not None:
-        extend_embeddings(model, pieces)
-    figures = save_vocabulary(folder, splits["validation"]["text"], before, tokenizer, model)
-    report_vocabulary(folder, tokenizer, model, figures)
+    with new_folder(args.output_dir) as folder:
+        splits = load_splits(args, args.seed)
+        before, model = load_to_extend(args)
+        tokenizer, pieces = train_or_extend(args, before, splits["train"]["text"])
+        if model is not None:
+            extend_embeddings(model, pieces)
+        figures = save_vocabulary(folder, splits["validation"]["text"], before, tokenizer, model)
+        report_vocabulary(folder, tokenizer, model, figures)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,23 @@
 """Files and folders appear complete or not at all, and what cannot be written is refused before the work."""
 
+import contextlib
 import os
+import signal
+import socket
+import subprocess
+import sys
 
 import pytest
 
 from hf_llm.files import (
     atomic_folder,
     atomic_path,
-    check_new_folder,
-    check_output_file,
     check_output_folder,
     check_writable,
+    lock_folder,
+    lock_output_file,
+    locked,
+    new_folder,
     write_json_lines,
     write_text,
 )
@@ -75,24 +82,28 @@ def test_what_cannot_be_written_is_refused(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("a")
     for check, name in (
         (check_writable, "`--output_dir`"),
-        (check_new_folder, "`--output_dir`"),
-        (check_output_file, "`--output_file`"),
+        (lambda path: new_folder(path).__enter__(), "`--output_dir`"),
+        (lock_output_file, "`--output_file`"),
     ):
         with pytest.raises(ValueError, match=f"{name} file/a/b cannot be written: `.*file` is not a writable folder"):
             check("file/a/b")
-        check("new/a/b")
+    check_writable("new/a/b")
     assert os.listdir(tmp_path) == ["file"], "a check makes nothing"
 
 
 def test_a_new_folder_holds_nothing_and_a_results_file_is_no_folder(tmp_path):
     """An empty folder is as good as none."""
     (tmp_path / "a" / "b").mkdir(parents=True)
-    assert check_new_folder(f"{tmp_path}/a/b") == tmp_path / "a" / "b"
-    with pytest.raises(ValueError, match="exists already and is not an empty folder"):
-        check_new_folder(f"{tmp_path}/a")
+    with new_folder(f"{tmp_path}/a/b") as folder:
+        assert folder == tmp_path / "a" / "b"
+    with (
+        pytest.raises(ValueError, match="exists already and is not an empty folder"),
+        new_folder(f"{tmp_path}/a"),
+    ):
+        pass
     with pytest.raises(ValueError, match="is a folder: name a file"):
-        check_output_file(f"{tmp_path}/a")
-    check_output_file(None)
+        lock_output_file(f"{tmp_path}/a")
+    lock_output_file(None)
 
 
 @pytest.fixture
@@ -162,6 +173,88 @@ def test_a_new_folder_may_be_a_link(tmp_path, exists):
     if exists:
         (tmp_path / "disk" / "out").mkdir(parents=True)
     (tmp_path / "out").symlink_to(tmp_path / "disk" / "out")
-    with atomic_folder(check_new_folder(f"{tmp_path}/out")) as folder:
+    with new_folder(f"{tmp_path}/out") as target, atomic_folder(target) as folder:
         write_text(folder / "a.txt", "a")
     assert (tmp_path / "out" / "a.txt").read_text() == "a" and (tmp_path / "out").is_symlink()
+
+
+HOLD = """
+import contextlib, sys
+from hf_llm.files import lock_folder, lock_output_file, new_folder
+kind, path = sys.argv[1:]
+hold = {"run": lock_folder, "file": lock_output_file, "new": new_folder}[kind](path)
+with hold or contextlib.nullcontext():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def hold():
+    """Start a process that locks a path until its input ends or it is killed."""
+    started = []
+
+    def start(kind, path):
+        command = [sys.executable, "-c", HOLD, kind, path]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout.readline() == "held\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("kind", ["run", "file", "new"])
+def test_a_second_process_is_refused_until_the_first_has_ended_or_was_killed(tmp_path, hold, kind):
+    """It is given the holder's process and machine; a killed holder leaves nothing in the way."""
+    path = str(tmp_path / "out")
+    first = hold(kind, path)
+    second = subprocess.run([sys.executable, "-c", HOLD, kind, path], capture_output=True, text=True, input="")
+    assert second.returncode != 0 and "held" not in second.stdout
+    assert f"out is in use: process {first.pid} on {socket.gethostname()} writes to it" in second.stderr
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    third = hold(kind, path)
+    third.communicate("")
+    assert third.returncode == 0
+    assert not [found for found in tmp_path.rglob("*") if found.name.endswith("lock")], "an end removes the lock file"
+
+
+def test_a_lock_is_of_the_folder_that_a_link_leads_to(tmp_path, hold):
+    """Two names of one folder are one folder."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    for kind in ("run", "new"):
+        first = hold(kind, str(tmp_path / "out"))
+        with pytest.raises(ValueError, match=f"process {first.pid} on"), contextlib.ExitStack() as stack:
+            lock_folder(f"{tmp_path}/disk") if kind == "run" else stack.enter_context(new_folder(f"{tmp_path}/disk"))
+        first.communicate("")
+
+
+def test_one_process_may_take_a_lock_twice_and_other_ranks_need_none(tmp_path, hold, monkeypatch):
+    """One run after the other in a notebook; the ranks of one run."""
+    with locked(tmp_path / ".lock", "out"):
+        with locked(tmp_path / ".lock", "out"):
+            pass
+        assert (tmp_path / ".lock").exists()
+    assert not (tmp_path / ".lock").exists()
+    hold("run", str(tmp_path))
+    monkeypatch.setenv("RANK", "1")
+    lock_folder(str(tmp_path))
+
+
+def test_files_have_the_mode_of_the_umask(tmp_path):
+    """Also what a library makes readable for its owner alone, as safetensors does; folders keep theirs."""
+    old = os.umask(0o027)
+    try:
+        with atomic_folder(tmp_path / "out") as folder:
+            (folder / "shards").mkdir()
+            for path in (folder / "a", folder / "shards" / "b"):
+                path.touch(0o600)
+    finally:
+        os.umask(old)
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "out").rglob("*")}
+    assert modes == {"shards": "0o750", "a": "0o640", "b": "0o640"}

@@ -30,7 +30,7 @@ from hf_llm.data.folder_rules import PREPARED_MANIFEST
 from hf_llm.data.locations import find_files, find_sources
 from hf_llm.data.readers import DOCUMENTS, read_rows, read_texts
 from hf_llm.data.tokenization import VERIFIED_DOCUMENTS, select_engine
-from hf_llm.files import atomic_folder, check_new_folder, write_text
+from hf_llm.files import atomic_folder, new_folder, write_text
 from hf_llm.messages import ORIGIN
 from hf_llm.preparation.anonymization import Anonymizer, read_key
 from hf_llm.preparation.decontamination import Decontaminator
@@ -123,33 +123,33 @@ def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | Non
         ValueError: a row cannot be read (with `--on_error stop`), no row is left after a step, or the folder is not
             empty.
     """
-    target = check_new_folder(args.output_dir)
-    found = find_sources("--files", args.files)
-    if args.on_error == "stop":
-        refuse_bad_files(found.paths, args.dataset_text_field, args.reading(), f"; {SKIP_HINT}")
-    steps = build_row_steps(args)
-    set_runner(args)
-    with atomic_folder(target) as folder:
-        with (
-            contextlib.closing(Spool(folder / "spool")) as spool,
-            contextlib.closing(Spool(folder / "spool" / "trimmed")) as trimmed,
-            contextlib.closing(Spool(folder / "spool" / "dropped")) as dropped,
-        ):
-            funnel = Funnel(InputCounts(found), dropped)
-            run_first_pass(first_pass_plan(found.files, args, steps), args, spool, funnel)
-            funnel.inputs.report(args.max_unreadable)
-            kept = drop_duplicates(spool, args, funnel)
-            texts = spool
-            if args.passage_deduplication != "none":
-                kept, texts = drop_passages(spool, kept, trimmed, args, funnel), trimmed
-            shards = write_shards(folder, texts, kept, funnel.names, args.shard_bytes)
-            tokens = count_kept_tokens(texts, kept, tokenizer) if tokenizer else None
-            write_dropped(folder, funnel)
-        shutil.rmtree(folder / "spool")
-        manifest = build_manifest(args, funnel, shards, tokens)
-        write_report(folder, manifest, funnel)
-        write_card(folder, manifest)
-        write_text(folder / PREPARED_MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    with new_folder(args.output_dir) as target:
+        found = find_sources("--files", args.files)
+        if args.on_error == "stop":
+            refuse_bad_files(found.paths, args.dataset_text_field, args.reading(), f"; {SKIP_HINT}")
+        steps = build_row_steps(args)
+        set_runner(args)
+        with atomic_folder(target) as folder:
+            with (
+                contextlib.closing(Spool(folder / "spool")) as spool,
+                contextlib.closing(Spool(folder / "spool" / "trimmed")) as trimmed,
+                contextlib.closing(Spool(folder / "spool" / "dropped")) as dropped,
+            ):
+                funnel = Funnel(InputCounts(found), dropped)
+                run_first_pass(first_pass_plan(found.files, args, steps), args, spool, funnel)
+                funnel.inputs.report(args.max_unreadable)
+                kept = drop_duplicates(spool, args, funnel)
+                texts = spool
+                if args.passage_deduplication != "none":
+                    kept, texts = drop_passages(spool, kept, trimmed, args, funnel), trimmed
+                shards = write_shards(folder, texts, kept, funnel.names, args.shard_bytes)
+                tokens = count_kept_tokens(texts, kept, tokenizer) if tokenizer else None
+                write_dropped(folder, funnel)
+            shutil.rmtree(folder / "spool")
+            manifest = build_manifest(args, funnel, shards, tokens)
+            write_report(folder, manifest, funnel)
+            write_card(folder, manifest)
+            write_text(folder / PREPARED_MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     return manifest
 
 

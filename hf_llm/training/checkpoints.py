@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_utils import has_length, rotate_checkpoints, sort_checkpoints
 
 from hf_llm.data.packing import PackingCollator
-from hf_llm.files import check_output_folder, remove, write_text
+from hf_llm.files import check_output_folder, lock_folder, remove, set_umask_modes, write_text
 from hf_llm.mappings import read_json_file
 from hf_llm.models.inspection import count_parameters
 
@@ -67,7 +67,7 @@ def find_complete_checkpoints(output_dir: str) -> list[Path]:
 
 
 def find_checkpoint(resume_from_checkpoint: str | None, output_dir: str) -> str | None:
-    """Find the checkpoint to resume from.
+    """Lock the folder of the run until this process ends, and find the checkpoint to resume from.
 
     Args:
         resume_from_checkpoint: `true` for the newest complete one in `output_dir`, the path of a checkpoint, or `false`
@@ -78,9 +78,11 @@ def find_checkpoint(resume_from_checkpoint: str | None, output_dir: str) -> str 
 
     Raises:
         ValueError: the named checkpoint is incomplete; a new run would mix its checkpoints with those of an earlier run
-            in `output_dir`; or `output_dir` cannot be written to, or has links to elsewhere.
+            in `output_dir`; or `output_dir` cannot be written to, has links to elsewhere, or is in use by another
+            process.
     """
     check_output_folder(output_dir)
+    lock_folder(output_dir)
     value = str(resume_from_checkpoint or "false").lower()
     if value not in ("true", "false"):
         checkpoint = Path(f"{resume_from_checkpoint}").expanduser()
@@ -143,6 +145,7 @@ class CompleteCheckpoints(TrainerCallback):
             return
         checkpoint = Path(f"{args.output_dir}/checkpoint-{state.global_step}")
         (checkpoint / "training_args.bin").unlink(missing_ok=True)  # a pickle with paths; nothing reads it
+        set_umask_modes(checkpoint)
         write_manifest(checkpoint, self.run)
         rotate_checkpoints(str(args.output_dir), self.save_total_limit, state.best_model_checkpoint, use_mtime=True)
 
@@ -173,6 +176,7 @@ def save_final_model(trainer: Trainer) -> None:
     trainer.accelerator.wait_for_everyone()
     if args.should_save:
         (temporary / "training_args.bin").unlink()
+        set_umask_modes(temporary)
         check_weights(temporary, model)
         for pattern in ("model*.safetensors*", "adapter_*", "config.json"):  # a whole model, or an adapter
             for stale in folder.glob(pattern):
