@@ -29,7 +29,7 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     Returns:
         (B, 2) float64: summed loss in nats, number of predicted tokens.
     """
-    logits = logits[0] if isinstance(logits, tuple) else logits
+    check_logits(logits)
     labels = labels[:, 1:]
     if logits.dim() == 3:
         return row_losses(logits[:, :-1], labels)
@@ -44,7 +44,22 @@ def masked_token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Ten
         logits: (B, T, vocabulary).
         labels: (B, T); -100 is not counted.
     """
-    return row_losses(logits[0] if isinstance(logits, tuple) else logits, labels)
+    check_logits(logits)
+    return row_losses(logits, labels)
+
+
+def check_logits(outputs: torch.Tensor | tuple) -> None:
+    """Refuse several outputs of a model: which of them are its logits depends on the architecture and its config.
+
+    Raises:
+        ValueError: the outputs are a tuple.
+    """
+    if isinstance(outputs, tuple):
+        raise ValueError(
+            f"the Trainer keeps {len(outputs)} outputs of the model, not only its logits: give "
+            "`outputs_besides_logits(model)` of hf_llm.models.inspection to `Trainer.evaluate` as `ignore_keys`, and "
+            "to `Trainer.train` as `ignore_keys_for_eval`"
+        )
 
 
 def row_losses(logits: Iterable[torch.Tensor], labels: Iterable[torch.Tensor]) -> torch.Tensor:

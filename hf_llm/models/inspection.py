@@ -1,12 +1,15 @@
 """Questions about a model: its size, its positions, what its forward pass takes."""
 
+import dataclasses
 import inspect
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel, TrainingArguments
+from transformers.utils import ModelOutput
 
 from hf_llm.mappings import read_json_file
 
@@ -33,6 +36,17 @@ def can_skip_prompts(model: PreTrainedModel, args: TrainingArguments) -> bool:
         return False
     forward = inspect.getsource(type(unwrap_adapters(model)).forward)
     return "slice_logits_to_keep(" in forward and "self.loss_function(" in forward
+
+
+def outputs_besides_logits(model: PreTrainedModel) -> list[str]:
+    """Name all that the model may return besides its logits, for `Trainer.evaluate(ignore_keys=...)`.
+
+    What else a model returns, and in which order, depends on the architecture and its config: the first output of a
+    mixture of experts may be the loss of its routers.
+    """
+    values = vars(sys.modules[type(unwrap_adapters(model)).__module__]).values()
+    outputs = [value for value in values if isinstance(value, type) and issubclass(value, ModelOutput)]
+    return sorted({field.name for output in outputs for field in dataclasses.fields(output)} - {"logits"})
 
 
 def num_positions(model: Any) -> float:

@@ -273,6 +273,7 @@ def load_weights(name: str, model_args: ModelArguments, auto_class: type, **opti
         **gguf,
         **{"dtype": torch.float32, **options},
     )
+    model.config.return_dict = True  # outputs are taken by their names
     if missing := sorted(loading["missing_keys"]):
         raise ValueError(f"the weights lack {len(missing)} tensors, the first is {missing[0]}")
     if gguf:  # the weights are plain tensors now, but save_pretrained would refuse the model as a quantized one

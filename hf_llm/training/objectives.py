@@ -19,6 +19,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.loss.loss_utils import ForMaskedLMLoss
+from transformers.trainer_pt_utils import LabelSmoother
 from transformers.utils import ModelOutput
 
 from hf_llm.arguments import PretrainArguments, TextArguments
@@ -188,7 +189,7 @@ def trainer_options(
         "data_collator": collator,
         "compute_metrics": TokenMetrics(),
         "preprocess_logits_for_metrics": masked_token_losses,
-        "compute_loss_func": masked_loss,
+        "compute_loss_func": LabelSmoother(smoothing) if (smoothing := args.label_smoothing_factor) else masked_loss,
     }
 
 

@@ -15,7 +15,9 @@ from transformers.trainer_utils import SaveStrategy, has_length
 
 from hf_llm.distributed.zero import DeepSpeedInForce
 from hf_llm.mappings import read_json_file
+from hf_llm.models.inspection import outputs_besides_logits
 from hf_llm.models.isolation import CheckAttention
+from hf_llm.training.added_losses import divide_added_losses
 from hf_llm.training.checkpoints import CompleteCheckpoints, check_same_run, run_facts, save_final_model, trainer_parts
 from hf_llm.training.throughput import Throughput, logits_share, mean_attended_length
 
@@ -117,6 +119,8 @@ def run_training(
         check_same_run(checkpoint, facts)
         if not has_length(rows):
             rows.load(checkpoint)
+    model, *_ = trainer_parts(trainer)
+    divide_added_losses(trainer, model)
     throughput = new_throughput(trainer)
     add_callbacks(trainer, checkpoint, packing, facts, [throughput], callbacks)
     logger.info(describe_schedule(args, len(rows) if has_length(rows) else None))
@@ -128,7 +132,7 @@ def run_training(
         trained |= report.metrics("train")
     trainer.save_metrics("train", trained)
     trainer.save_state()
-    evaluated = trainer.evaluate()
+    evaluated = trainer.evaluate(ignore_keys=outputs_besides_logits(model))
     for report in reports["eval"]:
         evaluated |= report.metrics("eval")
     trainer.save_metrics("eval", evaluated)
@@ -171,8 +175,10 @@ def add_callbacks(
 
 def train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
     """Train from `checkpoint`, or from step 0 where it is None, and return the metrics of training."""
+    model, *_ = trainer_parts(trainer)
+    ignored = outputs_besides_logits(model)
     if checkpoint is None:
-        return trainer.train().metrics
+        return trainer.train(ignore_keys_for_eval=ignored).metrics
     saved = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
     max_steps = count_steps(trainer)
     if max_steps != saved.max_steps:
@@ -181,9 +187,8 @@ def train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
         logger.warning(f"{checkpoint} is the end of the run: no step is left to train")
         return load_finished_run(trainer, checkpoint, saved)
     logger.info(f"Resuming from step {saved.global_step:,}: {checkpoint}")
-    model, *_ = trainer_parts(trainer)
     with hide_tied_weights_warning(model):
-        return trainer.train(resume_from_checkpoint=checkpoint).metrics
+        return trainer.train(resume_from_checkpoint=checkpoint, ignore_keys_for_eval=ignored).metrics
 
 
 def count_steps(trainer: Trainer) -> int:

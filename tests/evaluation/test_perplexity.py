@@ -10,7 +10,7 @@ from datasets import Dataset
 from tiny import TEXTS, new_model, new_tokenizer, new_trainer, packed
 from transformers import EvalPrediction, PreTrainedTokenizerFast
 
-from hf_llm.evaluation.perplexity import LanguageModelingMetrics, token_losses, zlib_bits_per_byte
+from hf_llm.evaluation.perplexity import LanguageModelingMetrics, masked_token_losses, token_losses, zlib_bits_per_byte
 
 # Texts of different lengths, some with characters of several bytes, some longer than rows of 16 tokens.
 HELD_OUT = [*TEXTS[:9], "naïve 汉字 🙂", "one two three " * 30]
@@ -91,17 +91,23 @@ def test_the_trainers_own_loss_depends_on_the_batches(by_hand, model, tokenizer,
 
 
 def test_token_losses_are_sums_and_counts_of_each_row():
-    """Cross entropy of the labels other than -100; also for logits in a tuple, in bfloat16, or only before labels."""
+    """Cross entropy of the labels other than -100; also for logits in bfloat16, or only before labels."""
     torch.manual_seed(0)
     logits = torch.randn(2, 4, 7)
     labels = torch.tensor([[1, 2, -100, 3], [-100, -100, 5, -100]])
     p = logits.log_softmax(-1)
     expected = [[-(p[0, 0, 2] + p[0, 2, 3]).item(), 2], [-p[1, 1, 5].item(), 1]]
     assert np.allclose(token_losses(logits, labels).numpy(), expected)
-    assert np.allclose(token_losses((logits, None), labels).numpy(), expected)
     assert np.allclose(token_losses(logits.bfloat16(), labels).numpy(), expected, rtol=0.02)
     before_a_label = torch.stack([logits[0, 0], logits[0, 2], logits[1, 1]])
     assert np.allclose(token_losses(before_a_label, labels).numpy(), expected)
+
+
+@pytest.mark.parametrize("losses", [token_losses, masked_token_losses])
+def test_logits_are_not_looked_for_among_other_outputs(losses):
+    """The first output of a model may be something else; the message has the argument that keeps the logits only."""
+    with pytest.raises(ValueError, match="`ignore_keys`"):
+        losses((torch.tensor(1.0), torch.randn(1, 4, 7)), torch.ones(1, 4, dtype=torch.long))
 
 
 def test_an_enormous_loss_is_an_infinite_perplexity(tokenizer):

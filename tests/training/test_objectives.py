@@ -139,6 +139,18 @@ def test_the_masked_loss_of_one_batch_equals_the_models_own(masked):
     assert masked_loss(outputs, batch["labels"]).item() == pytest.approx(outputs.loss.item(), rel=2e-6)
 
 
+def test_label_smoothing_of_a_masked_model_is_in_force(tmp_path):
+    """The loss is that of the Trainer's own `LabelSmoother`, at the positions of the hidden tokens."""
+    trainer, _ = new_run(tmp_path, "masked", label_smoothing_factor=0.2)
+    trainer.model.eval()
+    batch = next(iter(trainer.get_train_dataloader()))
+    hidden = batch["labels"] != -100
+    log_probs = trainer.model(**batch).logits[hidden].log_softmax(-1)
+    likely = log_probs.gather(1, batch["labels"][hidden][:, None]).mean()
+    expected = -(0.8 * likely + 0.2 * log_probs.mean())
+    assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_tokens_of_a_masked_run_are_counted_once(masked):
     """Not once for each pair, although the mask of packed rows has one value per pair of tokens."""
     trainer, *_ = masked
