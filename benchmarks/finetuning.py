@@ -15,8 +15,9 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
 from hf_llm.arguments import AdapterArguments, DataArguments, ModelArguments, TaskArguments
+from hf_llm.data.examples import encode_examples
 from hf_llm.data.packing import PackingCollator, pack
-from hf_llm.data.prompting import Prompter, encode_examples
+from hf_llm.data.prompting import Prompter
 from hf_llm.data.rows import load_rows
 from hf_llm.hardware import has_bfloat16
 from hf_llm.models.inspection import can_skip_prompts

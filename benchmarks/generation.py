@@ -14,7 +14,8 @@ import time
 from transformers import pipeline
 
 from hf_llm.arguments import DataArguments, TaskArguments
-from hf_llm.data.prompting import Prompter, encode_prompts
+from hf_llm.data.examples import encode_prompts
+from hf_llm.data.prompting import Prompter
 from hf_llm.data.rows import load_rows
 from hf_llm.evaluation.generation import complete
 from hf_llm.evaluation.scoring import evaluate_task

@@ -1,10 +1,10 @@
 from .arguments import DataArguments as DataArguments
 from .arguments import PreparationArguments as PreparationArguments
 from .arguments import TaskArguments as TaskArguments
+from .data.examples import encode_examples as encode_examples
 from .data.packing import PackingCollator as PackingCollator
 from .data.packing import pack as pack
 from .data.prompting import Prompter as Prompter
-from .data.prompting import encode_examples as encode_examples
 from .data.rows import load_rows as load_rows
 from .data.tokenization import tokenize as tokenize
 from .distributed.zero import DeepSpeedInForce as DeepSpeedInForce

@@ -8,8 +8,8 @@ from transformers import Trainer, TrainingArguments, set_seed
 
 from hf_llm import arguments
 from hf_llm.command_line import parse_args
+from hf_llm.data.few_shot import new_prompter
 from hf_llm.data.packing import PackingCollator
-from hf_llm.data.prompting import new_prompter
 from hf_llm.data.rows import load_rows
 from hf_llm.distributed.ranks import shut_down
 from hf_llm.evaluation.callback import TaskEvaluation

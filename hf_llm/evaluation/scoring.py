@@ -9,7 +9,9 @@ from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerBase
 
 from hf_llm.arguments import DataArguments, EvalArguments, TaskArguments
-from hf_llm.data.prompting import ExamplesReport, Prompter, encode_prompts, new_prompter
+from hf_llm.data.examples import ExamplesReport, encode_prompts
+from hf_llm.data.few_shot import new_prompter
+from hf_llm.data.prompting import Prompter
 from hf_llm.data.rows import load_rows
 from hf_llm.evaluation.generation import BATCH_SIZE, complete
 from hf_llm.evaluation.harness import load_harness

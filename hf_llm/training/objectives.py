@@ -24,11 +24,12 @@ from transformers.utils import ModelOutput
 
 from hf_llm.arguments import PretrainArguments, TextArguments
 from hf_llm.data.arrow import token_table
+from hf_llm.data.examples import ExamplesReport, encode_examples, show_example
 from hf_llm.data.infilling import SENTINELS, InfillingReport, infilling_converter, sentinel_ids, tokenize_for_infilling
 from hf_llm.data.locations import find_sources
 from hf_llm.data.masking import MaskingCollator, mask_rows
 from hf_llm.data.packing import PackingCollator, PackingReport, pack
-from hf_llm.data.prompting import ExamplesReport, Prompter, encode_examples, show_example
+from hf_llm.data.prompting import Prompter
 from hf_llm.data.streaming import StreamedRows, first_documents
 from hf_llm.data.tokenization import VERIFIED_DOCUMENTS, document_engine, sample_texts, tokenize
 from hf_llm.data.vocabulary import MASK

@@ -7,7 +7,9 @@ from datasets import ClassLabel, Dataset, Features, Value
 from tiny import new_tokenizer
 
 from hf_llm.arguments import DataArguments, TaskArguments
-from hf_llm.data.prompting import Prompter, draw_shots, encode_prompts
+from hf_llm.data.examples import encode_prompts
+from hf_llm.data.few_shot import draw_shots
+from hf_llm.data.prompting import Prompter
 from hf_llm.data.rows import load_rows, to_task_columns
 from hf_llm.messages import ORIGIN
 from hf_llm.tasks import load_task

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from tiny import new_model
 from transformers import DataCollatorForSeq2Seq, EarlyStoppingCallback, Trainer, TrainingArguments
 
-from hf_llm.data.prompting import Prompter, encode_examples
+from hf_llm.data.examples import encode_examples
+from hf_llm.data.prompting import Prompter
 from hf_llm.data.vocabulary import train_tokenizer
 from hf_llm.evaluation.callback import TaskEvaluation
 from hf_llm.evaluation.scoring import evaluate_task

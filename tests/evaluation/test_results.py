@@ -8,7 +8,7 @@ from datasets import DatasetDict
 from recipe_runs import contents, read_json, read_json_lines
 
 from hf_llm.arguments import EvalArguments, EvalTaskArguments, TaskArguments
-from hf_llm.data.prompting import ExamplesReport
+from hf_llm.data.examples import ExamplesReport
 from hf_llm.evaluation.results import compare_and_save, compare_results, results_folder
 from hf_llm.evaluation.scoring import Evaluation, TaskResult, weighted_perplexity
 from hf_llm.metrics.base import paired_bootstrap, paired_differences

@@ -1,0 +1,152 @@
+"""Rows of a task as token ids: prompts with their completions to train on, prompts with choices to evaluate."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from accelerate import PartialState
+from datasets import Dataset
+from datasets.utils import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from hf_llm.data.arrow import token_lists
+from hf_llm.data.prompting import Prompter, example_of
+from hf_llm.messages import add_origin
+
+logger = logging.getLogger(__name__)
+
+ROWS_PER_BATCH = 1000
+
+
+@dataclass
+class ExamplesReport:
+    """What encoding did to the rows of one split; the names of the fields are those in the results files."""
+
+    examples: int
+    examples_dropped: int  # without a completion
+    examples_shortened: int  # whose document is shortened
+    tokens_cut: int
+
+    def metrics(self, prefix: str) -> dict[str, float]:
+        """The counts under the names that the results files use, e.g. `train_examples_shortened`."""
+        return {f"{prefix}_{key}": value for key, value in asdict(self).items()}
+
+
+def encode_examples(rows: Dataset, prompter: Prompter, split: str = "train") -> tuple[Dataset, ExamplesReport]:
+    """Encode the rows of a task for training on the completions only.
+
+    Args:
+        rows: N rows as `load_rows` returns them, with the task's column names.
+        prompter: tokenizes them, and shortens documents that do not fit.
+        split: name of the rows in messages.
+
+    Returns:
+        Rows `{"input_ids": list[int32], "labels": list[int32]}`, and the counts. A prompt [5, 6] and its completion
+        [7, 1] give the labels [-100, -100, 7, 1].
+
+    Raises:
+        ValueError: a completion is longer than `max_length`, or no row has one; the row is named.
+    """
+    max_length, tables, removed = prompter.max_length, [], []  # removed: tokens of each row's document
+    for batch in batches_with_origins(rows, split):
+        examples = [(origin, row, example_of(row, prompter.task, origin)) for origin, row in batch]
+        examples = [entry for entry in examples if entry[-1]["completion"]]
+        if not examples:
+            continue
+        texts = [example["prompt"] for *_, example in examples]
+        prompts = prompter.prompt_ids(texts)
+        completions = prompter.completion_ids([example["completion"] for *_, example in examples], texts)
+        for i, (origin, row, _) in enumerate(examples):
+            with add_origin(row, origin):
+                size = len(completions[i])
+                if size >= max_length:
+                    raise ValueError(f"a completion of {size} tokens does not fit in `--max_length` {max_length}")
+                prompts[i], tokens = prompter.fit(row, prompts[i], max_length - size)
+            removed.append(tokens)
+        pairs = list(zip(prompts, completions, strict=True))
+        input_ids = token_lists([prompt + completion for prompt, completion in pairs])
+        labels = token_lists([[-100] * len(prompt) + completion for prompt, completion in pairs])
+        tables.append(pa.table({"input_ids": input_ids, "labels": labels}))
+    if not tables:
+        raise ValueError(f"`{split}`: none of the {len(rows)} rows has a completion to learn")
+    return Dataset(pa.concat_tables(tables)), new_report(removed, len(rows) - len(removed), split, max_length)
+
+
+def encode_prompts(rows: Dataset, prompter: Prompter, split: str = "validation") -> tuple[Dataset, ExamplesReport]:
+    """Encode the rows of a task for evaluation: prompts to be completed, or choices to be ranked.
+
+    Returns:
+        Rows `{"prompt": list[int], "completion": list[int], "choices": list[list[int]], "references": list[str]}`,
+        choices empty where the answer is generated; and the counts.
+
+    Raises:
+        ValueError: a gold answer is empty, or a prompt does not fit; the row is named.
+    """
+    if not len(rows):
+        raise ValueError(f"`{split}` has no rows to evaluate")
+    task, tables, removed = prompter.task, [], []
+    for batch in batches_with_origins(rows, split):
+        examples, references, choices = [], [], []
+        for origin, row in batch:
+            with add_origin(row, origin):
+                examples.append(task.to_example(row))
+                references.append(task.references(row))
+                choices.append(task.choices(row) or [])
+                if not (references[-1] or task.allows_no_answer):
+                    raise ValueError("the reference is empty: remove the row, or give it one")
+        texts = [example["prompt"] for example in examples]
+        prompts = prompter.prompt_ids(texts)
+        completions = prompter.completion_ids([example["completion"] for example in examples], texts)
+        ranked = encode_choices(prompter, choices, texts)
+        for i, (origin, row) in enumerate(batch):
+            gold = len(completions[i]) if task.scores_perplexity else 0
+            answer = max(map(len, ranked[i]), default=max(task.max_new_tokens, gold))  # tokens to leave free for it
+            with add_origin(row, origin):
+                prompts[i], tokens = prompter.fit(row, prompts[i], prompter.max_length - answer)
+            removed.append(tokens)
+        columns = {"prompt": token_lists(prompts), "completion": token_lists(completions)}
+        columns["choices"] = pa.array(ranked, pa.list_(pa.list_(pa.int32())))
+        tables.append(pa.table(columns | {"references": pa.array(references, pa.list_(pa.string()))}))
+    return Dataset(pa.concat_tables(tables)), new_report(removed, 0, split, prompter.max_length)
+
+
+def batches_with_origins(rows: Dataset, split: str) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+    """Yield batches of (origin, row), e.g. ("`train` row 0", row), with a progress bar on rank 0."""
+    with tqdm(total=len(rows), desc=f"Prompts of {split}", disable=not PartialState().is_main_process) as bar:
+        for start in range(0, len(rows), ROWS_PER_BATCH):
+            batch = rows.select(range(start, min(start + ROWS_PER_BATCH, len(rows)))).to_list()
+            yield [(f"`{split}` row {number}", row) for number, row in enumerate(batch, start)]
+            bar.update(len(batch))
+
+
+def new_report(removed: list[int], dropped: int, split: str, max_length: int) -> ExamplesReport:
+    """Count the rows, of which `removed` has the tokens removed from each, and log what was dropped or shortened."""
+    report = ExamplesReport(len(removed), dropped, int(np.count_nonzero(removed)), sum(removed))
+    if dropped or report.tokens_cut:
+        logger.warning(
+            f"{split}: {f'{dropped} rows without a completion dropped; ' if dropped else ''}"
+            f"{report.examples_shortened} of {len(removed)} documents shortened by {report.tokens_cut} tokens together "
+            f"to fit in {max_length}"
+        )
+    return report
+
+
+def encode_choices(prompter: Prompter, choices: list[list[str]], prompts: list[str]) -> list[list[list[int]]]:
+    """Token ids of the choices of each prompt; an empty list where the answer is generated."""
+    flat = [(text, prompt) for texts, prompt in zip(choices, prompts, strict=True) for text in texts]
+    if not flat:
+        return [[] for _ in prompts]
+    texts, contexts = map(list, zip(*flat, strict=True))
+    ids = iter(prompter.completion_ids(texts, contexts, prompter.task.choices_with_end_token))
+    return [[next(ids) for _ in texts] for texts in choices]
+
+
+def show_example(features: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Log the first example as the model sees it, with the tokens that are trained on in [[ ]]."""
+    ids, labels = features[0]["input_ids"], features[0]["labels"]
+    start = next(i for i, label in enumerate(labels) if label != -100)
+    prompt, completion = tokenizer.decode(ids[:start]), tokenizer.decode(ids[start:])
+    logger.info(f"First example, with what is trained on in [[ ]]:\n{prompt}[[{completion}]]")
