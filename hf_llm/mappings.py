@@ -143,7 +143,7 @@ def read_yaml(path: str, flag: str) -> dict[str, Any]:
 
 
 def parse_mapping(flag: str, text: str, text_values: bool = False) -> dict[str, Any]:
-    """Parse `key=value` pairs, a JSON object, or a YAML mapping in braces.
+    """Parse `key=value` pairs, a JSON object, or a YAML mapping with or without braces.
 
     A value that begins with a brace, bracket or quotation mark may contain commas:
     `rope_parameters={rope_type: linear, factor: 2.0},rms_norm_eps=1e-4` ->
@@ -158,6 +158,9 @@ def parse_mapping(flag: str, text: str, text_values: bool = False) -> dict[str, 
     """
     if text.lstrip().startswith("{"):
         return parse_object(flag, text)
+    if re.match(r"\s*[\w.]+:\s", text):
+        lines = parse_value(text)
+        return lines if isinstance(lines, dict) else parse_object(flag, f"{{{text}}}")
     mapping = {}
     for pair in split_pairs(flag, text):
         key, equals, value = (part.strip() for part in pair.partition("="))
@@ -179,17 +182,25 @@ def parse_object(flag: str, text: str) -> dict[str, Any]:
     JSON is tried first, because YAML reads its escapes of characters above U+FFFF as two characters.
     """
     try:
-        load_json(text)
-    except json.JSONDecodeError:
-        try:
-            mapping = parse_value(text)
-        except ValueError as error:
-            raise ValueError(f"`{flag}`: {error}") from None
-        if isinstance(mapping, dict) and None not in mapping.values():  # YAML reads `{a=1}` as a key without a value
-            return mapping
-    except ValueError:
-        pass  # which is reported below
-    return read_json_object(text, flag)[1]
+        return load_json(text)
+    except json.JSONDecodeError as error:
+        json_error = f"line {error.lineno}, column {error.colno}, is not JSON: {error.msg}"
+    except ValueError as error:
+        raise ValueError(f"`{flag}`: {error}") from None
+    try:
+        mapping = load_yaml(text)
+    except yaml.YAMLError as error:
+        problem = json_error if text.lstrip("{ ").startswith('"') else describe_yaml_error(error)
+        raise ValueError(f"`{flag}`, {problem}") from None
+    except ValueError as error:
+        raise ValueError(f"`{flag}`: {error}") from None
+    for key, value in mapping.items():  # YAML reads `{a=1}` and `{a:1}` as a key without a value
+        if value is None and not re.search(rf"{re.escape(str(key))}[\"']?\s*:\s+(?:null|~)", text):
+            name = re.split(r"[:=\s]", str(key), maxsplit=1)[0]  # without what may be a secret
+            raise ValueError(
+                f"`{flag}` has `{name}` without a value: write {{key: value}}, with a space after the colon"
+            )
+    return mapping
 
 
 def split_pairs(flag: str, text: str) -> list[str]:

@@ -4,7 +4,7 @@ accelerate launch recipes/finetune.py --config recipes/configs/summarization.yam
 accelerate launch recipes/finetune.py --config recipes/configs/translation.yaml --model_name_or_path FOLDER --lora_r 16
 """
 
-from transformers import Trainer, TrainingArguments, set_seed
+import transformers
 
 from hf_llm import arguments
 from hf_llm.command_line import parse_args
@@ -25,13 +25,13 @@ from hf_llm.training.objectives import encode_and_pack
 from hf_llm.training.run import enable_early_stopping, run_training
 
 GROUPS = [arguments.ModelArguments, arguments.AdapterArguments, arguments.TaskArguments]
-GROUPS += [arguments.DataArguments, arguments.FinetuneArguments, TrainingArguments]
+GROUPS += [arguments.DataArguments, arguments.FinetuneArguments, transformers.TrainingArguments]
 
 
 def main():
     model_args, adapter_args, task_args, data_args, run_args, args = parse_args(GROUPS, description=__doc__)
     checkpoint = find_checkpoint(args.resume_from_checkpoint, args.output_dir)
-    set_seed(args.seed)
+    transformers.set_seed(args.seed)
     callbacks = enable_early_stopping(args, run_args.early_stopping_patience)
     task = load_task(task_args.task, **task_args.task_options or {})
     rows = load_rows(data_args, task_args, task, args.seed)
@@ -42,7 +42,7 @@ def main():
     check_base(args, model)
     collator = PackingCollator(tokenizer.pad_token_id, data_args.packing, can_skip_prompts(model, args))
     metrics = {"compute_metrics": TokenMetrics(), "preprocess_logits_for_metrics": token_losses}
-    trainer = Trainer(model, args, collator, train, validation, processing_class=tokenizer, **metrics)
+    trainer = transformers.Trainer(model, args, collator, train, validation, processing_class=tokenizer, **metrics)
     evaluation = TaskEvaluation(trainer, task, rows["validation"], prompter)
     for callback in [evaluation, *callbacks]:
         trainer.add_callback(callback)

@@ -8,7 +8,7 @@ accelerate launch --use_deepspeed --num_processes 2 recipes/pretrain.py --deepsp
 
 from pathlib import Path
 
-from transformers import Trainer, TrainingArguments, set_seed
+import transformers
 
 from hf_llm.arguments import ModelArguments, PretrainArguments, TextArguments
 from hf_llm.command_line import parse_args
@@ -23,14 +23,14 @@ from hf_llm.training import objectives
 from hf_llm.training.checkpoints import find_checkpoint
 from hf_llm.training.run import enable_early_stopping, run_training
 
-GROUPS = [ModelArguments, TextArguments, PretrainArguments, TrainingArguments]
+GROUPS = [ModelArguments, TextArguments, PretrainArguments, transformers.TrainingArguments]
 DEFAULT_CONFIG = str(Path(__file__).parent / "configs" / "pretrain_tiny.yaml")
 
 
 def main():
     model_args, data_args, run_args, args = parse_args(GROUPS, description=__doc__, default_config=DEFAULT_CONFIG)
     checkpoint = find_checkpoint(args.resume_from_checkpoint, args.output_dir)
-    set_seed(args.seed)
+    transformers.set_seed(args.seed)
     callbacks = enable_early_stopping(args, run_args.early_stopping_patience)
 
     with args.main_process_first(desc="reading the data"):
@@ -45,7 +45,7 @@ def main():
             run_args, data_args, model, tokenizer, splits["validation"], validation, args
         )
 
-    trainer = Trainer(
+    trainer = transformers.Trainer(
         model=model, args=args, train_dataset=train, processing_class=tokenizer, callbacks=callbacks, **options
     )
     figures = run_training(trainer, checkpoint, data_args.packing, reports, push_callbacks(trainer))

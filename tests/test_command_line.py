@@ -19,6 +19,7 @@ from hf_llm.arguments import (
     ModelArguments,
     PreparationArguments,
     PretrainArguments,
+    TaskArguments,
     TextArguments,
 )
 from hf_llm.command_line import parse_args, parse_tasks
@@ -387,6 +388,56 @@ def test_flags_that_describe_another_model_replace_the_one_of_the_default_config
     assert args.max_steps == -1
     _, args = parse_args([TextArguments, TrainingArguments], [*streaming[:1], "false"], default_config="steps.yaml")
     assert args.max_steps == 3
+
+
+def test_a_mapping_on_the_command_line_is_added_to_that_of_the_file(parse, tmp_path, caplog):
+    """Key by key, for the default file too: one layer less does not bring the architecture's full width."""
+    caplog.set_level("INFO", "hf_llm")
+    default = tmp_path / "default.yaml"
+    default.write_text("config_overrides: hidden_size=8,num_hidden_layers=2\ninitializer_range: 0.5\n")
+    flags = ["--config_overrides", "num_hidden_layers=1"]
+    merged = {"hidden_size": 8, "num_hidden_layers": 1}
+    model_args, *_ = parse(*flags, default_config=str(default))
+    assert (model_args.config_overrides, model_args.initializer_range) == (merged, 0.5)
+    line = "`--config_overrides`, with the settings of the file: hidden_size=8,num_hidden_layers=1"
+    assert caplog.messages.count(line) == 1
+    assert parse(*flags, config=default.read_text())[0].config_overrides == merged
+    (of_another_model, *_) = parse(
+        "--model_type", "gpt2", "--config_overrides", "n_layer=1", config=default.read_text()
+    )
+    assert of_another_model.config_overrides == {"n_layer": 1}
+
+
+def test_options_of_a_task_are_added_to_those_of_its_file(parse):
+    """Unless the command line names another task."""
+    config = "task: translation\ntask_options: source=en,target=de\n"
+    options = ["--task_options", "target=fr"]
+    (args,) = parse(*options, config=config, classes=[TaskArguments])
+    assert args.task_options == {"source": "en", "target": "fr"}
+    (args,) = parse(
+        "--task", "summarization", "--task_options", "max_new_tokens=9", config=config, classes=[TaskArguments]
+    )
+    assert args.task_options == {"max_new_tokens": "9"}
+
+
+@pytest.mark.parametrize(
+    "argv, shown, hidden",
+    [
+        ([], ["(default: 77)", "(default: default.yaml)", "(default: 5)"], []),
+        (["--config", "other.yaml"], ["(default: 78)"], ["default.yaml)", "(default: 77)", "(default: 5)"]),
+        (["--model_name_or_path", "m"], [f"(default: {TextArguments.max_length})"], ["(default: 77)", "default.yaml)"]),
+        (["--num_train_epochs", "2"], ["(default: 77)"], ["(default: 5)"]),
+    ],
+)
+def test_the_help_shows_the_defaults_that_the_command_would_have(argv, shown, hidden, tmp_path, monkeypatch, capsys):
+    """Those of the YAML file that it reads, if any; a required flag need not be given."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "default.yaml").write_text("max_length: 77\nmax_steps: 5\n")
+    (tmp_path / "other.yaml").write_text("max_length: 78\n")
+    with pytest.raises(SystemExit):
+        parse_args(PRETRAIN, [*argv, "--help"], default_config=str(tmp_path / "default.yaml"))
+    text = " ".join(capsys.readouterr().out.split())
+    assert all(default in text for default in shown) and not any(default in text for default in hidden)
 
 
 def test_the_tasks_of_an_evaluation_come_from_the_command_line_that_is_handed_in(tmp_path, monkeypatch):

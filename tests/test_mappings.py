@@ -128,9 +128,26 @@ def test_a_mapping_in_braces_needs_no_quotation_marks():
     assert parse_mapping("--config_overrides", text) == expected
     assert parse_mapping("--config_overrides", '{"a": "\\ud83d\\ude00", "b": 1e-4}') == {"a": "\U0001f600", "b": 1e-4}
     assert parse_mapping("--config_overrides", "{}") == {}
-    for wrong in ("{a: 1, a: 2}", "{a: [1}", "{a=1}"):
+    for wrong in ("{a: 1, a: 2}", "{a: [1}", "{a=1}", "{a:1}", "{a}", '{"a": }', "{a: 1"):
         with pytest.raises(ValueError, match="`--config_overrides`"):
             parse_mapping("--config_overrides", wrong)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("hidden_size: 64", {"hidden_size": 64}),
+        (
+            "hidden_size: 64, rope: {factor: 2.0}, layers: [a, b]",
+            {"hidden_size": 64, "rope": {"factor": 2.0}, "layers": ["a", "b"]},
+        ),
+        ("hidden_size: 64\nrope:\n  factor: 2.0\n", {"hidden_size": 64, "rope": {"factor": 2.0}}),
+        ("{hidden_size: null, layers: ~}", {"hidden_size": None, "layers": None}),
+    ],
+)
+def test_lines_of_a_yaml_file_are_a_mapping_on_the_command_line(text, expected):
+    """The help says that YAML is read: with bare keys, with or without braces and line ends, null values included."""
+    assert parse_mapping("--config_overrides", text) == expected
 
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
