@@ -7,6 +7,7 @@ import re
 import sys
 import warnings
 from collections.abc import Mapping
+from functools import partialmethod
 from typing import Any, NoReturn
 
 from hf_llm.files import describe_full_disk
@@ -41,6 +42,10 @@ class SafeFormatter(logging.Formatter):
 
 def set_up_logging() -> None:
     """Write the package's log messages to stderr, and on other ranks than 0 only errors, without progress bars."""
+    from tqdm import tqdm
+
+    # A bar that is full within a second tells nothing. tqdm reads TQDM_DELAY when it is imported, which was earlier.
+    tqdm.__init__ = partialmethod(vars(tqdm)["__init__"], delay=1)
     if int(os.environ.get("RANK", 0)) > 0:
         disable_progress_bars()
     handler = logging.StreamHandler()
@@ -178,6 +183,20 @@ def format_value(value: float | int | str) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def format_size(size: float) -> str:
+    """Format a number of bytes in the unit in which a person reads it.
+
+    Example:
+        >>> format_size(5_900_800)
+        '5.9 MB'
+    """
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.1f} TB"
 
 
 def format_table(rows: Mapping[str, float | int | str]) -> str:

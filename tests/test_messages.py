@@ -4,6 +4,8 @@ import logging
 import time
 
 import pytest
+import tqdm.auto
+from datasets.utils import tqdm as Progress
 
 from hf_llm.messages import (
     MAX_ERROR_CHARACTERS,
@@ -11,12 +13,27 @@ from hf_llm.messages import (
     ORIGIN,
     add_origin,
     format_line,
+    format_size,
     format_table,
     format_value,
     one_line,
     report_errors,
     set_up_logging,
 )
+
+
+@pytest.mark.parametrize("size, text", [(0, "0 bytes"), (5_900_800, "5.9 MB"), (4.3e9, "4.3 GB"), (1.5e12, "1.5 TB")])
+def test_a_number_of_bytes_is_shown_in_its_unit(size, text):
+    """A small model does not take 0.0 GB."""
+    assert format_size(size) == text
+
+
+def test_a_bar_that_is_full_within_a_second_is_not_shown(capsys):
+    """Each step of the data would show one for each split, full at once."""
+    set_up_logging()
+    set_up_logging()  # as for every command line that is parsed
+    assert list(tqdm.auto.tqdm(range(3))) == list(Progress(range(3))) == [0, 1, 2]
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -125,11 +125,12 @@ def batches_with_origins(rows: Dataset, split: str) -> Iterator[list[tuple[str, 
 def new_report(removed: list[int], dropped: int, split: str, max_length: int) -> ExamplesReport:
     """Count the rows, of which `removed` has the tokens removed from each, and log what was dropped or shortened."""
     report = ExamplesReport(len(removed), dropped, int(np.count_nonzero(removed)), sum(removed))
-    if dropped or report.tokens_cut:
+    if dropped:
+        logger.warning(f"{split}: {dropped} rows without a completion dropped")
+    if report.tokens_cut:
         logger.warning(
-            f"{split}: {f'{dropped} rows without a completion dropped; ' if dropped else ''}"
-            f"{report.examples_shortened} of {len(removed)} documents shortened by {report.tokens_cut} tokens together "
-            f"to fit in {max_length}"
+            f"{split}: {report.examples_shortened} of {len(removed)} documents shortened by {report.tokens_cut} tokens "
+            f"together to fit in {max_length}"
         )
     return report
 

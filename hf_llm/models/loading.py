@@ -32,7 +32,7 @@ from hf_llm.arguments import AdapterArguments, ModelArguments, TokenizerArgument
 from hf_llm.data.vocabulary import train_tokenizer
 from hf_llm.hardware import has_bfloat16
 from hf_llm.mappings import read_json_file
-from hf_llm.messages import one_line
+from hf_llm.messages import format_size, one_line
 from hf_llm.models.inspection import count_parameters, detect_auto_class, first_position
 
 logger = logging.getLogger(__name__)
@@ -250,12 +250,12 @@ def check_memory(config: PreTrainedConfig, parameters: int) -> None:
     Raises:
         ValueError: the float32 weights are larger than the machine's memory.
     """
-    gigabytes, memory = 4 * parameters / 1e9, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
-    logger.info(f"A new {config.model_type}: {parameters:,} parameters, {gigabytes:.1f} GB in float32")
-    if gigabytes > memory and not is_deepspeed_zero3_enabled():  # ZeRO-3 makes only this rank's share
+    size, memory = 4 * parameters, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    logger.info(f"A new {config.model_type}: {parameters:,} parameters, {format_size(size)} in float32")
+    if size > memory and not is_deepspeed_zero3_enabled():  # ZeRO-3 makes only this rank's share
         raise ValueError(
-            f"this {config.model_type} model has {parameters:,} parameters, {gigabytes:.0f} GB in float32, and this "
-            f"machine has {memory:.0f} GB: make it smaller with `--config_overrides`"
+            f"this {config.model_type} model has {parameters:,} parameters, {format_size(size)} in float32, and this "
+            f"machine has {format_size(memory)}: make it smaller with `--config_overrides`"
         )
 
 

@@ -32,7 +32,7 @@ def report_pretraining(trainer: Trainer, figures: dict[str, float], samples: dic
         "  packed, dropped": f"{figures['train_tokens_packed']:,}, {figures['train_tokens_dropped']:,}",
         "  packing efficiency": f"{figures['train_packing_efficiency']:.2%}",
         "tokens per second": figures.get("train_tokens_per_second", "no step left"),
-        "model FLOPs utilisation": f"{figures['train_mfu']:.1%}" if "train_mfu" in figures else "no step left",
+        "model FLOPs utilisation": figures.get("train_mfu", "no step left"),
         "validation loss": figures["eval_loss"],
         "perplexity": figures["eval_perplexity"],
     }

@@ -5,7 +5,7 @@ from datasets import Dataset, DatasetDict
 from tiny import new_tokenizer
 
 from hf_llm.data import examples
-from hf_llm.data.examples import encode_examples, encode_prompts
+from hf_llm.data.examples import encode_examples, encode_prompts, new_report
 from hf_llm.data.prompting import Prompter
 from hf_llm.tasks import load_task
 
@@ -94,3 +94,12 @@ def test_rows_in_batches_are_encoded_as_each_row_by_itself(monkeypatch):
         monkeypatch.setattr(examples, "ROWS_PER_BATCH", number)
         together, report = encode_examples(Dataset.from_list(rows), prompter)
         assert together.to_list() == alone and report.examples_dropped == 1
+
+
+def test_rows_without_a_completion_are_counted_without_a_count_of_shortened_ones(caplog):
+    """A warning that 0 of the documents were shortened by 0 tokens would be noise."""
+    caplog.set_level("WARNING", "hf_llm")
+    new_report([0, 0, 0], 2, "train", 512)
+    assert caplog.messages == ["train: 2 rows without a completion dropped"]
+    new_report([0, 7, 0], 0, "train", 512)
+    assert caplog.messages[1:] == ["train: 1 of 3 documents shortened by 7 tokens together to fit in 512"]

@@ -31,7 +31,7 @@ def test_a_run_ends_with_its_figures_a_sample_and_the_folder(tmp_path, capsys):
     shown = capsys.readouterr().out
     sample = shown.partition("\n\nA sample:\n\n")[2].partition("\n\n")[0].splitlines()
     assert sample[0].startswith("  Document 1 counts 0") and max(map(len, sample)) <= 102
-    for part in ("1,234,567, 0", "99.87%", "12,346", "42.2%", "3.142", "23.14", "1.234", "2.5"):
+    for part in ("1,234,567, 0", "99.87%", "12,346", "0.4219", "3.142", "23.14", "1.234", "2.5"):
         assert part in shown
     assert shown.rstrip().endswith(f"Model and results: {tmp_path}")
 
