@@ -1,6 +1,7 @@
 """Completions for a list of prompts: on one rank or many, under any ZeRO stage."""
 
 import contextlib
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria, Trainer
+from transformers import PreTrainedTokenizerBase, StoppingCriteria, Trainer
 
 from hf_llm.arguments import GenerateArguments
 from hf_llm.data.chats import render_chats
@@ -87,15 +89,16 @@ def complete(
 ) -> list[str]:
     """Generate one completion for each prompt.
 
-    The ranks share the batches of left-padded prompts. Each batch is sampled with a seed of its own, so that the
-    completions do not depend on the number of ranks.
+    The ranks share the batches of left-padded prompts. Each prompt is sampled with random numbers of its own, so that
+    its completion depends neither on the number of ranks nor on the batch. In bfloat16 and float16 another batch size
+    rounds the logits differently, which may change the likeliest token.
 
     Args:
         model: a model on its device, or the DeepSpeedEngine around it. Every rank must call with the same prompts.
         tokenizer: the model's tokenizer.
         prompts: N texts, or the token ids of each.
         batch_size: prompts per batch.
-        seed: seed of the first batch; the following ones add their number to it.
+        seed: of sampling; with another seed, every prompt has other random numbers.
         show_progress: show a progress bar on rank 0.
         stop_strings: a completion ends before the first of them.
         options: arguments of `model.generate`, e.g. `max_new_tokens`, `do_sample`, `temperature`, `top_k`, `top_p`.
@@ -109,42 +112,80 @@ def complete(
     Example:
         >>> complete(model, tokenizer, ["The capital of France is"], max_new_tokens=5)
     """
-    encoded = tokenize_prompts(tokenizer, prompts)
-    texts = {}
-    with evaluation_mode(model) as (plain, synced_ranks):
-        check_positions(plain, max(map(len, encoded)), options.get("max_new_tokens", 0))
-        batches = batch_by_length(list(map(len, encoded)), batch_size)
-        for number, batch in rank_batches(batches, synced_ranks, "Generating" if show_progress else None):
-            torch.manual_seed(seed + number)
-            rows = [{"input_ids": encoded[i]} for i in batch]
-            inputs = tokenizer.pad(rows, padding_side="left", return_tensors="pt").to(plain.device)
-            width = inputs["input_ids"].shape[1]
-            output = plain.generate(
-                **inputs,
-                stopping_criteria=[StopOnStrings(tokenizer, width, stop_strings)] if stop_strings else None,
-                pad_token_id=tokenizer.pad_token_id,
-                use_cache=True,
-                synced_gpus=synced_ranks,  # by default it is True under ZeRO-3, and ranks would wait for each other
-                **options,
-            )
-            for i, ids in zip(batch, output[:, width:].tolist(), strict=True):
-                texts[i] = truncate_at(decode_completion(tokenizer, encoded[i], ids), stop_strings)
-    texts = dict(gather_object(list(texts.items())))
-    return [texts[i] for i in range(len(prompts))]
+    encoded, new_tokens = tokenize_prompts(tokenizer, prompts), options.get("max_new_tokens", 0)
+    longest, positions = max(map(len, encoded)), num_positions(getattr(model, "module", model))
+    if longest + new_tokens > positions:  # beyond its positions, the output of a model is noise
+        raise ValueError(
+            f"`--max_new_tokens` {new_tokens} after a prompt of {longest} tokens is beyond the model's {positions} "
+            "positions: give a smaller one, or shorter prompts"
+        )
+    criteria = StopOnStrings(tokenizer, stop_strings) if stop_strings else None
+    completions = generate_ids(model, tokenizer, encoded, batch_size, seed, show_progress, criteria, **options)
+    pairs = zip(encoded, completions, strict=True)
+    return [truncate_at(decode_completion(tokenizer, prompt, ids), stop_strings) for prompt, ids in pairs]
 
 
-def check_positions(model: PreTrainedModel, prompt: int, new_tokens: int) -> None:
-    """Refuse to generate beyond the model's positions, where its output is noise.
+def generate_ids(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    batch_size: int,
+    seed: int = 0,
+    show_progress: bool = True,
+    criteria: "StopRows | None" = None,
+    **options,
+) -> list[list[int]]:
+    """Generate the token ids of one completion for each prompt, up to the first end token; see `complete`.
 
     Args:
-        prompt: tokens of the longest prompt.
-        new_tokens: tokens to generate.
+        criteria: ends a completion before the end token.
     """
-    if prompt + new_tokens > num_positions(model):
-        raise ValueError(
-            f"`--max_new_tokens` {new_tokens} after a prompt of {prompt} tokens is beyond the model's "
-            f"{num_positions(model)} positions: give a smaller one, or shorter prompts"
-        )
+    completions = {}
+    with evaluation_mode(model) as (plain, synced_ranks):
+        batches = batch_by_length(list(map(len, prompts)), batch_size)
+        end: Any = options.get("eos_token_id", plain.generation_config.eos_token_id)
+        ends = {*(end if isinstance(end, list) else [end])}
+        for _, batch in rank_batches(batches, synced_ranks, "Generating" if show_progress else None):
+            rows = [{"input_ids": prompts[i]} for i in batch]
+            inputs = tokenizer.pad(rows, padding_side="left", return_tensors="pt").to(plain.device)
+            width = inputs["input_ids"].shape[1]
+            if criteria:
+                criteria.start([prompts[i] for i in batch], width)
+            with RowStreams(batch, seed, plain.device) if options.get("do_sample") else contextlib.nullcontext():
+                output = plain.generate(
+                    **inputs,
+                    stopping_criteria=[criteria] if criteria else None,
+                    pad_token_id=tokenizer.pad_token_id,
+                    use_cache=True,
+                    synced_gpus=synced_ranks,  # by default it is True under ZeRO-3, and ranks would wait for each other
+                    **options,
+                )
+            for i, ids in zip(batch, output[:, width:].tolist(), strict=True):
+                completions[i] = [*itertools.takewhile(lambda token: token not in ends, ids)]
+    completions = dict(gather_object(list(completions.items())))
+    return [completions[i] for i in range(len(prompts))]
+
+
+class RowStreams(TorchFunctionMode):
+    """Draws the samples of each row of a batch from a generator of its own, instead of all from one.
+
+    The generators' seeds are (seed * 2654435761 + row) modulo 2^32, all that torch uses on a CPU. The factor is 2^32
+    divided by the golden ratio: two seeds that differ by less than 1,000 share none with fewer than 1.9 million rows.
+
+    Args:
+        rows: numbers of the prompts in the batch.
+    """
+
+    def __init__(self, rows: list[int], seed: int, device: torch.device):
+        super().__init__()
+        seeds = [(seed * 2_654_435_761 + row) % 2**32 for row in rows]
+        self.generators = [torch.Generator(device).manual_seed(each) for each in seeds]
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is not torch.multinomial:
+            return func(*args, **(kwargs or {}))
+        rows = zip(*args, self.generators, strict=True)
+        return torch.stack([func(row, **(kwargs or {}), generator=generator) for row, generator in rows])
 
 
 def decode_completion(tokenizer: PreTrainedTokenizerBase, prompt: list[int], completion: list[int]) -> str:
@@ -154,17 +195,22 @@ def decode_completion(tokenizer: PreTrainedTokenizerBase, prompt: list[int], com
     return whole[len(before) :] if whole.startswith(before) else alone
 
 
-class StopOnStrings(StoppingCriteria):
+class StopRows(StoppingCriteria):
+    """Base of criteria that end single rows of a batch."""
+
+    def start(self, prompts: list[list[int]], width: int) -> None:
+        """Begin a batch of prompts, which are padded to `width` tokens."""
+        self.width = width
+
+
+class StopOnStrings(StopRows):
     """Ends a row once its completion contains a stop string after its first word.
 
     `StopStringCriteria` of transformers would also stop at a line end before the first word.
-
-    Args:
-        width: tokens of the padded prompts.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, width: int, stop_strings: Sequence[str]):
-        self.tokenizer, self.width, self.stop_strings = tokenizer, width, stop_strings
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop_strings: Sequence[str]):
+        self.tokenizer, self.stop_strings = tokenizer, stop_strings
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
         texts = self.tokenizer.batch_decode(input_ids[:, self.width :], skip_special_tokens=True)

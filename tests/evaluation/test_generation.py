@@ -70,6 +70,31 @@ def test_sampling_is_determined_by_the_seed(model, tokenizer):
     assert first == again != other
 
 
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}, {"top_k": 5, "temperature": 0.7}], ids=str)
+def test_no_two_rows_share_a_random_stream(options):
+    """Equal prompts get different texts, also in the next batches and with the next seeds."""
+    model, tokenizer, texts = new_model(), new_tokenizer(), []
+    for seed in (42, 43, 44):
+        options = {"do_sample": True, "max_new_tokens": 12} | options
+        texts += generate(model, tokenizer, ["Document"] * 12, seed=seed, batch_size=4, **options)
+    assert len(set(texts)) == len(texts)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"do_sample": True}, {"do_sample": True, "num_beams": 2}, {"num_beams": 2}, {"repetition_penalty": 5.0}],
+    ids=str,
+)
+def test_completions_do_not_depend_on_the_batch_size(options):
+    """Sampling, beam search, and a penalty of repeated tokens: padding is no repetition, whichever token it is."""
+    model, tokenizer = new_model(), new_tokenizer()
+    with torch.no_grad():
+        likeliest = model(tokenizer("x", return_tensors="pt").input_ids).logits[0, -1].argmax()
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(likeliest.item())
+    one, two, six = (generate(model, tokenizer, batch_size=size, **options) for size in (1, 2, 6))
+    assert one == two == six and len(set(one)) > 3
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("fails", [True, False])
 def test_model_mode_and_random_state_are_restored(tokenizer, training, fails, monkeypatch):
