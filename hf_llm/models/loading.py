@@ -73,14 +73,14 @@ def load_tokenizer(
 
     Args:
         train_split: rows `{"text": str}` for a new tokenizer.
-        checkpoint: folder that the run resumes from, whose tokenizer it keeps.
+        checkpoint: folder that the run resumes from, whose tokenizer is that which the run has trained.
         special_tokens: further special tokens of a new tokenizer.
 
     Raises:
         ValueError: the tokenizer cannot be read, or there is neither a name to load nor text to train on.
     """
-    name = checkpoint or model_args.tokenizer_name or model_args.model_name_or_path
-    if name is None:
+    name = model_args.tokenizer_name or model_args.model_name_or_path
+    if name is None and checkpoint is None:
         if train_split is None:
             raise ValueError("there is no model to start from: give `--model_name_or_path`, a folder or a Hub id")
         trained: list[Any] = [None]
@@ -90,9 +90,12 @@ def load_tokenizer(
             texts = (row["text"] or "" for row in rows)
             trained = [train_tokenizer(texts, model_args.vocab_size, special_tokens=special_tokens)]
         # Token ids that differ between ranks would silently ruin the run: all ranks use the tokenizer of rank 0.
-        return broadcast_object_list(trained)[0]
-    tokenizer = read_tokenizer(name, model_args.trust_remote_code)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+        tokenizer: PreTrainedTokenizerBase = broadcast_object_list(trained)[0]
+    else:
+        tokenizer = read_tokenizer(name or f"{checkpoint}", model_args.trust_remote_code)
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    if name is None:  # one of the facts of the run; the tokenizer may have fewer entries
+        tokenizer.trained_vocab_size = model_args.vocab_size  # pyright: ignore[reportAttributeAccessIssue]
     return tokenizer
 
 

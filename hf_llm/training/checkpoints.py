@@ -8,17 +8,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
-from datasets.fingerprint import Hasher
 from safetensors import safe_open
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import has_length, rotate_checkpoints, sort_checkpoints
+from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
 
 from hf_llm.data.packing import PackingCollator
 from hf_llm.files import check_output_folder, lock_folder, remove, set_umask_modes, write_text
 from hf_llm.mappings import read_json_file
 from hf_llm.models.inspection import count_parameters
+from hf_llm.training.facts import differences
 
 logger = logging.getLogger(__name__)
 
@@ -112,9 +111,7 @@ def check_same_run(checkpoint: str, run: dict[str, object]) -> None:
     Raises:
         ValueError: facts differ; the message lists each with both values.
     """
-    before = read_manifest(Path(checkpoint))["run"]
-    changed = [f"{key} was {before.get(key)} and is {value}" for key, value in run.items() if before.get(key) != value]
-    if changed:
+    if changed := differences(read_manifest(Path(checkpoint))["run"], run):
         raise ValueError(f"checkpoint `{checkpoint}` is of another run: {'; '.join(changed)}")
 
 
@@ -206,50 +203,3 @@ def check_weights(folder: Path, model: PreTrainedModel) -> None:
     expected = count_parameters(model, trained=hasattr(model, "get_base_model"))
     if saved < expected:
         raise RuntimeError(f"{folder}: {saved} elements are saved of {expected} parameters")
-
-
-def run_facts(trainer: Trainer) -> dict[str, Any]:
-    """Everything that must be equal for a resumed run to be the same run; the keys are those of the manifests.
-
-    The list on the model card (`publishing.card.card_hyperparameters`) is a separate one, for readers only.
-    """
-    args, (model, rows, _, collator) = trainer.args, trainer_parts(trainer)
-    return {
-        **(rows_facts(rows) if has_length(rows) else rows.facts),  # pyright: ignore[reportArgumentType]  # it is a Dataset
-        "ranks": args.world_size,
-        **adapter_facts(model),
-        **collator.facts(),
-        **optimizer_facts(args),
-    }
-
-
-def optimizer_facts(args: TrainingArguments) -> dict[str, Any]:
-    """Batch, optimizer, schedule, seed and precision: the saved optimizer state continues with the old ones."""
-    return {
-        "rows per step": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
-        "optim": args.optim.value,
-        "lr_scheduler_type": args.lr_scheduler_type.value,
-        "learning_rate": args.learning_rate,
-        "weight_decay": args.weight_decay,
-        "adam_beta1": args.adam_beta1,
-        "adam_beta2": args.adam_beta2,
-        "max_grad_norm": args.max_grad_norm,
-        "warmup_steps": args.warmup_steps,
-        "seed": args.seed,
-        "bf16": args.bf16,
-    }
-
-
-def rows_facts(rows: Dataset) -> dict[str, Any]:
-    """Number of rows, and a hash of a thousand of them, evenly spaced."""
-    sample = np.unique(np.linspace(0, len(rows) - 1, 1000).astype(int))
-    return {"rows": len(rows), "data": Hasher.hash([ids.tolist() for ids in rows.select(sample)["input_ids"]])}
-
-
-def adapter_facts(model: PreTrainedModel) -> dict[str, Any]:
-    """Settings of an adapter that are not restored with its weights."""
-    if not hasattr(model, "peft_config"):
-        return {}
-    config = model.peft_config["default"]
-    facts = {name: getattr(config, name) for name in ("lora_alpha", "lora_dropout", "use_dora")}
-    return facts | {"lora_r": config.r, "lora_target_modules": sorted(config.target_modules)}

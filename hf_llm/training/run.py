@@ -14,12 +14,14 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import SaveStrategy, has_length
 
 from hf_llm.distributed.zero import DeepSpeedInForce
-from hf_llm.mappings import read_json_file
+from hf_llm.files import atomic_path, write_json
 from hf_llm.models.inspection import outputs_besides_logits
 from hf_llm.models.isolation import CheckAttention
 from hf_llm.training.added_losses import divide_added_losses
-from hf_llm.training.checkpoints import CompleteCheckpoints, check_same_run, run_facts, save_final_model, trainer_parts
+from hf_llm.training.checkpoints import CompleteCheckpoints, check_same_run, save_final_model, trainer_parts
+from hf_llm.training.facts import run_facts
 from hf_llm.training.throughput import Throughput, logits_share, mean_attended_length
+from hf_llm.training.totals import RunTotals, count_steps_and_rows
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +124,8 @@ def run_training(
     model, *_ = trainer_parts(trainer)
     divide_added_losses(trainer, model)
     throughput = new_throughput(trainer)
-    add_callbacks(trainer, checkpoint, packing, facts, [throughput], callbacks)
+    totals = RunTotals(trainer, throughput, checkpoint)
+    add_callbacks(trainer, checkpoint, packing, facts, [throughput, totals], callbacks)
     logger.info(describe_schedule(args, len(rows) if has_length(rows) else None))
     trained = train(trainer, checkpoint)
     log_last_and_best_step(trainer.state)
@@ -130,13 +133,28 @@ def run_training(
     trained |= throughput.metrics(args.world_size)
     for report in reports["train"]:
         trained |= report.metrics("train")
-    trainer.save_metrics("train", trained)
-    trainer.save_state()
+    save_results(trainer, train=trained)
     evaluated = trainer.evaluate(ignore_keys=outputs_besides_logits(model))
     for report in reports["eval"]:
         evaluated |= report.metrics("eval")
-    trainer.save_metrics("eval", evaluated)
+    save_results(trainer, train=trained, eval=evaluated)
     return trained | evaluated
+
+
+def save_results(trainer: Trainer, **splits: dict[str, Any]) -> None:
+    """Write the Trainer's results files and its state, on rank 0: each appears complete, and none is read before.
+
+    Args:
+        splits: the metrics of `train_results.json` and so on; `all_results.json` has all of them.
+    """
+    if not trainer.is_world_process_zero():
+        return
+    folder = Path(f"{trainer.args.output_dir}")
+    splits["all"] = {key: value for metrics in splits.values() for key, value in metrics.items()}
+    for name, metrics in splits.items():
+        write_json(folder / f"{name}_results.json", dict(sorted(metrics.items())))
+    with atomic_path(folder / TRAINER_STATE_NAME) as temporary:
+        trainer.state.save_to_json(str(temporary))
 
 
 def new_throughput(trainer: Trainer) -> Throughput:
@@ -180,7 +198,7 @@ def train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
     if checkpoint is None:
         return trainer.train(ignore_keys_for_eval=ignored).metrics
     saved = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
-    max_steps = count_steps(trainer)
+    max_steps, _ = count_steps_and_rows(trainer)
     if max_steps != saved.max_steps:
         logger.warning(f"The schedule was made for {saved.max_steps} steps, and continues as one for {max_steps}")
     if is_finished(saved, max_steps):
@@ -191,14 +209,6 @@ def train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
         return trainer.train(resume_from_checkpoint=checkpoint, ignore_keys_for_eval=ignored).metrics
 
 
-def count_steps(trainer: Trainer) -> int:
-    """Steps of the whole run, from `--max_steps` or from the number of rows and epochs."""
-    if not has_length(trainer.train_dataset):
-        return trainer.args.max_steps
-    *_, max_steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
-    return max_steps
-
-
 def is_finished(saved: TrainerState, max_steps: int) -> bool:
     """Whether a checkpoint was saved at the last of `max_steps`, or at the step at which the run stopped early."""
     callbacks: Any = saved.stateful_callbacks  # a dict, though declared as a list
@@ -207,7 +217,7 @@ def is_finished(saved: TrainerState, max_steps: int) -> bool:
 
 
 def load_finished_run(trainer: Trainer, checkpoint: str, saved: TrainerState) -> dict[str, float]:
-    """Load a checkpoint with nothing left to train, and return the training metrics that the run has saved, if any.
+    """Load a checkpoint with nothing left to train, and return the training metrics of its steps.
 
     `Trainer.train` would train one step too many, because it compares the step with the last one only after a step.
     So it is called with zero epochs, in which it loads weights and state and trains nothing. For that it needs rows
@@ -216,12 +226,11 @@ def load_finished_run(trainer: Trainer, checkpoint: str, saved: TrainerState) ->
     args = trainer.args
     original = args.num_train_epochs, args.max_steps, trainer.train_dataset
     args.num_train_epochs, args.max_steps, trainer.train_dataset = 0, -1, trainer.eval_dataset
-    trainer.train(resume_from_checkpoint=checkpoint)
+    metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     args.num_train_epochs, args.max_steps, trainer.train_dataset = original
     trainer.state.num_train_epochs, trainer.state.max_steps = saved.num_train_epochs, saved.max_steps
-    trainer.state.log_history.pop()  # the loss of 0 that the Trainer logs for zero steps
-    results = Path(f"{args.output_dir}/train_results.json")
-    return read_json_file(results) if results.exists() else {}
+    trainer.state.log_history.pop()  # the figures, once more
+    return metrics
 
 
 @contextlib.contextmanager

@@ -184,17 +184,17 @@ def test_a_tokenizer_too_large_for_the_model_is_refused(folder):
 
 
 def test_the_tokenizer_comes_from_the_folder_or_is_trained(folder, tokenizer):
-    """In this order: the checkpoint's tokenizer, `--tokenizer_name`, the model's own tokenizer, a new one."""
+    """In this order: `--tokenizer_name`, the model's own, the one that a resumed run has trained, a new one."""
     rows = [{"text": text} for text in TEXTS]
     assert len(load_tokenizer(ModelArguments(vocab_size=280), rows)) == 280
     for loaded in (
         load_tokenizer(ModelArguments(model_name_or_path=str(folder))),
         load_tokenizer(ModelArguments(model_name_or_path="/no/such", tokenizer_name=str(folder))),
-        load_tokenizer(ModelArguments(tokenizer_name="/no/such"), rows, checkpoint=str(folder)),
+        load_tokenizer(ModelArguments(vocab_size=280), rows, checkpoint=str(folder)),
     ):
         assert loaded.get_vocab() == tokenizer.get_vocab()
     with pytest.raises(ValueError, match="cannot load a tokenizer from `/no/such`"):
-        load_tokenizer(ModelArguments(tokenizer_name="/no/such"))
+        load_tokenizer(ModelArguments(tokenizer_name="/no/such"), rows, checkpoint=str(folder))
 
 
 GGUF_NAMES = {

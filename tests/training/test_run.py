@@ -15,8 +15,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from hf_llm.data.packing import pack
 from hf_llm.publishing import hub
-from hf_llm.training.checkpoints import read_manifest
-from hf_llm.training.run import describe_schedule, enable_early_stopping, hide_tied_weights_warning, run_training
+from hf_llm.training.run import (
+    describe_schedule,
+    enable_early_stopping,
+    hide_tied_weights_warning,
+    run_training,
+    save_results,
+)
 
 TOKENIZER = new_tokenizer()
 REPORTS = {"train": [packed(TEXTS, TOKENIZER)[2]], "eval": [packed(TEXTS[:7], TOKENIZER)[2]]}
@@ -155,16 +160,66 @@ def test_a_run_killed_after_its_last_checkpoint_is_not_trained_further(tmp_path,
     after = run(again, str(checkpoint))
     resumed = load_file(tmp_path / "model.safetensors")
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
-    assert after["eval_loss"] == before["eval_loss"] and "train_loss" not in after
+    assert after["eval_loss"] == before["eval_loss"] and after["train_loss"] == pytest.approx(before["train_loss"])
     assert f"checkpoint-{again.state.global_step}" == checkpoint.name and again.state.max_steps > 0
 
 
-def test_a_finished_run_keeps_its_figures(tmp_path):
-    """Resumed again it trains nothing, and keeps the speed that was measured before."""
-    before = run(new_trainer(tmp_path, TOKENIZER, **EVERY_STEP))
-    after = run(new_trainer(tmp_path, TOKENIZER, **EVERY_STEP), str(tmp_path / "checkpoint-4"))
-    figures = {name for name in before if name.startswith("train_")}
-    assert {name: after[name] for name in figures} == {name: before[name] for name in figures}
+SPEEDS = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "train_tokens_per_second", "train_mfu")
+
+
+@pytest.mark.parametrize("logging_steps", [1, 3])
+@pytest.mark.parametrize("step", [2, 4])
+def test_a_resumed_run_reports_all_of_its_steps(tmp_path, step, logging_steps):
+    """Loss, tokens and FLOPs are those of an undisturbed run, also of steps that were not logged before the checkpoint;
+    the time is that of both processes. After the last step nothing is trained, and the time stays.
+    """
+    settings = EVERY_STEP | {"logging_steps": logging_steps}
+    before = run(new_trainer(tmp_path, TOKENIZER, **settings))
+    totals = tmp_path / f"checkpoint-{step}" / "totals.json"
+    so_far = json.loads(totals.read_text())
+    times = {"runtime": 1000.0, "training_seconds": 500.0}  # of the steps up to the checkpoint
+    size = len(totals.read_text())
+    totals.write_text(json.dumps(so_far | times).ljust(size))
+    manifest = totals.with_name("complete.json")
+    manifest.write_text(manifest.read_text().replace(f": {size}", f": {totals.stat().st_size}"))
+    again = new_trainer(tmp_path, TOKENIZER, **settings)
+    after = run(again, str(tmp_path / f"checkpoint-{step}"))
+    assert set(after) == set(before)
+    same = [name for name in before if name.startswith(("train_", "total_")) and name not in SPEEDS]
+    assert {name: after[name] for name in same} == pytest.approx({name: before[name] for name in same})
+    assert after["train_runtime"] == 1000 if step == 4 else 1000 < after["train_runtime"] < 1100
+    assert after["train_steps_per_second"] == pytest.approx(4 / after["train_runtime"], abs=1e-3)
+    assert after["train_samples_per_second"] == pytest.approx(8 / after["train_runtime"], abs=1e-3)
+    tokens = again.state.num_input_tokens_seen
+    assert tokens / 600 < after["train_tokens_per_second"] <= tokens / 500 + 0.1
+    logged = [entry["train_loss"] for entry in again.state.log_history if "train_loss" in entry]
+    assert logged == ([after["train_loss"]] if step == 2 else [])
+
+
+@pytest.mark.parametrize("damaged", ["", '{"train_loss": 2.', "[]"])
+def test_results_that_a_kill_has_cut_are_written_anew(tmp_path, damaged):
+    """Nothing reads them before; what they hold of an earlier run does not come into the new ones."""
+    for name in ("all_results.json", "train_results.json", "eval_results.json", "trainer_state.json"):
+        (tmp_path / name).write_text(damaged)
+    metrics = run(new_trainer(tmp_path, TOKENIZER))
+    assert json.loads((tmp_path / "all_results.json").read_text()) == metrics
+    assert json.loads((tmp_path / "trainer_state.json").read_text())["global_step"] == 4
+
+
+def test_results_appear_complete_or_not_at_all(tmp_path, monkeypatch):
+    """Killed at any moment of writing, the old file is there."""
+    trainer = new_trainer(tmp_path, TOKENIZER)
+    save_results(trainer, train={"train_loss": 1.0})
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert set(before) == {"train_results.json", "all_results.json", "trainer_state.json"}
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_results(trainer, train={"train_loss": 2.0}, eval={"eval_loss": 3.0})
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
 
 
 def test_more_steps_than_the_checkpoint_had_are_trained(finished, tmp_path, caplog):
@@ -225,14 +280,6 @@ def test_another_line_in_the_model_card_does_not_make_another_run(finished, tmp_
     assert trainer.state.global_step == 4
     hub.publish(trainer, metrics, base_model=None, dataset=None)
     assert "| `adam_epsilon` |" in (tmp_path / "README.md").read_text()
-
-
-def test_manifests_keep_the_names_of_the_facts_of_a_run(finished):
-    """A checkpoint from before is resumed: renaming one of these would make it a checkpoint of another run."""
-    assert list(read_manifest(finished[2] / "checkpoint-2")["run"]) == [
-        *("rows", "data", "ranks", "rows per step", "optim", "lr_scheduler_type", "learning_rate", "weight_decay"),
-        *("adam_beta1", "adam_beta2", "max_grad_norm", "warmup_steps", "seed", "bf16"),
-    ]
 
 
 def test_the_final_folder_is_complete_and_ready_to_use(finished):

@@ -1,0 +1,136 @@
+"""The facts of a run: what must be equal for a resumed run to be the same run. Checkpoint manifests hold them."""
+
+import json
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+from datasets.fingerprint import Hasher
+from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.trainer_utils import has_length
+
+# Arguments of the Trainer that change what is trained, or which weights count as the best. The others change only
+# logs, files, speed or rounding; `tests/training/test_facts.py` has all of them.
+COMPARED_ARGUMENTS = (
+    *("optim", "optim_args", "optim_target_modules", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs"),
+    *("warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
+    *("label_smoothing_factor", "neftune_noise_alpha", "average_tokens_across_devices", "bf16", "fp16", "seed"),
+    *("train_sampling_strategy", "length_column_name", "dataloader_drop_last", "accelerator_config"),
+    *("metric_for_best_model", "greater_is_better"),
+)
+# Entries of configs that say where a model is from or how it computes, not what it is.
+UNCOMPARED_CONFIG = ("transformers_version", "architectures", "dtype", "use_cache")
+UNCOMPARED_ADAPTER = ("base_model_name_or_path", "peft_version", "revision", "inference_mode", "auto_mapping")
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by their bytes
+
+
+def run_facts(trainer: Trainer) -> dict[str, Any]:
+    """Everything that must be equal for a resumed run to be the same run, from the objects that are trained with.
+
+    Data, weights and tokenizer are compared by their contents: their files may move. The keys are those of the
+    manifests. Paths are not among the values. All ranks must call, before the weights of a checkpoint are loaded.
+    """
+    args, model, rows, collator = trainer.args, trainer.model, trainer.train_dataset, trainer.data_collator
+    facts: dict[str, Any] = {
+        **({"rows": len(rows), "data": hash_rows(rows)} if has_length(rows) else rows.facts),  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
+        "ranks": args.world_size,
+        "ZeRO stage": zero_stage(trainer),
+        **collator.facts(),  # pyright: ignore[reportFunctionMemberAccess]  # it is a PackingCollator
+        **argument_facts(args),
+        **tokenizer_facts(trainer.processing_class),  # pyright: ignore[reportArgumentType]
+        **model_facts(model),  # pyright: ignore[reportArgumentType]
+        "early_stopping_patience": early_stopping_patience(trainer),
+    }
+    if args.metric_for_best_model:  # scores on other rows cannot be compared with the best one so far
+        facts["validation data"] = hash_rows(trainer.eval_dataset)  # pyright: ignore[reportArgumentType]
+    # As a manifest holds them. Those of rank 0, which under ZeRO-3 has other shards of the weights than the others.
+    return broadcast_object_list([json.loads(json.dumps(facts, default=str))])[0]
+
+
+def argument_facts(args: TrainingArguments) -> dict[str, Any]:
+    """Batch, optimizer, schedule, seeds, sampling and precision; a saved optimizer continues with its old settings."""
+    values = args.to_dict()
+    return {
+        "rows per step": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        **{name: None if values[name] in ({}, "") else values[name] for name in COMPARED_ARGUMENTS},
+        "data_seed": args.seed if args.data_seed is None else args.data_seed,
+    }
+
+
+def zero_stage(trainer: Trainer) -> int | None:
+    """The stage of DeepSpeed ZeRO, each of which has files of its own in a checkpoint; None: without DeepSpeed."""
+    plugin = trainer.accelerator.state.deepspeed_plugin if trainer.is_deepspeed_enabled else None
+    return plugin.zero_stage if plugin else None
+
+
+def early_stopping_patience(trainer: Trainer) -> int | None:
+    """The patience of early stopping: a resumed Trainer continues with the old one, which is in the checkpoint."""
+    callbacks = trainer.callback_handler.callbacks
+    patience = [c.early_stopping_patience for c in callbacks if isinstance(c, EarlyStoppingCallback)]
+    return patience[0] if patience else None
+
+
+def hash_rows(rows: Dataset) -> str:
+    """Hash all columns of packed rows, which are lists of integers."""
+    hasher = Hasher()
+    for table in rows.with_format("arrow").iter(1000):
+        for name in sorted(table.column_names):
+            lists = table[name].combine_chunks()
+            hasher.update([name, lists.value_lengths().to_numpy(), lists.flatten().to_numpy()])
+    return hasher.hexdigest()
+
+
+def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Number of entries and hash of the tokenizer and its chat template; the `--vocab_size` that a new one was for."""
+    if tokenizer.is_fast:
+        content = json.loads(tokenizer.backend_tokenizer.to_str())
+        content = {name: part for name, part in content.items() if name not in ("truncation", "padding")}
+    else:
+        content = sorted(tokenizer.get_vocab().items())
+    content = json.dumps([content, tokenizer.special_tokens_map, tokenizer.chat_template], sort_keys=True, default=str)
+    return {
+        "tokenizer": f"{len(tokenizer):,} entries, {Hasher.hash(content)}",
+        "vocab_size": getattr(tokenizer, "trained_vocab_size", None),
+    }
+
+
+def model_facts(model: PreTrainedModel) -> dict[str, Any]:
+    """Config, settings of the adapter, and a hash of the loaded weights: of those below an adapter, or of all.
+
+    New weights are drawn from the seed, with other rounding on other machines, and a checkpoint replaces all of them.
+    """
+    adapter = model.peft_config["default"].to_dict() if hasattr(model, "peft_config") else {}
+    config = model.config.to_diff_dict()
+    weights = [p for p in model.parameters() if not (adapter and p.requires_grad)]
+    return {
+        "config": {name: value for name, value in config.items() if name not in UNCOMPARED_CONFIG and name[0] != "_"},
+        "adapter": {
+            name: sorted(value) if isinstance(value, set) else value
+            for name, value in adapter.items()
+            if name not in UNCOMPARED_ADAPTER
+        },
+        "loaded weights": hash_weights(weights) if model.config.name_or_path else None,
+    }
+
+
+def hash_weights(parameters: list[torch.nn.Parameter]) -> str:
+    """Hash the sums of all parameters, whose bits are read as integers: so they are exact on every device.
+
+    Under ZeRO-3 those of this rank's shards.
+    """
+    shards = [getattr(p, "ds_tensor", p).detach() for p in parameters]
+    sums = [shard.view(INTEGERS[shard.element_size()]).sum(dtype=torch.int64) for shard in shards]
+    return Hasher.hash([total.item() for total in sums])
+
+
+def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """List the facts that differ, each with both values; those of mappings inside are named `config.hidden_size`."""
+    found = []
+    for name in [*now, *(name for name in before if name not in now)]:
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            found.append(f"{prefix}{name} was {old} and is {new}")
+    return found
