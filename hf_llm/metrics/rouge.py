@@ -16,9 +16,9 @@ from hf_llm.metrics.segmentation import segment_words
 
 
 class Rouge(TaskMetric):
-    """F-measures of ROUGE-1, ROUGE-2, ROUGE-L and ROUGE-Lsum, 0 to 1, each for the best reference of a row.
+    """F-measures of ROUGE-1, ROUGE-2 and ROUGE-L, 0 to 1, each for the best reference of a row.
 
-    For ROUGE-Lsum each line is a sentence: without newlines between sentences it equals ROUGE-L.
+    ROUGE-Lsum is not among them: it needs sentences, which rouge_score splits by a model of NLTK that is downloaded.
 
     Args:
         use_stemmer: compare Porter stems, for English only; scores with and without stems are not comparable.
@@ -34,7 +34,7 @@ class Rouge(TaskMetric):
         0.6666666666666666
     """
 
-    score_names = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+    score_names = ("rouge1", "rouge2", "rougeL")
 
     def __init__(self, use_stemmer: bool = False, language: str = "en", tokenizer: Any = None):
         super().__init__()
@@ -49,7 +49,7 @@ class Rouge(TaskMetric):
         self.scorer = RougeScorer(self.score_names, tokenizer=SimpleNamespace(tokenize=self.tokenize))
 
     def statistics(self, predictions: Sequence[str], references: list[list[str]]) -> np.ndarray:
-        """Compute the F-measures of each row, (N, 4).
+        """Compute the F-measures of each row, (N, 3).
 
         Raises:
             ValueError: most references have no token, so the tokenizer must be for another language.

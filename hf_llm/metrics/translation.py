@@ -6,6 +6,8 @@ from itertools import zip_longest
 
 import numpy as np
 from sacrebleu.metrics import BLEU, CHRF, TER
+from sacrebleu.tokenizers.tokenizer_spm import SPM_MODELS
+from sacrebleu.utils import SACREBLEU_DIR
 
 from hf_llm.metrics.base import TaskMetric
 from hf_llm.metrics.language_codes import likely_script, parse_language
@@ -25,10 +27,11 @@ class Translation(TaskMetric):
     Args:
         target_language: selects BLEU's tokenizer by its script: zh, ja-mecab, ko-mecab, char for other scripts
             without spaces, 13a for all others.
+        tokenizer: tokenizer of sacreBLEU to take instead, e.g. char, intl or flores200 (spBLEU).
         ter: compute TER too, which takes a minute for 400 rows whose word order differs.
 
     Raises:
-        ValueError: not a language code, or the language's tokenizer is not installed.
+        ValueError: not a language code, or the tokenizer is unknown or not installed.
 
     Example:
         >>> Translation("de").compute(predictions=["Guten Tag!"], references=[["Guten Tag!"]])["chrf"]
@@ -38,14 +41,19 @@ class Translation(TaskMetric):
     # Statistics of rows are summed and scored by the private methods that sacreBLEU's own bootstrap uses: the public
     # ones would tokenize every resample again.
 
-    def __init__(self, target_language: str, ter: bool = False):
+    def __init__(self, target_language: str, ter: bool = False, tokenizer: str = ""):
         super().__init__()
         language = parse_language(target_language, "target_language")
+        if tokenizer and tokenizer not in BLEU.TOKENIZERS:
+            raise ValueError(f"`tokenizer` {tokenizer!r} of BLEU: choose one of {', '.join(BLEU.TOKENIZERS)}")
+        name = tokenizer or TOKENIZERS.get(likely_script(language), "13a")
         try:
-            bleu = BLEU(tokenize=TOKENIZERS.get(likely_script(language), "13a"))
+            bleu = BLEU(tokenize=name)
         except RuntimeError:
-            remedy = f"pip install 'sacrebleu[{language.language}]'"
+            remedy = f"pip install 'sacrebleu[{name[:2]}]'"
             raise ValueError(f"`target_language` {target_language!r} is tokenized by MeCab: {remedy}") from None
+        except (ImportError, OSError, SystemExit) as error:  # SystemExit: a download failed
+            raise ValueError(missing_model(name, error)) from None
         self.metrics = {"bleu": bleu, "chrf": CHRF()} | ({"ter": TER()} if ter else {})
 
     def statistics(self, predictions: Sequence[str], references: list[list[str]]) -> np.ndarray:
@@ -77,3 +85,12 @@ class Translation(TaskMetric):
     def details(self, predictions: Sequence[str], statistics: np.ndarray) -> dict[str, float | str]:
         """The signatures of sacreBLEU, e.g. `bleu_signature`."""
         return {f"{name}_signature": str(metric.get_signature()) for name, metric in self.metrics.items()}
+
+
+def missing_model(name: str, error: BaseException) -> str:
+    """The message that one of sacreBLEU's SentencePiece tokenizers cannot be loaded, with the remedy."""
+    if isinstance(error, ImportError):
+        return f"BLEU's tokenizer {name} needs SentencePiece: pip install sentencepiece"
+    url = SPM_MODELS[name]["url"]
+    path = f"{SACREBLEU_DIR}/models/{url.rpartition('/')[2]}"
+    return f"BLEU's tokenizer {name} needs a file that could not be downloaded: save {url} as {path}"

@@ -7,19 +7,28 @@ from datasets import Dataset, DatasetDict
 
 from hf_llm.messages import add_origin
 from hf_llm.metrics import question_answering as squad
+from hf_llm.metrics.segmentation import starts_with_words
 from hf_llm.python_docs import python_docs
 from hf_llm.tasks import Task, reference_list
 
 NO_ANSWER = "unanswerable"
+# What a written answer may say instead, after e.g. "the question is".
+NO_ANSWER_TEXTS = (NO_ANSWER, "not answerable", "no answer", "cannot be answered", "can not be answered")
+LEADING_WORDS = "the|this|that|it|it['’]s|there|question|answer|is|has"  # noqa: RUF001
 
 
 @dataclass
 class QuestionAnswering(Task):
-    """Exact match and F1. The completion of a question without an answer is the word `unanswerable`."""
+    """Exact match and F1. The completion of a question without an answer is the word `unanswerable`.
+
+    Args:
+        offer_no_answer: name that word in the prompt. Default: if some of the data's questions have no answer.
+    """
 
     language: str = "en"  # of the answers; zh and ja are scored by character, as in CMRC 2018
     max_new_tokens: int = 32
     with_context: bool = True
+    offer_no_answer: bool | None = None
 
     columns: ClassVar = {"question": ("query",), "answers": ("answer",), "context": ("passage",)}
     text_columns = ("question", "context")
@@ -28,18 +37,22 @@ class QuestionAnswering(Task):
     allows_no_answer = True
 
     def prepare(self, rows):
-        self.version = "1.1"
-        for row in rows["validation"].to_list():
-            with add_origin(row):
-                if not self.references(row):
-                    self.version = "2.0"
+        unanswered = dict.fromkeys(rows, 0)
+        for split, split_rows in rows.items():
+            for row in split_rows.to_list():
+                with add_origin(row):
+                    unanswered[split] += not self.references(row)
+        self.version = "2.0" if unanswered["validation"] else "1.1"
+        if self.offer_no_answer is None:
+            self.offer_no_answer = any(unanswered.values())
 
     def to_example(self, row):
         context = ""
         if self.with_context and row.get("context") is not None:
             context = f"Context: {row['context'].strip()}\n\n"
+        offer = f", or write {NO_ANSWER} if it has no answer" if self.offer_no_answer else ""
         return {
-            "prompt": f"Answer the question in a few words.\n\n{context}Question: {row['question'].strip()}\nAnswer:",
+            "prompt": f"Answer the question in a few words{offer}.\n\n{context}Question: {row['question'].strip()}\nAnswer:",
             "completion": " ".join((self.references(row) or [NO_ANSWER])[0].splitlines()),
         }
 
@@ -52,7 +65,8 @@ class QuestionAnswering(Task):
 
     def answer(self, text, row):
         text = text.strip()
-        return "" if text.lower().rstrip(".") == NO_ANSWER else text
+        unanswered = any(starts_with_words(text, words, LEADING_WORDS) for words in NO_ANSWER_TEXTS)
+        return "" if self.version == "2.0" and unanswered else text
 
     def metric(self):
         return squad.QuestionAnswering(self.version, self.language)

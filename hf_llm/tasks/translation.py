@@ -32,11 +32,16 @@ NUMBERS = {
 
 @dataclass
 class Translation(Task):
-    """BLEU and chrF, and TER with `ter=true`. `source` and `target` are keys of the column `translation`."""
+    """BLEU and chrF, and TER with `ter=true`. `source` and `target` are keys of the column `translation`.
+
+    Args:
+        bleu_tokenizer: tokenizer of sacreBLEU, e.g. char or flores200. Default: by the target language.
+    """
 
     source: str = "en"
     target: str = "de"
     ter: bool = False
+    bleu_tokenizer: str = ""
     max_new_tokens: int = 128
 
     columns: ClassVar = {"translation": ()}
@@ -73,7 +78,7 @@ class Translation(Task):
         return reference_list(row["translation"][self.target])
 
     def metric(self):
-        return TranslationMetric(target_language=self.target, ter=self.ter)
+        return TranslationMetric(target_language=self.target, ter=self.ter, tokenizer=self.bleu_tokenizer)
 
     def sample(self):
         """English and German sentences with a number in words; at least four words each, since BLEU counts 4-grams."""

@@ -9,11 +9,13 @@ from typing import ClassVar
 from datasets import Dataset, DatasetDict, Value
 
 from hf_llm.metrics.classification import Classification
+from hf_llm.metrics.segmentation import starts_with_words
 from hf_llm.python_docs import python_docs
 from hf_llm.tasks import Task
 
 logger = logging.getLogger(__name__)
 
+LEADING_WORDS = "the|this|it|text|label|answer|category|class|sentiment|is"  # of a written answer, before its label
 HIDDEN_LABEL = "-1"  # the label of every row in GLUE's test splits
 
 
@@ -24,7 +26,7 @@ class Understanding(Task):
     Args:
         labels: the labels, separated by `|`, in the order of their numbers. Default: those that occur in the data.
         scoring: `likelihood` ranks the labels by their log-likelihood as completions, `normalized` by log-likelihood
-            per token; `generated` generates an answer and takes the longest label that it starts with.
+            per token; `generated` generates an answer and takes the longest label that it starts with, by whole words.
         show_labels: list the labels in the prompt. Default: if there are at most 20.
     """
 
@@ -79,8 +81,10 @@ class Understanding(Task):
 
     def answer(self, text, row):
         text = text.strip()
-        matches = [name for name in self.label_names if text.lower().startswith(name.lower())]
-        return max(matches, key=len, default=text)
+        if text in self.label_names:
+            return text
+        matches = [name for name in self.label_names if starts_with_words(text, name, LEADING_WORDS)]
+        return max(matches, key=lambda name: (len(name), text.startswith(name)), default=text)
 
     def metric(self):
         return Classification()

@@ -44,6 +44,11 @@ def test_the_known_values_of_rouge_1_5_5_are_reproduced(use_stemmer, expected):
         assert ours == pytest.approx(values, abs=0.002)
 
 
+def test_rouge_lsum_is_not_reported():
+    """Its authors split texts into sentences by a model of NLTK that is not installed with it."""
+    assert not any("Lsum" in name for name in Rouge().compute(predictions=["a b"], references=["a b"]))
+
+
 def test_chinese_scores_by_character():
     """Two of three characters are correct; rouge_score's own tokenizer finds no token, which is refused."""
     texts = {"predictions": ["北京市"], "references": [["北京人"]]}

@@ -65,6 +65,34 @@ def test_the_tokenizer_is_chosen_by_script(tags, tokenizer):
         assert f"|tok:{tokenizer}" in scores["bleu_signature"]
 
 
+def test_a_chosen_tokenizer_scores_as_sacrebleu_does():
+    """BLEU over characters; an unknown tokenizer is refused with the known ones."""
+    predictions, (references, _) = TEXTS["zh"]
+    scores = Translation("zh", tokenizer="char").compute(predictions=predictions, references=references)
+    assert scores["bleu"] == BLEU(tokenize="char").corpus_score(predictions, [references]).score
+    with pytest.raises(ValueError, match=r"^`tokenizer` 'flores' of BLEU: choose one of none, zh, 13a"):
+        Translation("zh", tokenizer="flores")
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (OSError("offline"), r"save https://\S+/flores200sacrebleuspm as \S+/models/flores200sacrebleuspm$"),
+        (ImportError("sentencepiece"), "needs SentencePiece: pip install sentencepiece$"),
+    ],
+    ids=["offline", "not installed"],
+)
+def test_the_tokenizer_of_flores_is_one_line_with_the_remedy(error, remedy, monkeypatch):
+    """Where its file cannot be downloaded, or its library is missing."""
+    monkeypatch.setattr("sacrebleu.metrics.bleu._get_tokenizer", lambda name: raising(error))
+    with pytest.raises(ValueError, match=f"^BLEU's tokenizer flores200 .*{remedy}"):
+        Translation("zh", tokenizer="flores200")
+
+
+def raising(error):
+    raise error
+
+
 def test_rows_may_have_different_numbers_of_references():
     """Scores are those of sacreBLEU, which takes None for a missing reference; the signature is `nrefs:var`."""
     predictions, streams = TEXTS["de"]

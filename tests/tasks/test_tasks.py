@@ -116,6 +116,40 @@ def test_a_question_may_have_no_answer():
     assert task.metric().compute(predictions=[""], references=[[]])["NoAns_exact"] == 100
 
 
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("The question is unanswerable.", ""), ("unanswerable", ""), ("**Unanswerable**", ""), ("It's not answerable", ""),
+        ("This question cannot be answered from the context.", ""), ("No answer", ""), ("There is no answer.", ""),
+        ("nobody", "nobody"), ("an unanswerable riddle", "an unanswerable riddle"), ("no answers", "no answers"),
+        ("The question is not unanswerable: Maria", "The question is not unanswerable: Maria"),
+    ],
+)  # fmt: skip
+def test_a_written_refusal_is_no_answer(text, answer):
+    """Where the data have questions without an answer; elsewhere the text is an answer like any other."""
+    rows = [{"question": "Who sang?", "answers": texts} for texts in (["Maria"], [])]
+    for number, expected in ((2, answer), (1, text)):
+        task = load_task("question_answering")
+        task.prepare(DatasetDict(validation=Dataset.from_list(rows[:number])))
+        assert task.answer(text, rows[0]) == expected
+
+
+def test_the_prompt_offers_no_answer_where_the_data_hold_one():
+    """In all prompts if any row of any split has none; the option overrules it."""
+    answered, unanswered = ({"question": "Who sang?", "answers": texts} for texts in (["Maria"], []))
+    splits = {split: Dataset.from_list([row]) for split, row in (("train", unanswered), ("validation", answered))}
+    for rows, options, offered in (
+        (splits, {}, True),
+        ({"validation": splits["train"]}, {}, True),
+        ({"validation": splits["validation"]}, {}, False),
+        ({"validation": splits["validation"]}, {"offer_no_answer": "true"}, True),
+        (splits, {"offer_no_answer": False}, False),
+    ):
+        task = load_task("question_answering", **options)
+        task.prepare(DatasetDict(rows))
+        assert ("unanswerable" in task.to_example(answered)["prompt"]) is offered
+
+
 def test_a_question_may_have_no_context():
     """A row's context is not in the prompt if `with_context` is false."""
     row = {"question": "Who sang?", "answers": ["Maria", "She"]}
@@ -164,3 +198,26 @@ def test_a_generated_label_is_the_longest_that_the_answer_starts_with():
         "card",
         "a card",
     ]
+
+
+@pytest.mark.parametrize(
+    ("labels", "text", "answer"),
+    [
+        ("yes|no", "None of the above", "None of the above"), ("yes|no", "**yes**", "yes"), ("yes|no", "Nope", "Nope"),
+        ("yes|no", "no-one", "no-one"), ("yes|no", "The answer is: No, because", "no"), ("yes|no", "yes/no", "yes/no"),
+        ("entailment|not_entailment", "not entailment", "not_entailment"), ("C|C++", "C++.", "C++"), ("C|D", "C++", "C++"),
+        ("pos|neg", "positive", "positive"), ("pos|neg", "not pos", "not pos"), ("3|5", "3.5", "3.5"), ("3|5", "3.", "3"),
+        ("好|坏", "好的", "好"), ("A|a", "a, surely", "a"), ("the|is", "the", "the"), ("yes|no", "\\boxed{no}", "no"),
+    ],
+)  # fmt: skip
+def test_a_written_label_is_matched_by_whole_words(labels, text, answer):
+    """After marks and words such as `the answer is`; another word that begins with the same letters is none."""
+    task = load_task("understanding", labels=labels, scoring="generated")
+    assert task.answer(text, {}) == answer
+
+
+def test_the_tokenizer_of_bleu_can_be_chosen():
+    """It is in the signature; without the option the target language chooses."""
+    texts = {"predictions": ["Guten Tag!"], "references": [["Guten Tag!"]]}
+    for options, signature in (({}, "tok:13a"), ({"bleu_tokenizer": "char"}, "tok:char")):
+        assert signature in load_task("translation", **options).metric().compute(**texts)["bleu_signature"]
