@@ -29,9 +29,9 @@ from hf_llm.data.packing import PackingCollator, pack
 from hf_llm.distributed.deepspeed_config import prepare_deepspeed
 from hf_llm.evaluation.generation import complete
 from hf_llm.hardware import peak_flops
+from hf_llm.models.adapters import add_adapter
 from hf_llm.models.inspection import can_skip_prompts, count_parameters
 from hf_llm.models.isolation import causality_leak, isolation_leak
-from hf_llm.models.loading import add_adapter
 from hf_llm.training.run import run_training
 from hf_llm.training.throughput import flops_per_token, mean_attended_length
 

@@ -1,6 +1,5 @@
 """Questions about a model: its size, its positions, what its forward pass takes."""
 
-import dataclasses
 import inspect
 import math
 import sys
@@ -46,7 +45,7 @@ def outputs_besides_logits(model: PreTrainedModel) -> list[str]:
     """
     values = vars(sys.modules[type(unwrap_adapters(model)).__module__]).values()
     outputs = [value for value in values if isinstance(value, type) and issubclass(value, ModelOutput)]
-    return sorted({field.name for output in outputs for field in dataclasses.fields(output)} - {"logits"})
+    return sorted({name for output in outputs for name in getattr(output, "__dataclass_fields__", ())} - {"logits"})
 
 
 def num_positions(model: Any) -> float:

@@ -20,7 +20,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoTokenizer,
-    BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -31,14 +30,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from hf_llm.arguments import AdapterArguments, ModelArguments, TokenizerArguments
 from hf_llm.data.vocabulary import train_tokenizer
 from hf_llm.hardware import has_bfloat16
-from hf_llm.mappings import read_json_file
 from hf_llm.messages import format_size, one_line
+from hf_llm.models.adapters import add_adapter, base_of_adapter, find_adapter, frozen_weight_options, load_adapter
 from hf_llm.models.inspection import count_parameters, detect_auto_class, first_position
 
 logger = logging.getLogger(__name__)
 
 STREAMED_DOCUMENTS = 100_000  # a new tokenizer is trained on this many documents of a stream
-ADAPTER_CONFIG = "adapter_config.json"
 MODEL_TYPES = {  # auto class -> its name in messages, and the values of `--model_type` that it has a model for
     AutoModelForCausalLM: ("causal", MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
     AutoModelForMaskedLM: ("masked", MODEL_FOR_MASKED_LM_MAPPING_NAMES),
@@ -207,8 +205,9 @@ def load_model(
             logger.warning(f"Ignored: `--{name}` describes a new model, and this one is loaded")
     if (adapter := find_adapter(model_args.model_name_or_path)) is not None:
         raise ValueError(
-            f"`--model_name_or_path` {adapter} is an adapter: train on its base, or merge them first "
-            "(`PeftModel.merge_and_unload`, `save_pretrained`)"
+            f"`--model_name_or_path` {adapter} is an adapter: train on its base, or merge them first by "
+            f"`load_for_generation('{adapter}', dtype='float32')` of hf_llm.models.loading, and `save_pretrained` of "
+            "the model and the tokenizer that it returns"
         )
     try:
         model = load_weights(model_args.model_name_or_path, model_args, auto_class, **options)
@@ -299,60 +298,6 @@ def load_to_finetune(
     """Load a model by `load_model`, and add adapters to it with `--lora_r`."""
     model = load_model(model_args, tokenizer, max_length, **frozen_weight_options(adapter_args, bf16))
     return add_adapter(model, adapter_args)
-
-
-def add_adapter(model: PreTrainedModel, adapter_args: AdapterArguments) -> PreTrainedModel | peft.PeftModel:
-    """Freeze the weights of a model and add trainable low-rank adapters; without `--lora_r` return it unchanged.
-
-    Raises:
-        ValueError: no module has one of the names in `--lora_target_modules`.
-    """
-    if adapter_args.lora_r is None:
-        return model
-    if adapter_args.load_in_4bit:
-        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    config = peft.LoraConfig(
-        task_type="CAUSAL_LM",
-        r=adapter_args.lora_r,
-        lora_alpha=adapter_args.lora_alpha or 2 * adapter_args.lora_r,
-        lora_dropout=adapter_args.lora_dropout,
-        target_modules=adapter_args.lora_target_modules or "all-linear",
-        use_dora=adapter_args.use_dora,
-    )
-    try:
-        adapted = peft.get_peft_model(model, config)
-    except ValueError as error:
-        modules = model.named_modules()
-        linear = {name.rpartition(".")[2] for name, module in modules if isinstance(module, torch.nn.Linear)}
-        raise ValueError(
-            f"`--lora_target_modules`: {one_line(error)[:150]}; the linear layers are {', '.join(sorted(linear))}"
-        ) from error
-    trained = count_parameters(adapted, trained=True)
-    logger.info(f"Adapters: {trained:,} of {count_parameters(adapted):,} parameters are trained")
-    return adapted
-
-
-def frozen_weight_options(adapter_args: AdapterArguments, bf16: bool) -> dict[str, Any]:
-    """Return the `from_pretrained` options for weights that stay frozen under adapters: no optimizer needs float32.
-
-    Raises:
-        ValueError: `--load_in_4bit` with ZeRO-3 on CPU ranks.
-    """
-    if adapter_args.load_in_4bit:
-        if is_deepspeed_zero3_enabled() and PartialState().device.type == "cpu":
-            # On CPUs bitsandbytes reorders 4-bit weights in place at evaluation; ZeRO-3 would gather the old order.
-            raise ValueError(
-                "`--load_in_4bit` does not work with ZeRO-3 on CPU ranks, where the weights would be wrong after an "
-                "evaluation: use `--deepspeed ds_configs/zero2.json`, or leave out `--load_in_4bit`"
-            )
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        )
-        return {"quantization_config": quantization, "dtype": torch.bfloat16}
-    return {"dtype": torch.bfloat16} if adapter_args.lora_r and bf16 else {}
 
 
 def check_fit(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, max_length: int, first: int) -> None:
@@ -449,37 +394,7 @@ def model_arguments(name: str, trust_remote_code: bool = False) -> ModelArgument
     model_args = ModelArguments(model_name_or_path=name, trust_remote_code=trust_remote_code)
     adapter = find_adapter(name)
     if adapter is not None:
-        base = read_json_file(adapter / ADAPTER_CONFIG).get("base_model_name_or_path")
-        if not isinstance(base, str):
-            raise ValueError(f"`{adapter / ADAPTER_CONFIG}` names no base model: save the adapter again with PEFT")
-        model_args.model_name_or_path = base
+        model_args.model_name_or_path = base_of_adapter(adapter)
         if (adapter / "tokenizer_config.json").is_file():
             model_args.tokenizer_name = name
     return model_args
-
-
-def find_adapter(name: str) -> Path | None:
-    """Return `name` as a path if it is the folder of a PEFT adapter, else None."""
-    folder = Path(name).expanduser()
-    return folder if (folder / ADAPTER_CONFIG).is_file() else None
-
-
-def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """Add an adapter's weights to those of its base model, which is then as fast as without an adapter.
-
-    Raises:
-        ValueError: the adapter does not fit its base.
-    """
-    base = model.name_or_path
-    try:
-        adapted = peft.PeftModel.from_pretrained(model, str(folder))
-        expected = set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False))
-        saved = set(peft.utils.load_peft_weights(str(folder), device="cpu"))
-    except Exception as error:  # a shape or a module that does not fit, a file that is missing or broken
-        raise ValueError(f"adapter `{folder}` does not fit its base `{base}`: {one_line(error)}") from error
-    if unmatched := sorted(expected ^ saved):  # PEFT ignores them
-        raise ValueError(
-            f"adapter `{folder}` does not fit its base `{base}`: {len(unmatched)} tensors are only in one of them, the "
-            f"first is {unmatched[0]}"
-        )
-    return adapted.merge_and_unload()

@@ -8,7 +8,7 @@ from hf_llm.arguments import AdapterArguments, DataArguments, EvalArguments, Tas
 from hf_llm.data.prompting import Prompter
 from hf_llm.evaluation import scoring
 from hf_llm.evaluation.scoring import check_evaluation, encode_task, load_evaluations, rank_choices, score_model
-from hf_llm.models.loading import add_adapter
+from hf_llm.models.adapters import add_adapter
 from hf_llm.tasks import load_task
 
 

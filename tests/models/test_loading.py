@@ -13,15 +13,12 @@ from safetensors.torch import load_file, save_file
 from tiny import TEXTS, new_model, new_tokenizer, relative_error
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
-from hf_llm.arguments import AdapterArguments, ModelArguments, TokenizerArguments
+from hf_llm.arguments import ModelArguments, TokenizerArguments
 from hf_llm.command_line import parse_args
 from hf_llm.data.vocabulary import train_tokenizer
 from hf_llm.mappings import parse_mapping
 from hf_llm.models.loading import (
-    add_adapter,
     extend_embeddings,
-    frozen_weight_options,
-    load_for_generation,
     load_model,
     load_to_extend,
     load_tokenizer,
@@ -271,79 +268,6 @@ def test_a_gguf_file_loads_and_saves_like_any_model(tmp_path, tokenizer):
     assert relative_error(loaded, expected) < 2e-6
     assert torch.equal(loaded, reloaded)
     assert load_tokenizer(ModelArguments(model_name_or_path=str(tmp_path / "saved")))(TEXTS[5]).input_ids == ids
-
-
-# Adapters, and models for generation
-
-
-def adapter_on(base, folder, tokenizer=None):
-    """A saved LoRA adapter that changes the logits of its base."""
-    model = load_model(ModelArguments(model_name_or_path=str(base)), new_tokenizer(), 64)
-    model = add_adapter(model, AdapterArguments(lora_r=2))
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-    model.save_pretrained(folder)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
-    return model
-
-
-@pytest.mark.parametrize("with_tokenizer", [True, False])
-def test_an_adapter_is_loaded_on_its_base(folder, tmp_path, tokenizer, with_tokenizer):
-    """The merged model has the logits of base and adapter; the base's tokenizer is used if the adapter has none."""
-    trained = adapter_on(folder, tmp_path / "adapter", tokenizer if with_tokenizer else None).eval()
-    model, loaded = load_for_generation(str(tmp_path / "adapter"), dtype="float32")
-    ids = torch.arange(20)[None]
-    with torch.no_grad():
-        assert relative_error(model(ids).logits, trained(ids).logits) < 4e-6
-        assert not torch.allclose(model(ids).logits, load_for_generation(str(folder), dtype="float32")[0](ids).logits)
-    assert loaded.get_vocab() == tokenizer.get_vocab()
-
-
-def test_an_adapter_of_a_larger_model_is_refused(folder, tmp_path, tokenizer):
-    """PEFT would load the tensors that fit and ignore the others."""
-    adapter_on(folder, tmp_path / "adapter", tokenizer)
-    new_model(vocab_size=len(tokenizer), num_hidden_layers=1).save_pretrained(folder)
-    with pytest.raises(ValueError, match=r"does not fit its base `.*`: \d+ tensors are only in one of them"):
-        load_for_generation(str(tmp_path / "adapter"))
-
-
-def test_training_from_an_adapter_is_refused_with_the_remedy(folder, tmp_path, tokenizer):
-    """A second adapter on top of it would replace it."""
-    adapter_on(folder, tmp_path / "adapter", tokenizer)
-    with pytest.raises(ValueError, match="is an adapter: train on its base, or merge them first"):
-        load_model(ModelArguments(model_name_or_path=str(tmp_path / "adapter")), tokenizer, 64)
-
-
-@pytest.mark.parametrize("adapter", [True, False])
-def test_rotary_frequencies_stay_exact_in_bfloat16(folder, tmp_path, tokenizer, adapter):
-    """If they were rounded, the angles of far positions would be wrong by a radian."""
-    adapter_on(folder, tmp_path / "adapter", tokenizer)
-    model, _ = load_for_generation(str(tmp_path / "adapter" if adapter else folder), dtype="bfloat16")
-    exact = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    assert next(model.parameters()).dtype == torch.bfloat16
-    assert torch.equal(model.model.rotary_emb.inv_freq, exact.model.rotary_emb.inv_freq)
-
-
-def test_weights_under_adapters_are_bfloat16_with_bf16():
-    """They are frozen, so float32 would only cost memory; without adapters the weights are float32."""
-    assert frozen_weight_options(AdapterArguments(lora_r=4), bf16=True) == {"dtype": torch.bfloat16}
-    assert frozen_weight_options(AdapterArguments(lora_r=4), bf16=False) == {}
-    assert frozen_weight_options(AdapterArguments(), bf16=True) == {}
-
-
-@pytest.mark.parametrize("options", [{"use_dora": True}, {"load_in_4bit": True}, {"lora_alpha": 32}])
-def test_options_of_adapters_need_a_rank(options):
-    """They are refused without `--lora_r`, where they would be ignored."""
-    with pytest.raises(ValueError, match="belongs to adapters: give `--lora_r` too"):
-        AdapterArguments(**options)
-
-
-def test_unknown_target_modules_are_refused_with_the_names_of_the_linear_layers():
-    """The message names the option."""
-    with pytest.raises(ValueError, match=r"`--lora_target_modules`: .*nosuch.*; the linear layers are down_proj, "):
-        add_adapter(new_model(), AdapterArguments(lora_r=2, lora_target_modules=["nosuch"]))
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):

@@ -9,7 +9,8 @@ from transformers import set_seed
 
 from hf_llm.arguments import AdapterArguments
 from hf_llm.data.packing import PackingCollator
-from hf_llm.models.loading import add_adapter, load_for_generation
+from hf_llm.models.adapters import add_adapter
+from hf_llm.models.loading import load_for_generation
 from hf_llm.training.added_losses import DividedLoss
 from hf_llm.training.run import run_training
 
