@@ -26,7 +26,8 @@ logger = logging.getLogger(__name__)
 WRITTEN_BY_RUNS = ("*.json", "*.jsonl", "*.safetensors", "*.bin", "*.jinja", "*.model", "*.txt", "*.md", ".*.tmp")
 WRITTEN_BY_RUNS += ("_saving", "checkpoint-*", "runs", ".lock")
 
-LOCKS: dict[Path, TextIO] = {}  # lock files that this process holds, in the folders that it writes to
+LOCKS: dict[Path, TextIO] = {}  # lock files that this process holds
+WRITTEN_FOLDERS: list[Path] = []  # folders that this process writes to, or has written to
 UNTIL_EXIT = contextlib.ExitStack()
 atexit.register(UNTIL_EXIT.close)
 
@@ -119,6 +120,7 @@ def locked(lock_file: Path, name: str) -> Iterator[None]:
         ValueError: another process holds it.
     """
     lock_file = lock_file.absolute()
+    WRITTEN_FOLDERS.append(lock_file.parent)
     if int(os.environ.get("RANK", 0)) > 0 or lock_file in LOCKS:
         yield
         return
@@ -175,13 +177,13 @@ def describe_full_disk(error: BaseException) -> str | None:
         return None
     from huggingface_hub.constants import HF_HOME
 
-    folders = {f"`{lock_file.parent}`": lock_file.parent for lock_file in LOCKS}
+    folders = {f"`{folder}`": folder for folder in WRITTEN_FOLDERS}
     folders |= {"TMPDIR": Path(tempfile.gettempdir()), "HF_HOME": Path(os.environ.get("HF_DATASETS_CACHE", HF_HOME))}
     free = {}
     for name, folder in folders.items():
         folder = existing_parent(folder)
         free.setdefault(folder.stat().st_dev, f"{shutil.disk_usage(folder).free / 1e6:,.0f} MB for {name}")
-    return f"a file could not be written: {cause}; free now: {', '.join(free.values())}: make room, or name another"
+    return f"no room to write a file: {cause}; free now: {', '.join(free.values())}: make room, or name another"
 
 
 def is_write_failure(error: BaseException) -> bool:

@@ -16,6 +16,7 @@ MAX_ERROR_CHARACTERS = 300  # of another library's message
 MAX_LINE_CHARACTERS = 10_000  # of our own, which may list several problems
 MAX_WORD_CHARACTERS = 1_000
 MAX_LOG_CHARACTERS = 100_000
+PEER_ENDED = "Connection closed by peer"  # in gloo's errors
 ORIGIN = "_origin"  # column with the file and line of a row, for error messages
 # What a terminal obeys or cannot show: control characters other than tab and line end, marks that reverse the order of
 # the text after them, and surrogates, which Python keeps from file names that are not UTF-8.
@@ -106,6 +107,8 @@ def report_errors():
             exit_with_error(f"the Hub: {error}: {remedy}", status=1)
         if isinstance(error, FloatingPointError | OSError):
             exit_with_error(error, status=1)
+        if isinstance(error, RuntimeError) and PEER_ENDED in str(error):
+            exit_with_error("another rank has ended: see its error", status=1)
         raise
     except KeyboardInterrupt:
         remedy = "`--resume_from_checkpoint true` resumes from a checkpoint in `--output_dir`"

@@ -1,12 +1,25 @@
 """Errors end a recipe in one line, with their origin and without secrets; figures are formatted for a reader."""
 
+import errno
 import logging
+import os
+import re
+import resource
 import time
 
+import pyarrow as pa
 import pytest
+import torch
 import tqdm.auto
+from datasets import Dataset
+from datasets.arrow_writer import ArrowWriter
 from datasets.utils import tqdm as Progress
+from pyarrow import parquet
+from safetensors.torch import save_file
+from tiny import new_model
+from tokenizers import Tokenizer, models
 
+from hf_llm.files import locked, write_text
 from hf_llm.messages import (
     MAX_ERROR_CHARACTERS,
     MAX_LINE_CHARACTERS,
@@ -53,6 +66,70 @@ def test_bad_input_ends_in_one_line_without_a_traceback(error, status, capsys, m
     monkeypatch.setenv("HF_LLM_TRACEBACK", "1")
     with pytest.raises(type(error)), report_errors():
         raise error
+
+
+BIG = torch.arange(100_000.0)
+VOCABULARY = {f"word{number}": number for number in range(50_000)}
+
+
+def rows():
+    yield from ({"a": "a" * 100} for _ in range(5000))
+
+
+WRITERS = {
+    "text": lambda path: write_text(path, "text" * 100_000),
+    "safetensors": lambda path: save_file({"a": BIG}, path),
+    "torch": lambda path: torch.save({"a": BIG}, path),
+    "numpy": lambda path: BIG.numpy().tofile(path),
+    "arrow": lambda path: parquet.write_table(pa.table({"a": BIG.numpy()}), path),
+    "tokenizers": lambda path: Tokenizer(models.WordLevel(VOCABULARY, unk_token="word0")).save(str(path)),
+    "datasets": lambda path: ArrowWriter(path=str(path)).write_table(pa.table({"a": BIG.numpy()})),
+    "generator": lambda path: Dataset.from_generator(rows, cache_dir=str(path)),
+    "processes": lambda path: Dataset.from_dict({"a": range(5000)}).map(
+        lambda row: {"b": "b" * 100}, cache_file_name=f"{path}.arrow", num_proc=2
+    ),
+    "transformers": lambda path: new_model().save_pretrained(path),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_full_disk_is_one_line_with_what_is_free_whatever_library_writes(writer, tmp_path, capsys, monkeypatch):
+    """A limit of the file size stands for the disk: errors differ in their number alone. Any rank may report it."""
+    # A new object, because `datasets` leaves a copy of it after starting processes.
+    monkeypatch.setattr(os, "environ", {**os.environ, "RANK": "1", "LOCAL_RANK": "1"})
+    monkeypatch.setattr("hf_llm.files.WRITTEN_FOLDERS", [])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(SystemExit) as stopped, report_errors(), locked(tmp_path / ".lock", "`--output_dir`"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+        try:
+            WRITERS[writer](tmp_path / "file")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert stopped.value.code == 1
+    shown = rf"error: no room to write a file: .*; free now: [\d,]+ MB for `{tmp_path}`.*: make room, or name another"
+    assert re.fullmatch(shown, error)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_recognized_under_other_errors(number, capsys):
+    """Also where it is the cause of bad input or of a library's error; a text that only quotes its words is none."""
+    full, quoted = OSError(number, os.strerror(number)), ValueError(f"row 3: {os.strerror(number)}")
+    for cause, expected in ((full, 1), (Exception(f"{os.strerror(number)} (os error {number})"), 1), (quoted, 2)):
+        with pytest.raises(SystemExit) as stopped, report_errors():
+            try:
+                raise cause
+            except Exception:
+                raise ValueError("cannot load the data") from None
+        assert stopped.value.code == expected
+        assert (os.strerror(number) in capsys.readouterr().err) == (expected == 1)
+
+
+def test_a_rank_that_has_lost_another_says_so_in_one_line(capsys):
+    """Its own error explains nothing."""
+    with pytest.raises(SystemExit), report_errors():
+        raise RuntimeError("[/pair.cc:553] Connection closed by peer [127.0.0.1]:37085. GLHF!")
+    assert capsys.readouterr().err == "error: another rank has ended: see its error\n"
 
 
 def test_an_interrupted_recipe_says_how_to_resume(capsys):
