@@ -98,6 +98,14 @@ class ModelArguments(Arguments):
         default=None,
         metadata={"help": "Attention implementation, e.g. sdpa or eager. Default: chosen by transformers."},
     )
+    save_dtype: str | None = field(
+        default=None,
+        metadata={
+            "help": "Precision of the final weights in --output_dir; checkpoints stay as they are trained. Default: "
+            "that of the model to start from; float32 for a new model and for adapters.",
+            "choices": ["float32", "bfloat16", "float16"],
+        },
+    )
     trust_remote_code: bool = field(default=False, metadata=REMOTE_CODE)
 
 

@@ -33,6 +33,7 @@ from hf_llm.hardware import has_bfloat16
 from hf_llm.messages import format_size, one_line
 from hf_llm.models.adapters import add_adapter, base_of_adapter, find_adapter, frozen_weight_options, load_adapter
 from hf_llm.models.inspection import count_parameters, detect_auto_class, first_position
+from hf_llm.models.precision import choose_saved_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -187,7 +188,8 @@ def load_model(
 ) -> PreTrainedModel:
     """Load a language model in float32, or make a new one with weights from a normal distribution with mean 0.
 
-    Mixed precision keeps these float32 weights for the optimizer and computes in bfloat16.
+    Mixed precision keeps these float32 weights for the optimizer and computes in bfloat16. `save_final_model` saves
+    them in the precision that the model had, or in `--save_dtype`.
 
     Args:
         max_length: tokens of the longest row.
@@ -233,7 +235,9 @@ def build_model(
             planned = build_on_meta_device(config, auto_class)
         check_fit(config, tokenizer, max_length, first_position(planned))
         check_memory(config, count_parameters(planned))
-        return auto_class.from_config(config, dtype=torch.float32, attn_implementation=model_args.attn_implementation)
+        model = auto_class.from_config(config, dtype=torch.float32, attn_implementation=model_args.attn_implementation)
+        choose_saved_dtype(model, model_args)
+        return model
     except ValueError:
         raise
     except Exception as error:  # architectures raise any class of error for settings that do not go together
@@ -285,6 +289,7 @@ def load_weights(name: str, model_args: ModelArguments, auto_class: type, **opti
             if hasattr(holder, name):
                 delattr(holder, name)
         model.name_or_path = str(Path(path) / gguf["gguf_file"])  # adapters record it as their base
+    choose_saved_dtype(model, model_args, None if gguf else path)
     return model
 
 
@@ -297,6 +302,8 @@ def load_to_finetune(
 ) -> PreTrainedModel | peft.PeftModel:
     """Load a model by `load_model`, and add adapters to it with `--lora_r`."""
     model = load_model(model_args, tokenizer, max_length, **frozen_weight_options(adapter_args, bf16))
+    if adapter_args.lora_r is not None:
+        choose_saved_dtype(model, model_args)  # adapters stay in float32 on a base in bfloat16
     return add_adapter(model, adapter_args)
 
 

@@ -17,6 +17,7 @@ from hf_llm.data.packing import PackingCollator
 from hf_llm.files import check_output_folder, lock_folder, remove, set_umask_modes, write_text
 from hf_llm.mappings import read_json_file
 from hf_llm.models.inspection import count_parameters
+from hf_llm.models.precision import cast_saved_weights
 from hf_llm.training.facts import differences
 
 logger = logging.getLogger(__name__)
@@ -175,6 +176,7 @@ def save_final_model(trainer: Trainer) -> None:
         (temporary / "training_args.bin").unlink()
         set_umask_modes(temporary)
         check_weights(temporary, model)
+        cast_saved_weights(temporary, model)
         for pattern in ("model*.safetensors*", "adapter_*", "config.json"):  # a whole model, or an adapter
             for stale in folder.glob(pattern):
                 if not (temporary / stale.name).exists():
