@@ -11,7 +11,9 @@ from typing import Any
 from datasets import Dataset
 from safetensors import safe_open
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import SaveStrategy, rotate_checkpoints, sort_checkpoints
 
 from hf_llm.data.packing import PackingCollator
 from hf_llm.files import check_output_folder, lock_folder, remove, set_umask_modes, write_text
@@ -23,11 +25,13 @@ from hf_llm.training.facts import differences
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_MANIFEST = "complete.json"
+HALF_WRITTEN = "half_written"  # an empty file in a checkpoint while it is written, by which it is known as ours
 
 
 def write_manifest(checkpoint: Path, run: dict[str, object]) -> None:
     """Write `complete.json`: the checkpoint's files with their sizes in bytes, and the facts of the run."""
-    files = {str(f.relative_to(checkpoint)): f.stat().st_size for f in sorted(checkpoint.rglob("*")) if f.is_file()}
+    files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != HALF_WRITTEN]
+    files = {str(path.relative_to(checkpoint)): path.stat().st_size for path in files}
     write_text(checkpoint / CHECKPOINT_MANIFEST, json.dumps({"run": run, "files": files}, indent=1) + "\n")
 
 
@@ -40,13 +44,15 @@ def read_manifest(checkpoint: Path) -> dict:
     Raises:
         ValueError: there is no manifest, or a file is missing or has another size.
     """
+    if not checkpoint.is_dir():
+        raise ValueError(f"there is no checkpoint `{checkpoint}`")
     try:
         manifest = read_json_file(checkpoint / CHECKPOINT_MANIFEST)
         sizes, _ = dict(manifest["files"]), dict(manifest["run"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(
-            f"checkpoint `{checkpoint}` has no {CHECKPOINT_MANIFEST}: it is half written or was not written by hf_llm"
-        ) from None
+        problem = f"has no {CHECKPOINT_MANIFEST}: it is half written or was not written by hf_llm"
+        problem = "is half written" if (checkpoint / HALF_WRITTEN).exists() else problem
+        raise ValueError(f"checkpoint `{checkpoint}` {problem}") from None
     for name, size in sizes.items():
         path = checkpoint / name
         if not path.is_file() or path.stat().st_size != size:
@@ -77,30 +83,89 @@ def find_checkpoint(resume_from_checkpoint: str | None, output_dir: str) -> str 
         The checkpoint's folder; None starts from step 0.
 
     Raises:
-        ValueError: the named checkpoint is incomplete; a new run would mix its checkpoints with those of an earlier run
-            in `output_dir`; or `output_dir` cannot be written to, has links to elsewhere, or is in use by another
-            process.
+        ValueError: the named checkpoint is incomplete; a checkpoint holds weights only; the run would mix its
+            checkpoints with those of an earlier run or of another program in `output_dir`; or `output_dir` cannot be
+            written to, has links to elsewhere, or is in use by another process.
     """
     check_output_folder(output_dir)
     lock_folder(output_dir)
-    value = str(resume_from_checkpoint or "false").lower()
-    if value not in ("true", "false"):
-        checkpoint = Path(f"{resume_from_checkpoint}").expanduser()
-        read_manifest(checkpoint)
-        return str(checkpoint)
     complete = find_complete_checkpoints(output_dir)
-    if value == "true":
-        if not complete:
-            logger.warning(f"No complete checkpoint in {output_dir}: starting from step 0")
-        return str(complete[-1]) if complete else None
-    if complete:
+    check_checkpoints_are_ours(output_dir, complete)
+    value = str(resume_from_checkpoint or "false").lower()
+    named = None if value in ("true", "false") else check_named(f"{resume_from_checkpoint}")
+    if complete and value != "true" and (named is None or named.resolve() not in [c.resolve() for c in complete]):
         raise ValueError(
             f"`--output_dir` {output_dir} holds {complete[-1].name} of an earlier run: resume it with "
             "`--resume_from_checkpoint true`, or name another folder"
         )
-    if (Path(output_dir) / "config.json").exists():
+    if named:
+        check_resumable(named)
+        return str(named)
+    if complete:
+        check_resumable(complete[-1])
+        return str(complete[-1])
+    if value == "true":
+        logger.warning(f"No complete checkpoint in {output_dir}: starting from step 0")
+    elif (Path(output_dir) / "config.json").exists():
         logger.warning(f"{output_dir} holds a model: this run will replace it and its results when it is done")
     return None
+
+
+def check_checkpoints_are_ours(output_dir: str, complete: list[Path]) -> None:
+    """Check that no checkpoint of another program is in the folder, which the run would overwrite or remove.
+
+    Args:
+        complete: the complete ones; where there are some, a half-written one without its mark is ours too, unless it
+            holds the pickled arguments of a stock Trainer, which ours do not.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for name in sort_checkpoints(output_dir) if Path(output_dir).is_dir() else []:
+        ours = any((Path(name) / mark).exists() for mark in (CHECKPOINT_MANIFEST, HALF_WRITTEN))
+        ours = ours or (complete and not (Path(name) / TRAINING_ARGS_NAME).exists())
+        if not ours:
+            raise ValueError(
+                f"`{name}` has no {CHECKPOINT_MANIFEST}: another program wrote it, and this run could overwrite it; "
+                "move it away, or name another `--output_dir`"
+            )
+
+
+def check_named(name: str) -> Path:
+    """Check that a folder which `--resume_from_checkpoint` names is a complete checkpoint.
+
+    Raises:
+        ValueError: it is not there, is incomplete, or is the folder of a run.
+    """
+    checkpoint = Path(name).expanduser()
+    remedy = "give `true`, or the folder of a checkpoint"
+    if not checkpoint.is_dir():
+        raise ValueError(f"`--resume_from_checkpoint` {name}: there is no such folder; {remedy}")
+    if inside := sort_checkpoints(str(checkpoint)):
+        raise ValueError(f"`--resume_from_checkpoint` {name} is the folder of a run; {remedy}, e.g. {inside[-1]}")
+    read_manifest(checkpoint)
+    return checkpoint
+
+
+def check_resumable(checkpoint: Path) -> None:
+    """Check that a complete checkpoint has more than weights.
+
+    Raises:
+        ValueError: it was saved with `--save_only_model`.
+    """
+    files = read_manifest(checkpoint)["files"]
+    if not any(name.startswith("rng_state") for name in files):  # saved together with optimizer and schedule
+        raise ValueError(
+            f"checkpoint `{checkpoint}` holds weights only (`--save_only_model`), without the states of optimizer and "
+            f"schedule that a resumed run continues with; {restart_remedy(checkpoint)}"
+        )
+
+
+def restart_remedy(checkpoint: Path) -> str:
+    """How to use a checkpoint that cannot be resumed from, in an error message."""
+    if (checkpoint / "adapter_config.json").exists():  # it could not be trained further
+        return "start again in another `--output_dir`"
+    return f"start from its weights by `--model_name_or_path {checkpoint}` in another `--output_dir`"
 
 
 def check_same_run(checkpoint: str, run: dict[str, object]) -> None:
@@ -113,7 +178,10 @@ def check_same_run(checkpoint: str, run: dict[str, object]) -> None:
         ValueError: facts differ; the message lists each with both values.
     """
     if changed := differences(read_manifest(Path(checkpoint))["run"], run):
-        raise ValueError(f"checkpoint `{checkpoint}` is of another run: {'; '.join(changed)}")
+        raise ValueError(
+            f"checkpoint `{checkpoint}` is of another run: {'; '.join(changed)}. Give the earlier values, or "
+            f"{restart_remedy(Path(checkpoint))}"
+        )
 
 
 class CompleteCheckpoints(TrainerCallback):
@@ -125,27 +193,64 @@ class CompleteCheckpoints(TrainerCallback):
     Args:
         args: the Trainer's arguments, changed as described.
         run: facts for the manifest, which `check_same_run` compares when a run is resumed.
+        checkpoint: folder that the run is resumed from. The best checkpoint so far is found next to it, wherever the
+            folder of the run was then.
     """
 
-    def __init__(self, args: TrainingArguments, run: dict[str, object]):
-        self.run = run
+    def __init__(self, args: TrainingArguments, run: dict[str, object], checkpoint: str | None = None):
+        self.run, self.checkpoint = run, checkpoint
         self.save_total_limit, args.save_total_limit = args.save_total_limit, None
 
     def on_train_begin(self, args, state, control, **kwargs):
         # Checkpoints after the one resumed from will be written again, and must not count as complete until then.
         for name in sort_checkpoints(str(args.output_dir)) if args.should_save else []:
-            if int(name.rpartition("-")[2]) > state.global_step:
-                (Path(name) / CHECKPOINT_MANIFEST).unlink(missing_ok=True)
+            manifest = Path(name) / CHECKPOINT_MANIFEST
+            if int(name.rpartition("-")[2]) > state.global_step and manifest.exists():
+                manifest.replace(manifest.with_name(HALF_WRITTEN))
+        if self.checkpoint and state.best_global_step and state.best_model_checkpoint is None:  # not where it was
+            best = Path(self.checkpoint).with_name(f"checkpoint-{state.best_global_step}")
+            if args.load_best_model_at_end:
+                read_manifest(best)
+            state.best_model_checkpoint = str(best)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if control.should_save:
+            self.begin(args, state)
+
+    on_epoch_end = on_step_end
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        if args.save_strategy == SaveStrategy.BEST:  # whether this step is the best one is decided next
+            self.begin(args, state)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        checkpoint = checkpoint_folder(args, state)
+        if args.should_save and [*checkpoint.glob("*")] == [checkpoint / HALF_WRITTEN]:
+            remove(checkpoint)  # it was not
+
+    on_train_end = on_step_begin
+
+    def begin(self, args: TrainingArguments, state: TrainerState) -> None:
+        """Mark the checkpoint that is about to be written."""
+        if args.should_save:
+            checkpoint_folder(args, state).mkdir(parents=True, exist_ok=True)
+            (checkpoint_folder(args, state) / HALF_WRITTEN).touch()
 
     def on_save(self, args, state, control, **kwargs):
         args.distributed_state.wait_for_everyone()
         if not args.should_save:
             return
-        checkpoint = Path(f"{args.output_dir}/checkpoint-{state.global_step}")
-        (checkpoint / "training_args.bin").unlink(missing_ok=True)  # a pickle with paths; nothing reads it
+        checkpoint = checkpoint_folder(args, state)
+        (checkpoint / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle with paths; nothing reads it
         set_umask_modes(checkpoint)
         write_manifest(checkpoint, self.run)
+        (checkpoint / HALF_WRITTEN).unlink(missing_ok=True)
         rotate_checkpoints(str(args.output_dir), self.save_total_limit, state.best_model_checkpoint, use_mtime=True)
+
+
+def checkpoint_folder(args: TrainingArguments, state: TrainerState) -> Path:
+    """The folder of the checkpoint of this step."""
+    return Path(f"{args.output_dir}/checkpoint-{state.global_step}")
 
 
 def trainer_parts(trainer: Trainer) -> tuple[PreTrainedModel, Any, Dataset, PackingCollator]:
@@ -173,7 +278,7 @@ def save_final_model(trainer: Trainer) -> None:
     trainer.save_model(str(temporary), _internal_call=True)  # _internal_call: do not push
     trainer.accelerator.wait_for_everyone()
     if args.should_save:
-        (temporary / "training_args.bin").unlink()
+        (temporary / TRAINING_ARGS_NAME).unlink()
         set_umask_modes(temporary)
         check_weights(temporary, model)
         cast_saved_weights(temporary, model)

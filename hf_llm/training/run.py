@@ -183,7 +183,7 @@ def add_callbacks(
         CheckAttention(collator, packing),
         *collator.callbacks(),
         StopOnNonFiniteLoss(trainer, checkpoint),
-        CompleteCheckpoints(args, facts),
+        CompleteCheckpoints(args, facts, checkpoint),
         *last,
     ]:
         trainer.add_callback(callback)

@@ -2,9 +2,11 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from tiny import new_model, new_tokenizer, new_trainer
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -29,6 +31,7 @@ def write_checkpoint(output_dir, step, run=RUN):
     checkpoint = output_dir / f"checkpoint-{step}"
     (checkpoint / "global_step").mkdir(parents=True)
     (checkpoint / "model.safetensors").write_bytes(b"weights")
+    (checkpoint / "rng_state.pth").write_bytes(b"random")
     (checkpoint / "global_step" / "rank_0.pt").write_bytes(b"optimizer")
     write_manifest(checkpoint, run)
     return checkpoint
@@ -36,6 +39,10 @@ def write_checkpoint(output_dir, step, run=RUN):
 
 def no_manifest(checkpoint):
     (checkpoint / "complete.json").unlink()
+
+
+def killed_while_saving(checkpoint):
+    (checkpoint / "complete.json").rename(checkpoint / "half_written")
 
 
 def truncated(checkpoint):
@@ -48,6 +55,7 @@ def missing(checkpoint):
 
 DAMAGES = {
     no_manifest: "has no complete.json: it is half written or was not written by hf_llm",
+    killed_while_saving: "is half written",
     truncated: "is half written: global_step/rank_0.pt is missing or has another size",
     missing: "is half written: model.safetensors is missing or has another size",
 }
@@ -82,7 +90,7 @@ def test_true_means_the_newest_by_step(tmp_path):
 def test_a_folder_without_complete_checkpoints_starts_from_step_0(tmp_path, asked):
     """A new folder, and one whose run was killed before its first checkpoint was complete."""
     assert find_checkpoint(asked, str(tmp_path / "new")) is None
-    no_manifest(write_checkpoint(tmp_path, 5))
+    killed_while_saving(write_checkpoint(tmp_path, 5))
     assert find_checkpoint(asked, str(tmp_path)) is None
 
 
@@ -100,20 +108,136 @@ def test_a_new_run_does_not_mix_its_checkpoints_with_those_of_an_earlier_one(tmp
         find_checkpoint(asked, str(tmp_path))
 
 
+@pytest.mark.parametrize("asked", [None, "true", "named"])
+@pytest.mark.parametrize("files", [("model.safetensors",), ("model.safetensors", "training_args.bin", "optimizer.pt")])
+def test_a_checkpoint_of_another_program_is_not_overwritten(tmp_path, files, asked):
+    """One of a stock Trainer, or weights from the Hub: the run would write to its name, or remove it as the oldest."""
+    foreign = tmp_path / "out" / "checkpoint-7"
+    foreign.mkdir(parents=True)
+    for name in files:
+        (foreign / name).write_text("of another program")
+    asked = str(write_checkpoint(tmp_path / "elsewhere", 5)) if asked == "named" else asked
+    with pytest.raises(ValueError, match=f"`{foreign}` has no complete.json: another program wrote it"):
+        find_checkpoint(asked, str(tmp_path / "out"))
+    shutil.move(foreign, tmp_path)  # the remedy
+    find_checkpoint(asked, str(tmp_path / "out"))
+
+
+def test_a_checkpoint_of_a_stock_trainer_beside_ours_is_not_overwritten(tmp_path):
+    """It is known by its pickled arguments, which ours do not keep."""
+    write_checkpoint(tmp_path, 5)
+    train(tmp_path / "stock", ours=False, max_steps=1, save_only_model=True)
+    shutil.move(tmp_path / "stock" / "checkpoint-1", tmp_path / "checkpoint-9")
+    with pytest.raises(ValueError, match=r"checkpoint-9` has no complete\.json: another program wrote it"):
+        find_checkpoint("true", str(tmp_path))
+
+
+@pytest.mark.parametrize("strategy", ["steps", "epoch", "best"])
+def test_a_kill_while_a_checkpoint_is_written_leaves_its_mark(tmp_path, monkeypatch, strategy):
+    """Whatever is in it by then: so it is known as ours, and the run starts again. Complete ones have no mark."""
+    settings = {"save_strategy": strategy, "eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "loss"}
+    settings["save_total_limit"] = None
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("transformers.PreTrainedModel.save_pretrained", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, **settings)
+    (checkpoint,) = tmp_path.glob("checkpoint-*")
+    assert [path.name for path in checkpoint.iterdir()] == ["half_written"]
+    assert find_checkpoint("true", str(tmp_path)) is None
+    train(tmp_path, **settings)
+    assert (checkpoint / "complete.json").is_file() and not list(tmp_path.rglob("half_written"))
+
+
+def test_only_steps_that_are_the_best_leave_a_folder(tmp_path):
+    """With `--save_strategy best`: the loss rises from the second step on."""
+    settings = {"save_strategy": "best", "eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "loss"}
+    kept = train(tmp_path, **settings, learning_rate=3.0, lr_scheduler_type="constant", save_total_limit=None)
+    best = json.loads((tmp_path / kept[-1] / "trainer_state.json").read_text())["best_global_step"]
+    assert kept[-1] == f"checkpoint-{best}" != "checkpoint-4"
+    assert not list(tmp_path.rglob("half_written"))
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("nowhere/checkpoint-5", "nowhere/checkpoint-5: there is no such folder; give `true`, or the folder of a"),
+        ("yes", "yes: there is no such folder; give `true`, or the folder of a checkpoint"),
+        ("earlier", "earlier is the folder of a run; give `true`, or the folder of a checkpoint, e.g. .*checkpoint-10"),
+    ],
+)
+def test_a_name_that_is_no_checkpoint_is_not_called_half_written(tmp_path, name, message):
+    """Nothing is there, or the folder of a run is."""
+    for step in (3, 10):
+        write_checkpoint(tmp_path / "earlier", step)
+    with pytest.raises(ValueError, match=f"`--resume_from_checkpoint` {tmp_path}/{message}"):
+        find_checkpoint(f"{tmp_path}/{name}", str(tmp_path / "out"))
+
+
+def test_a_checkpoint_from_elsewhere_does_not_mix_with_those_of_an_earlier_run(tmp_path):
+    """The later ones in the folder would be called half written, and the oldest removed."""
+    named, _ = write_checkpoint(tmp_path / "a", 5), write_checkpoint(tmp_path / "b", 10)
+    with pytest.raises(ValueError, match="b holds checkpoint-10 of an earlier run"):
+        find_checkpoint(str(named), str(tmp_path / "b"))
+    assert find_checkpoint(f"{tmp_path}/b/../a/checkpoint-5", str(tmp_path / "a")) == f"{tmp_path}/b/../a/checkpoint-5"
+
+
+@pytest.mark.parametrize("asked", ["true", "named"])
+def test_weights_alone_are_not_resumed_from(tmp_path, asked):
+    """Optimizer, schedule and random state would start anew without a word. The remedy is for weights, not adapters."""
+    train(tmp_path, save_only_model=True)
+    asked = str(tmp_path / "checkpoint-4") if asked == "named" else asked
+    remedy = f"start from its weights by `--model_name_or_path {tmp_path}/checkpoint-4` in another `--output_dir`"
+    with pytest.raises(ValueError, match=r"holds weights only \(`--save_only_model`\)") as error:
+        find_checkpoint(asked, str(tmp_path))
+    assert str(error.value).endswith(remedy)
+    (tmp_path / "checkpoint-4" / "adapter_config.json").touch()
+    with pytest.raises(ValueError, match=r"; start again in another `--output_dir`$"):
+        find_checkpoint(asked, str(tmp_path))
+
+
+def test_the_best_checkpoint_is_found_where_the_folder_of_the_run_is_now(tmp_path):
+    """The Trainer keeps its path, and would end with the last weights; where it is gone, the run stops at once."""
+    best = {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "loss", "load_best_model_at_end": True}
+    best |= {"learning_rate": 3.0, "lr_scheduler_type": "constant", "save_total_limit": None}
+    train(tmp_path / "before", **best)
+    (tmp_path / "before").rename(tmp_path / "moved")
+    checkpoint = tmp_path / "moved" / "checkpoint-3"
+    step = json.loads((checkpoint / "trainer_state.json").read_text())["best_global_step"]
+    trainer = new_trainer(tmp_path / "moved", new_tokenizer(), **SAVING | best)
+    trainer.add_callback(CompleteCheckpoints(trainer.args, RUN, str(checkpoint)))
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+    assert Path(trainer.state.best_model_checkpoint) == tmp_path / "moved" / f"checkpoint-{step}"
+    kept = load_file(tmp_path / "moved" / f"checkpoint-{step}" / "model.safetensors")
+    assert all(torch.equal(p, kept[name]) for name, p in trainer.model.named_parameters())
+    shutil.rmtree(tmp_path / "moved" / f"checkpoint-{step}")
+    with pytest.raises(ValueError, match=f"there is no checkpoint `{tmp_path}/moved/checkpoint-{step}`"):
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+
+
 def test_a_checkpoint_of_another_run_is_refused_with_every_difference(tmp_path):
     """Each difference with both values; equal facts pass."""
     checkpoint = str(write_checkpoint(tmp_path, 5))
     check_same_run(checkpoint, RUN)
     with pytest.raises(ValueError) as error:
         check_same_run(checkpoint, RUN | {"rows": 11, "batch": 4})
-    assert "is of another run: rows was 10 and is 11; batch was 8 and is 4" in str(error.value)
+    assert str(error.value).endswith(
+        "is of another run: rows was 10 and is 11; batch was 8 and is 4. Give the earlier values, or start from its "
+        f"weights by `--model_name_or_path {checkpoint}` in another `--output_dir`"
+    )
 
 
-def train(output_dir, **settings):
+SAVING = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
+
+
+def train(output_dir, ours=True, **settings):
     """Train four steps with a checkpoint at each, and return the names of those that are left."""
-    settings = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2} | settings
-    trainer = new_trainer(output_dir, new_tokenizer(), **settings)
-    trainer.add_callback(CompleteCheckpoints(trainer.args, RUN))
+    trainer = new_trainer(output_dir, new_tokenizer(), **SAVING | settings)
+    if ours:
+        trainer.add_callback(CompleteCheckpoints(trainer.args, RUN))
     trainer.train()
     return sorted(path.name for path in Path(output_dir).glob("checkpoint-*"))
 
