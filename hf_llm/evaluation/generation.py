@@ -129,8 +129,8 @@ def generate_ids(
     model: torch.nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[list[int]],
-    batch_size: int,
-    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 42,
     show_progress: bool = True,
     criteria: "StopRows | None" = None,
     **options,
@@ -162,6 +162,8 @@ def generate_ids(
                 )
             for i, ids in zip(batch, output[:, width:].tolist(), strict=True):
                 completions[i] = [*itertools.takewhile(lambda token: token not in ends, ids)]
+                while completions[i][-1:] == [tokenizer.pad_token_id]:  # after a row that the criteria ended
+                    completions[i].pop()
     completions = dict(gather_object(list(completions.items())))
     return [completions[i] for i in range(len(prompts))]
 

@@ -1,5 +1,6 @@
 """Score a model on a task: encode its rows, generate or rank answers, compute its metric."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +14,21 @@ from hf_llm.data.examples import ExamplesReport, encode_prompts
 from hf_llm.data.few_shot import new_prompter
 from hf_llm.data.prompting import Prompter
 from hf_llm.data.rows import load_rows
-from hf_llm.evaluation.generation import BATCH_SIZE, complete
+from hf_llm.evaluation.generation import BATCH_SIZE, generate_ids, truncate_at
 from hf_llm.evaluation.harness import load_harness
 from hf_llm.evaluation.likelihood import log_likelihoods
 from hf_llm.evaluation.perplexity import perplexity
+from hf_llm.evaluation.thoughts import StopAfterAnswer, decode_answer
 from hf_llm.mappings import format_mapping
 from hf_llm.metrics.base import with_interval
 from hf_llm.models.inspection import num_positions
 from hf_llm.models.loading import load_for_generation, load_tokenizer, model_arguments
 from hf_llm.tasks import Task, load_task
+
+logger = logging.getLogger(__name__)
+
+# Set explicitly: a model's generation_config may hold a penalty of repetition, by which answers avoid the context.
+GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0}
 
 
 @dataclass
@@ -135,8 +142,10 @@ def answer_and_score(model: torch.nn.Module, encoded: EncodedTask, **options) ->
         options: `batch_size` and `show_progress`, as for `complete`.
     """
     task, prompts, tokenizer = encoded.prompter.task, encoded.prompts, encoded.prompter.tokenizer
-    answer = rank_choices if len(prompts[0]["choices"]) > 0 else generate_answers
-    texts = answer(model, encoded, **options)
+    if len(prompts[0]["choices"]) > 0:
+        texts, thoughts = rank_choices(model, encoded, **options), [""] * len(prompts)
+    else:
+        texts, thoughts = generate_answers(model, encoded, **options)
     answers = [task.answer(text, row) for text, row in zip(texts, encoded.rows.to_list(), strict=True)]
     metric, references, losses = task.metric(), prompts["references"], None
     scores: Any = metric.compute(predictions=answers, references=references)  # a dict
@@ -148,19 +157,50 @@ def answer_and_score(model: torch.nn.Module, encoded: EncodedTask, **options) ->
             one_row["perplexity"] = perplexity(loss / tokens)
     predictions = [
         {"prompt": tokenizer.decode(ids), "prediction": answer, "references": gold, **one_row}
-        for ids, answer, gold, one_row in zip(prompts["prompt"], answers, references, row_scores, strict=True)
+        | ({"thought": thought} if thought else {})
+        for ids, answer, gold, thought, one_row in zip(
+            prompts["prompt"], answers, references, thoughts, row_scores, strict=True
+        )
     ]
     return TaskResult(scores, predictions, encoded.report, losses)
 
 
-def generate_answers(model: torch.nn.Module, encoded: EncodedTask, **options) -> list[str]:
-    """Generate the answer to each prompt by greedy search."""
-    prompter, task = encoded.prompter, encoded.prompter.task
-    model_ends = getattr(model, "module", model).generation_config.eos_token_id or []
+def generate_answers(model: torch.nn.Module, encoded: EncodedTask, **options) -> tuple[list[str], list[str]]:
+    """Generate the answer to each prompt by greedy search.
+
+    Returns:
+        The answers, and the thoughts before them, mostly empty.
+
+    Raises:
+        ValueError: prompt and answer exceed the positions of the model.
+    """
+    prompter, task, prompts = encoded.prompter, encoded.prompter.task, encoded.prompts["prompt"]
+    plain: Any = getattr(model, "module", model)
+    longest, positions = max(map(len, prompts)), num_positions(plain)
+    room = positions - longest - task.max_new_tokens
+    if room < 0:
+        raise ValueError(
+            f"an answer of `max_new_tokens` {task.max_new_tokens} after a prompt of {longest} tokens is beyond the "
+            f"model's {positions} positions: give `--max_length` {positions} or less"
+        )
+    model_ends = plain.generation_config.eos_token_id or []
     ends = {*prompter.end_token_ids, *(model_ends if isinstance(model_ends, list) else [model_ends])}
-    options |= {"max_new_tokens": task.max_new_tokens, "do_sample": False, "eos_token_id": sorted(ends)}
+    thought_tokens = int(min(task.max_thought_tokens, room))  # the same for all rows, so that no batch matters
     stop_strings = () if prompter.chat else task.stop_strings
-    return complete(model, prompter.tokenizer, encoded.prompts["prompt"], stop_strings=stop_strings, **options)
+    criteria = StopAfterAnswer(prompter.tokenizer, stop_strings, task.max_new_tokens, thought_tokens)
+    options |= GREEDY | {"max_new_tokens": task.max_new_tokens + thought_tokens, "eos_token_id": sorted(ends)}
+    completions = generate_ids(model, prompter.tokenizer, prompts, criteria=criteria, **options)
+    pairs = [decode_answer(prompter.tokenizer, *each) for each in zip(prompts, completions, strict=True)]
+    texts, thoughts = ([*each] for each in zip(*pairs, strict=True))
+    texts = [truncate_at(text, stop_strings) for text in texts]
+    thinking = sum(map(bool, thoughts))
+    if empty := sum(bool(thought) and not text.strip() for text, thought in zip(texts, thoughts, strict=True)):
+        remedy = "a smaller `--max_length`" if thought_tokens == room else "more by `max_thought_tokens`"
+        logger.warning(
+            f"{empty} of {thinking} thoughts end without an answer, within {thought_tokens} tokens: give {remedy}"
+            f"{'' if thought_tokens == room else ' in `--task_options`'}"
+        )
+    return texts, thoughts
 
 
 def rank_choices(model: torch.nn.Module, encoded: EncodedTask, **options) -> list[str]:

@@ -26,9 +26,11 @@ class Task:
 
     Args:
         max_new_tokens: length of a generated answer at most, in tokens.
+        max_thought_tokens: of thoughts before the answer (`<think>...</think>`), which are not scored.
     """
 
     max_new_tokens: int = 64
+    max_thought_tokens: int = 1024
 
     # Name of a column -> other names that data sets on the Hub use for it.
     columns: ClassVar[dict[str, tuple[str, ...]]] = {}

@@ -51,8 +51,9 @@ class QuestionAnswering(Task):
         if self.with_context and row.get("context") is not None:
             context = f"Context: {row['context'].strip()}\n\n"
         offer = f", or write {NO_ANSWER} if it has no answer" if self.offer_no_answer else ""
+        question = f"Question: {row['question'].strip()}\nAnswer:"
         return {
-            "prompt": f"Answer the question in a few words{offer}.\n\n{context}Question: {row['question'].strip()}\nAnswer:",
+            "prompt": f"Answer the question in a few words{offer}.\n\n{context}{question}",
             "completion": " ".join((self.references(row) or [NO_ANSWER])[0].splitlines()),
         }
 

@@ -119,8 +119,9 @@ def test_a_question_may_have_no_answer():
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
-        ("The question is unanswerable.", ""), ("unanswerable", ""), ("**Unanswerable**", ""), ("It's not answerable", ""),
-        ("This question cannot be answered from the context.", ""), ("No answer", ""), ("There is no answer.", ""),
+        ("The question is unanswerable.", ""), ("unanswerable", ""), ("**Unanswerable**", ""),
+        ("It's not answerable", ""), ("This question cannot be answered from the context.", ""), ("No answer", ""),
+        ("There is no answer.", ""),
         ("nobody", "nobody"), ("an unanswerable riddle", "an unanswerable riddle"), ("no answers", "no answers"),
         ("The question is not unanswerable: Maria", "The question is not unanswerable: Maria"),
     ],
@@ -205,9 +206,10 @@ def test_a_generated_label_is_the_longest_that_the_answer_starts_with():
     [
         ("yes|no", "None of the above", "None of the above"), ("yes|no", "**yes**", "yes"), ("yes|no", "Nope", "Nope"),
         ("yes|no", "no-one", "no-one"), ("yes|no", "The answer is: No, because", "no"), ("yes|no", "yes/no", "yes/no"),
-        ("entailment|not_entailment", "not entailment", "not_entailment"), ("C|C++", "C++.", "C++"), ("C|D", "C++", "C++"),
-        ("pos|neg", "positive", "positive"), ("pos|neg", "not pos", "not pos"), ("3|5", "3.5", "3.5"), ("3|5", "3.", "3"),
-        ("好|坏", "好的", "好"), ("A|a", "a, surely", "a"), ("the|is", "the", "the"), ("yes|no", "\\boxed{no}", "no"),
+        ("entailment|not_entailment", "not entailment", "not_entailment"), ("C|C++", "C++.", "C++"),
+        ("C|D", "C++", "C++"), ("pos|neg", "positive", "positive"), ("pos|neg", "not pos", "not pos"),
+        ("3|5", "3.5", "3.5"), ("3|5", "3.", "3"), ("好|坏", "好的", "好"),
+        ("A|a", "a, surely", "a"), ("the|is", "the", "the"), ("yes|no", "\\boxed{no}", "no"),
     ],
 )  # fmt: skip
 def test_a_written_label_is_matched_by_whole_words(labels, text, answer):

@@ -1,0 +1,122 @@
+"""Thoughts in generated text (`<think>...</think>`, channels): they have a budget of their own and are not scored."""
+
+import re
+from collections.abc import Sequence
+
+import regex
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from hf_llm.evaluation.generation import StopRows, decode_completion, truncate_at
+
+# Tags of R1, Qwen3, GLM, Granite and Seed, of Magistral, Command A, Kimi and Gemma, and the channels of gpt-oss.
+TAGS = r"(?:seed:)?(?:think|thinking|thought|reasoning)>"
+BEGIN = regex.compile(
+    rf"<{TAGS}|\[THINK\]|<\|START_THINKING\|>|◁think▷|<\|channel>thought|<\|channel\|>(?:analysis|commentary)"
+)
+END = re.compile(
+    rf"</{TAGS}|\[/THINK\]|<\|END_THINKING\|>|◁/think▷|<channel\|>"
+    r"|<\|channel\|>final(?:[^<]|<\|constrain\|>)*<\|message\|>"
+)
+WRAPPED = re.compile(r"\s*<(response|answer)>(.*?)(?:</\1>.*)?$", re.DOTALL)  # an answer after a thought
+MARK_TOKENS = 40  # more than any mark has: a token is at least one byte
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int], **options) -> str:
+    """Decode one list of token ids."""
+    (text,) = tokenizer.batch_decode([ids], **options)
+    return text
+
+
+def begins_thought(prompt: str) -> bool:
+    """Whether a prompt ends with the begin of a thought, as the chat templates of R1 and Qwen3.5 do."""
+    return any(not prompt[mark.end() :].strip() for mark in BEGIN.finditer(prompt))
+
+
+def split_thought(text: str, begun: bool = False) -> tuple[str, str]:
+    """Split a completion into the answer after its last thought, and the rest.
+
+    Args:
+        begun: whether the prompt begins a thought.
+
+    Returns:
+        Answer and thought; the answer is empty if the thought has no end, the thought if there is none.
+
+    Example:
+        >>> split_thought("<think>2 + 2</think>4")
+        ('4', '<think>2 + 2</think>')
+    """
+    ends = [mark.end() for mark in END.finditer(text)]
+    if begun and not ends:
+        return "", text
+    start = ends[-1] if ends else 0
+    another = BEGIN.search(text, start)
+    end = another.start() if another else len(text)
+    answer, thought = text[start:end], text[:start] + text[end:]
+    wrapped = WRAPPED.match(answer) if thought else None
+    return wrapped[2] if wrapped else answer, thought
+
+
+def decode_answer(tokenizer: PreTrainedTokenizerBase, prompt: list[int], completion: list[int]) -> tuple[str, str]:
+    """Decode a completion as answer and thought; see `split_thought`."""
+    begun = begins_thought(decode(tokenizer, prompt[-MARK_TOKENS:]))
+    text = decode(tokenizer, completion)  # with special tokens, which the marks may be
+    answer, thought = split_thought(text, begun)
+    if not (thought or begun):
+        return decode_completion(tokenizer, prompt, completion), ""
+    for token in tokenizer.added_tokens_decoder.values():
+        if token.special:
+            answer = answer.replace(token.content, "")
+    return answer, thought
+
+
+class StopAfterAnswer(StopRows):
+    """Ends a row after so many tokens of thoughts or of the answer, or at a stop string in the answer.
+
+    Args:
+        answer_tokens: of an answer at most, not counting the thoughts before it.
+        thought_tokens: of the thoughts at most, if they have not ended by then.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        stop_strings: Sequence[str],
+        answer_tokens: int,
+        thought_tokens: int,
+    ):
+        self.tokenizer, self.stop_strings = tokenizer, stop_strings
+        self.answer_tokens, self.thought_tokens = answer_tokens, thought_tokens
+
+    def start(self, prompts, width):
+        super().start(prompts, width)
+        ends = self.tokenizer.batch_decode([prompt[-MARK_TOKENS:] for prompt in prompts])
+        self.thinking = [begins_thought(text) for text in ends]
+        self.answer_starts = [0] * len(prompts)  # in tokens of the completion
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
+        completions = input_ids[:, self.width :].tolist()
+        ends = self.tokenizer.batch_decode([ids[-MARK_TOKENS:] for ids in completions])
+        done = [self.is_done(row, *each) for row, each in enumerate(zip(completions, ends, strict=True))]
+        return torch.tensor(done, device=input_ids.device)
+
+    def is_done(self, row: int, ids: list[int], end: str) -> bool:
+        """Whether the completion of a row is complete.
+
+        Args:
+            ids: the completion.
+            end: the text of its last tokens.
+        """
+        last_begin, last_end = (max((mark.end() for mark in marks.finditer(end)), default=0) for marks in (BEGIN, END))
+        if last_begin > last_end:
+            self.thinking[row] = True
+        elif last_end and self.thinking[row]:
+            self.thinking[row], self.answer_starts[row] = False, len(ids)
+        if self.thinking[row]:
+            return len(ids) >= self.thought_tokens
+        answer = ids[self.answer_starts[row] :]
+        if len(answer) >= self.answer_tokens:
+            text = decode(self.tokenizer, answer).strip()
+            return not (text and BEGIN.fullmatch(text, partial=True))  # a mark of many tokens, which is not complete
+        text = decode(self.tokenizer, answer, skip_special_tokens=True) if self.stop_strings else ""
+        return truncate_at(text, self.stop_strings) != text
