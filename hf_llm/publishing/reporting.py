@@ -5,7 +5,7 @@ import textwrap
 from pathlib import Path
 
 from accelerate import PartialState
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import GenerationMixin, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from hf_llm.arguments import EvalArguments
 from hf_llm.evaluation.generation import model_and_tokenizer
@@ -42,7 +42,26 @@ def report_pretraining(trainer: Trainer, figures: dict[str, float], samples: dic
     print(f"\n{format_table(rows)}")
     for heading, text in samples.items():
         print(f"\n{heading}:\n\n{wrap_and_indent(text)}")
+    if isinstance(model, GenerationMixin) and not model.name_or_path:  # a new one that writes text
+        print(expectation(count_parameters(model), trainer.state.num_input_tokens_seen), end="")
     print(f"\nModel and results: {trainer.args.output_dir}", flush=True)
+
+
+def expectation(parameters: int, tokens: int) -> str:
+    """Say what text a new model of this size writes; nothing of a larger one.
+
+    The figures are orders of magnitude: models of 10M parameters wrote coherent children's stories after 500M tokens
+    (TinyStories, Eldan and Li, 2023); GPT-2 with 124M parameters read about 10 billion.
+
+    Args:
+        tokens: that it was trained on.
+    """
+    if parameters >= 10_000_000 and tokens >= 500_000_000:
+        return ""
+    return (
+        f"\nWhat to expect of {parameters:,} parameters after {tokens:,} tokens: phrases of the training text, few "
+        "sentences.\nSimple stories take some 10M parameters and 500M tokens, general text 100M and billions.\n"
+    )
 
 
 def report_vocabulary(

@@ -10,6 +10,8 @@ from hf_llm.metrics.rouge import Rouge
 from hf_llm.python_docs import python_docs
 from hf_llm.tasks import Task, reference_list
 
+SAMPLE_CHARACTERS = 240  # of a summary, and of a document, in the built-in sample
+
 
 @dataclass
 class Summarization(Task):
@@ -39,10 +41,17 @@ class Summarization(Task):
         return Rouge(language=self.language, use_stemmer=language_code(self.language) == "en")
 
     def sample(self):
-        """The documentation of Python modules, with its first paragraph as the summary of the rest."""
+        """The documentation of Python modules: its first paragraph is the summary of what follows, which is cut.
+
+        So that no row is too long for the model of the first command.
+        """
         sample = {}
         for split, rows in python_docs().items():
             texts = [text.split("\n\n", 1) for text in rows["text"]]
-            pairs = [{"summary": text[0], "document": text[1]} for text in texts if len(text) == 2]
+            pairs = [
+                {"summary": text[0], "document": text[1][:SAMPLE_CHARACTERS].rsplit(maxsplit=1)[0]}
+                for text in texts
+                if len(text) == 2 and len(text[0]) < SAMPLE_CHARACTERS
+            ]
             sample[split] = Dataset.from_list(pairs)
         return DatasetDict(sample)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import gguf
@@ -17,7 +18,9 @@ from hf_llm.arguments import ModelArguments, TokenizerArguments
 from hf_llm.command_line import parse_args
 from hf_llm.data.vocabulary import train_tokenizer
 from hf_llm.mappings import parse_mapping
+from hf_llm.models.inspection import count_parameters
 from hf_llm.models.loading import (
+    build_on_meta_device,
     extend_embeddings,
     load_model,
     load_to_extend,
@@ -32,7 +35,8 @@ GROUPED = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
-CONFIGS = sorted((Path(__file__).parent.parent.parent / "recipes" / "configs").glob("pretrain*.yaml"))
+RECIPES = Path(__file__).parent.parent.parent / "recipes"
+CONFIGS = sorted((RECIPES / "configs").glob("pretrain*.yaml"))
 OVERRIDES = {
     "llama": GROUPED | {"rope_theta": 1e4},
     "qwen3": GROUPED | {"head_dim": 16, "tie_word_embeddings": True},
@@ -306,3 +310,24 @@ def test_new_embeddings_are_the_mean_over_the_tokens_they_replace(settings):
             else:
                 assert torch.equal(weights, before[name])
         assert model.config.vocab_size == rows == model.get_output_embeddings().weight.shape[0]
+
+
+@pytest.mark.parametrize("name, vocabulary", [("pretrain_gpt2_124m", 50_257), ("pretrain_llama_1b", 49_152)])
+def test_a_file_of_settings_says_how_large_its_model_is(name, vocabulary):
+    """The number of parameters in its first line is that of the model, with the vocabulary of its tokenizer."""
+    text = (RECIPES / "configs" / f"{name}.yaml").read_text()
+    settings = yaml.safe_load(text)
+    overrides = parse_mapping("--config_overrides", settings["config_overrides"])
+    config = AutoConfig.for_model(settings["model_type"], **overrides, vocab_size=vocabulary)
+    parameters = count_parameters(build_on_meta_device(config, AutoModelForCausalLM))
+    number, unit = re.search(r"([\d.]+)(M|B)\b", text.splitlines()[0]).groups()
+    decimals = len(number.partition(".")[2])
+    assert round(parameters / {"M": 1e6, "B": 1e9}[unit], decimals) == float(number)
+
+
+def test_the_first_command_makes_a_model_that_the_other_files_can_tune():
+    """Rows of the fine-tuning files fit in its positions, which are as many as the rows that it was trained on."""
+    settings = {path.stem: yaml.safe_load(path.read_text()) for path in (RECIPES / "configs").glob("*.yaml")}
+    tuned = [of_file for of_file in settings.values() if of_file.get("model_name_or_path") == "outputs/pretrain_tiny"]
+    assert len(tuned) >= 5
+    assert max(of_file["max_length"] for of_file in tuned) <= settings["pretrain_tiny"]["max_length"]

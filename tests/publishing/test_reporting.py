@@ -8,7 +8,13 @@ import pytest
 from tiny import new_tokenizer, new_trainer
 
 from hf_llm.files import write_json_lines
-from hf_llm.publishing.reporting import print_completions, print_predictions, report_pretraining, wrap_and_indent
+from hf_llm.publishing.reporting import (
+    expectation,
+    print_completions,
+    print_predictions,
+    report_pretraining,
+    wrap_and_indent,
+)
 
 FIGURES = {
     "train_tokens_in": 1234567,
@@ -34,6 +40,21 @@ def test_a_run_ends_with_its_figures_a_sample_and_the_folder(tmp_path, capsys):
     for part in ("1,234,567, 0", "99.87%", "12,346", "0.4219", "3.142", "23.14", "1.234", "2.5"):
         assert part in shown
     assert shown.rstrip().endswith(f"Model and results: {tmp_path}")
+
+
+def test_a_small_new_model_is_not_expected_to_write_sense(tmp_path, capsys):
+    """The run says what to expect of its size; not of a loaded model, nor of one that is large and has read much."""
+    trainer = new_trainer(tmp_path, new_tokenizer())
+    trainer.state.num_input_tokens_seen = 5_000
+    report_pretraining(trainer, FIGURES, {})
+    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    line = f"What to expect of {parameters:,} parameters after 5,000 tokens: phrases of the training text"
+    assert line in capsys.readouterr().out
+    trainer.model.config.name_or_path = trainer.model.name_or_path = "loaded"
+    report_pretraining(trainer, FIGURES, {})
+    assert "What to expect" not in capsys.readouterr().out
+    assert expectation(124_000_000, 10**6) and expectation(10**6, 10**9)
+    assert expectation(124_000_000, 10**10) == ""
 
 
 def test_completions_follow_their_prompts(capsys):

@@ -6,6 +6,10 @@ from dataclasses import fields
 import pytest
 from datasets import Dataset, DatasetDict
 
+from hf_llm.data.examples import encode_examples, encode_prompts
+from hf_llm.data.prompting import Prompter
+from hf_llm.data.vocabulary import train_tokenizer
+from hf_llm.python_docs import python_docs
 from hf_llm.tasks import Task, load_task, task_names
 
 SHARED = {field.name for field in fields(Task)}
@@ -20,6 +24,12 @@ def name(request):
 @pytest.fixture(scope="module")
 def task(name):
     return load_task(name)
+
+
+@pytest.fixture(scope="module")
+def first_tokenizer():
+    """That of the model of the first command."""
+    return train_tokenizer(python_docs()["train"]["text"], 4096)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +54,15 @@ def test_no_evaluated_row_is_in_train(task, sample):
     if task.trainable:
         trained = {json.dumps(row, sort_keys=True) for row in sample["train"]}
         assert not trained & {json.dumps(row, sort_keys=True) for row in sample["validation"]}
+
+
+def test_no_row_of_a_sample_is_too_long_for_the_model_of_the_first_command(task, sample, first_tokenizer, caplog):
+    """In rows of 256 tokens of its vocabulary: a warning about our own sample would be noise."""
+    caplog.set_level("WARNING", "hf_llm")
+    if task.trainable:
+        prompter = Prompter(first_tokenizer, task, 256)
+        reports = [encode_examples(sample["train"], prompter)[1], encode_prompts(sample["validation"], prompter)[1]]
+        assert [report.tokens_cut for report in reports] == [0, 0] and not caplog.messages
 
 
 def test_examples_are_prompt_and_completion_without_surrounding_white_space(task, sample):
