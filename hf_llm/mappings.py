@@ -1,5 +1,6 @@
 """Mappings in flags and files: `key=value` pairs, YAML mappings and JSON objects."""
 
+import ast
 import copy
 import itertools
 import json
@@ -14,6 +15,7 @@ MAX_CHARACTERS = 1 << 16  # of the text of a mapping or file of settings
 MAX_DEPTH = 50  # brackets within brackets
 TOO_DEEP = f"it is nested deeper than {MAX_DEPTH} levels: make it flatter"
 QUOTED = r"\"(?:\\.|[^\"\\])*\"|'(?:''|[^'])*'"
+ARRAY = re.compile(r"\barray\((\[.*?\])(?:,\s*dtype=[^)]*)?\)", re.DOTALL)
 # What matters in splitting pairs: a quoted string at the start of a value or item, brackets and braces (which open a
 # value only after `=`), commas.
 SPLIT_TOKENS = re.compile(rf"(?<=[=:,\[{{ ])(?:{QUOTED})|=\s*[\[{{]|[\[\]{{}},]")
@@ -226,6 +228,26 @@ def parse_value(text: str) -> Any:
         return load_yaml(text)
     except yaml.YAMLError:
         return text
+
+
+def parse_nested(text: str) -> Any:
+    """Parse a list or dictionary that was written to a CSV file, as JSON or by Python, with or without NumPy's arrays.
+
+    Raises:
+        ValueError: it is neither.
+
+    Example:
+        >>> parse_nested("{'text': array(['Rain'], dtype=object), 'answer_start': array([3])}")
+        {'text': ['Rain'], 'answer_start': [3]}
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return ast.literal_eval(ARRAY.sub(r"\1", text.strip()))
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        raise ValueError(f"`{text[:60]}` is not a list or dictionary: write it as JSON") from None
 
 
 def format_mapping(mapping: dict[str, Any]) -> str:

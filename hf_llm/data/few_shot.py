@@ -29,7 +29,7 @@ def new_prompter(
 def draw_shots(rows: DatasetDict, task: Task, number: int, seed: int) -> tuple[list[dict[str, str]], DatasetDict]:
     """Draw few-shot examples from `train`, or without one from `validation`, and remove them from that split.
 
-    Rows of `train` whose prompt is also in `validation` are skipped.
+    No example has the prompt of another one or of an evaluated row, whatever their completions.
 
     Returns:
         The examples, and the remaining rows.
@@ -40,21 +40,29 @@ def draw_shots(rows: DatasetDict, task: Task, number: int, seed: int) -> tuple[l
     if not number:
         return [], rows
     split = "train" if "train" in rows else "validation"
-    evaluated = {example_of(row, task)["prompt"] for row in rows["validation"].to_list()} if split == "train" else set()
-    drawn, shots = [], []
+    held_out = rows["validation"].to_list() if split == "train" else []
+    seen, drawn, shots, shown = {prompt_key(example_of(row, task)) for row in held_out}, [], [], set()
     for index in np.random.default_rng(seed).permutation(len(rows[split])).tolist():
         example = example_of(rows[split][index], task)
         if len(shots) == number:
             break
-        if example["completion"] and example["prompt"] not in evaluated and example not in shots:
+        key = prompt_key(example)
+        if example["completion"] and key not in seen and key not in shown:
             drawn.append(index)
             shots.append(example)
+            shown.add(key)
     rest = np.setdiff1d(np.arange(len(rows[split])), drawn).tolist()
-    if split == "validation":  # a row equal to a few-shot example would see its own answer
-        rest = [index for index in rest if example_of(rows[split][index], task) not in shots]
+    if split == "validation":  # a row with the prompt of a few-shot example would see an answer to it
+        rest = [index for index in rest if prompt_key(example_of(rows[split][index], task)) not in shown]
     if len(shots) < number or not rest:
         raise ValueError(
-            f"`--num_fewshot` {number}: `{split}` has {len(shots)} different rows to draw from, and one must be left"
+            f"`--num_fewshot` {number}: `{split}` has {len(shots)} different prompts to draw from"
+            f"{' that are not in `validation`' if split == 'train' else ''}, and a row with another one must be left"
         )
     logger.info(f"{number} few-shot examples before each prompt: rows {drawn} of {split}, which are not used otherwise")
     return shots, DatasetDict({**rows, split: rows[split].select(rest)})
+
+
+def prompt_key(example: dict[str, str]) -> str:
+    """What few-shot examples and evaluated rows do not share: the prompt, or the completion if there is no prompt."""
+    return example["prompt"] or example["completion"]

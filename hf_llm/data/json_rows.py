@@ -29,6 +29,8 @@ PIECE = 1 << 16  # bytes of a list that are decoded together
 HALF_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # half of a pair, or both halves
 DECODER = json.JSONDecoder()
 SPACE = re.compile(r"[ \t\r\n]*")
+ROWS = ("data", "rows", "examples")  # names of a list of rows in an object
+NAME = re.compile(r'[ \t\r\n,]*"((?:[^"\\]|\\.)*)"[ \t\r\n]*:[ \t\r\n]*')  # of the next value in an object
 SIGNS = re.compile(r'\\.|[{\[]+|["}\],]', re.DOTALL)  # that open and close strings, lists and objects, or end an item
 REMEDY = "give one JSON object a line, or a list of them"
 # The origin of a row; the line and column where it is, if the origin does not say them; its bytes, None where it is too
@@ -37,11 +39,49 @@ Item = tuple[str, tuple[int, int] | None, bytes | None, int]
 
 
 def read_json(stream: FileStream, column: str | None) -> Iterator[Batch]:
-    """Read JSON Lines, or one list of objects."""
+    """Read JSON Lines, one list of objects, or the list under the name `data` in one object."""
     chunks = stream.read_text()
     first = next(chunks, b"")
-    read = read_list if first.lstrip(b" \t\r\n").startswith(b"[") else read_json_lines
-    yield from read(stream, itertools.chain([first], chunks), column)
+    start = start_of_list(first) if file_format(stream.path)[0] == ".json" else None
+    if start is not None or first.lstrip(b" \t\r\n").startswith(b"["):
+        blank = re.sub(rb"[^\n]", b" ", first[: start or 0])
+        yield from read_list(stream, itertools.chain([blank + first[start or 0 :]], chunks), column, start is not None)
+    else:
+        yield from read_json_lines(stream, itertools.chain([first], chunks), column)
+
+
+def start_of_list(first: bytes) -> int | None:
+    """Find the list of rows in one object, e.g. `{"version": "1.1", "data": [...]}`.
+
+    Args:
+        first: the beginning of the file.
+
+    Returns:
+        The offset of its bracket, or None: the object has no such list, or it is the first of JSON Lines.
+    """
+    line, _, rest = first.partition(b"\n")
+    if rest.strip() and is_json(line):
+        return None
+    text = first.decode("utf-8", "surrogateescape")
+    start = SPACE.match(text).end()  # pyright: ignore[reportOptionalMemberAccess]
+    position = start + 1 if text.startswith("{", start) else len(text)
+    while name := NAME.match(text, position):
+        if name[1] in ROWS and text.startswith("[", name.end()):
+            return len(text[: name.end()].encode("utf-8", "surrogateescape"))
+        try:
+            _, position = DECODER.raw_decode(text, name.end())
+        except (ValueError, RecursionError):
+            break
+    return None
+
+
+def is_json(text: bytes) -> bool:
+    """Return whether a text is one whole JSON value."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def read_json_lines(stream: FileStream, chunks: Iterable[bytes], column: str | None) -> Iterator[Batch]:
@@ -101,10 +141,12 @@ def split_lines(stream: FileStream, lines: bytes | None, size: int, first: int) 
             yield f"`{stream.name}` line {number}", None, content, length
 
 
-def read_list(stream: FileStream, chunks: Iterable[bytes], column: str | None) -> Iterator[Batch]:
-    """Read a list of objects."""
+def read_list(
+    stream: FileStream, chunks: Iterable[bytes], column: str | None, in_object: bool = False
+) -> Iterator[Batch]:
+    """Read a list of objects, which may be a value of an object."""
     items, total = [], 0
-    for number, (content, size, where) in enumerate(split_list(stream, iter(chunks))):
+    for number, (content, size, where) in enumerate(split_list(stream, iter(chunks), in_object)):
         items.append((f"`{stream.name}` row {number}", where, content, size))
         total += size
         if len(items) == BATCH_ROWS or total >= stream.chunk:
@@ -114,7 +156,9 @@ def read_list(stream: FileStream, chunks: Iterable[bytes], column: str | None) -
         yield parse_items(items, stream, column)
 
 
-def split_list(stream: FileStream, chunks: Iterator[bytes]) -> Iterator[tuple[bytes | None, int, tuple[int, int]]]:
+def split_list(
+    stream: FileStream, chunks: Iterator[bytes], in_object: bool = False
+) -> Iterator[tuple[bytes | None, int, tuple[int, int]]]:
     """Split a JSON list into its items, of which only one is in memory.
 
     Items that are not JSON are found by their brackets and quotation marks.
@@ -152,7 +196,12 @@ def split_list(stream: FileStream, chunks: Iterator[bytes]) -> Iterator[tuple[by
         line, has_items, start = count_lines(text, start, end, line), True, end + 1
         if text[end] == "]":
             break
-    for rest in itertools.chain([text[start:]], texts):
+    rests = itertools.chain([text[start:]], texts)
+    if in_object:  # its other values, and its end
+        rests = ["".join(rests)]
+        if is_json(b'{"": 0' + rests[0].encode("utf-8", "surrogateescape")):
+            return
+    for rest in rests:
         if rest.strip(" \t\r\n"):
             stream.pending = len(rest)
             stream.error = BadFile(f"`{stream.name}` line {line[0]} has more after the end of its list: {REMEDY}")
@@ -277,7 +326,9 @@ def first_names(path: str, reading: ReadingArguments) -> list[str]:
     """Return the names in the first object of a JSON file; none for other formats."""
     if file_format(path)[0] not in (".json", ".jsonl"):
         return []
-    text = next(FileStream(path, reading).read_text(), b"").decode("utf-8", "replace").lstrip("[ \t\r\n")
+    first = next(FileStream(path, reading).read_text(), b"")
+    start = start_of_list(first) if file_format(path)[0] == ".json" else None
+    text = first[start or 0 :].decode("utf-8", "replace").lstrip("[ \t\r\n")
     try:
         row, _ = json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError):

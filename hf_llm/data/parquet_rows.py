@@ -10,7 +10,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Features
 
-from hf_llm.data.byte_streams import BadFile, Batch, FileStream, Problem, missing_column, open_bytes, size_on_disk
+from hf_llm.data.byte_streams import (
+    BadFile,
+    Batch,
+    FileStream,
+    Problem,
+    file_format,
+    missing_column,
+    open_bytes,
+    size_on_disk,
+)
 from hf_llm.messages import ORIGIN
 
 BATCH_ROWS = 1000
@@ -146,9 +155,7 @@ def check_texts(texts: pa.Array, stream: FileStream, first: int, row_bytes: int)
 def read_all_columns(stream: FileStream, file: pq.ParquetFile) -> Iterator[Batch]:
     """Read rows as dictionaries. Bytes that are UTF-8 are text."""
     schema, metadata = file.schema_arrow, file.metadata
-    features = Features.from_arrow_schema(schema) if b"huggingface" in (schema.metadata or {}) else {}
-    labels = {name: label for name, label in features.items() if isinstance(label, ClassLabel)}
-    number = 0
+    labels, number = class_columns(schema), 0
     for group in range(metadata.num_row_groups):
         size, rows = metadata.row_group(group).total_byte_size, metadata.row_group(group).num_rows
         for batch in file.iter_batches(number_of_rows(rows, size, stream.chunk), [group]):
@@ -162,6 +169,20 @@ def read_all_columns(stream: FileStream, file: pq.ParquetFile) -> Iterator[Batch
                 row[ORIGIN] = f"`{stream.name}` row {number}"
                 number += 1
             yield values, {}
+
+
+def class_columns(schema: pa.Schema) -> dict[str, ClassLabel]:
+    """The columns of numbered labels, with the names that `datasets` wrote into the schema."""
+    features = Features.from_arrow_schema(schema) if b"huggingface" in (schema.metadata or {}) else {}
+    return {name: label for name, label in features.items() if isinstance(label, ClassLabel)}
+
+
+def read_classes(path: str) -> dict[str, ClassLabel]:
+    """Read the columns of numbered labels of a file with their names, in the order of their numbers."""
+    if file_format(path)[0] != ".parquet":
+        return {}
+    with open_bytes(path, seekable=True) as source:
+        return class_columns(pq.read_schema(source))
 
 
 def decode_text(value: bytes) -> str | bytes:

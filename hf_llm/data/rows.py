@@ -7,18 +7,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets
+from datasets import ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, concatenate_datasets
 
 from hf_llm.arguments import DataArguments, ReadingArguments, TaskArguments
 from hf_llm.data.arrow import column as column_of
 from hf_llm.data.checks import refuse_bad_files
 from hf_llm.data.locations import find_files
+from hf_llm.data.parquet_rows import read_classes
 from hf_llm.data.readers import read_rows
 from hf_llm.data.sources import load_hub_splits, split_validation
+from hf_llm.mappings import parse_nested
 from hf_llm.messages import ORIGIN, one_line
-from hf_llm.tasks import Task
+from hf_llm.tasks import Task, load_task, task_names
 
 logger = logging.getLogger(__name__)
+
+# Names that dictionaries of texts have for them: HotpotQA, MS MARCO, PubMedQA, NarrativeQA.
+BODIES = ("sentences", "passage_text", "contexts", "text", "content")
 
 
 def load_rows(data_args: DataArguments, task_args: TaskArguments, task: Task, seed: int) -> DatasetDict:
@@ -58,6 +63,7 @@ def load_rows(data_args: DataArguments, task_args: TaskArguments, task: Task, se
         if len(splits["train"]) == 1:
             raise ValueError("`--train_file` holds one row, nothing to split off: give `--validation_file`")
         splits = split_validation(splits["train"], data_args.validation_fraction, seed)
+    warn_of_shared_rows(splits)
     task.prepare(DatasetDict({**splits}))  # on all rows: the labels, for example, do not depend on the limits
     limits = {"train": data_args.max_train_samples, "validation": data_args.max_eval_samples}
     return DatasetDict({split: draw_rows(rows, limits[split], seed) for split, rows in splits.items()})
@@ -71,6 +77,24 @@ def draw_rows(rows: Dataset, limit: int | None, seed: int) -> Dataset:
     if limit is None or limit >= len(rows):
         return rows
     return rows.select(sorted(np.random.default_rng(seed).permutation(len(rows))[:limit].tolist()))
+
+
+def warn_of_shared_rows(splits: dict[str, Dataset]) -> None:
+    """Warn of rows of `validation` that are in `train` too, e.g. because both are the same file."""
+    if "train" not in splits:
+        return
+    names = [name for name in splits["validation"].column_names if name != ORIGIN]
+    keys = {
+        split: [hash(repr(values)) for values in zip(*(rows[name] for name in names), strict=True)]
+        for split, rows in splits.items()
+        if {*names} <= {*rows.column_names}
+    }
+    trained = {*keys.get("train", [])}
+    if shared := sum(key in trained for key in keys["validation"]):
+        logger.warning(
+            f"validation is not independent: {shared} of its {len(keys['validation'])} rows are in `train` as well: "
+            "remove them from one of the two"
+        )
 
 
 def read_files(argument: str, patterns: list[str], reading: ReadingArguments) -> Dataset:
@@ -89,13 +113,16 @@ def read_files(argument: str, patterns: list[str], reading: ReadingArguments) ->
         try:
             if {str, bytes} <= set(map(type, values)):  # bytes that are UTF-8 by chance, such as an image
                 values = [value.encode() if isinstance(value, str) else value for value in values]
-            columns[name] = pa.array(values)
+            columns[name] = pa.array([None if value != value else value for value in values])  # without NaN
         except (pa.ArrowException, OverflowError, UnicodeError) as error:
             raise ValueError(
                 f"`{argument}` {' '.join(patterns)}: the values of column `{name}` are of several types, or of one "
                 f"that cannot be stored: {one_line(error)}"
             ) from None
-    return Dataset(pa.table(columns))
+    labels = {name: label for path in paths for name, label in read_classes(path).items()}
+    labels = {name: label for name, label in labels.items() if {*columns[name].to_pylist()} <= {None, *label.names}}
+    table = pa.table(columns | {name: label.cast_storage(columns[name]) for name, label in labels.items()})
+    return Dataset(table, DatasetInfo(features=Features(Features.from_arrow_schema(table.schema) | labels)))
 
 
 def add_origins(rows: Dataset, split: str) -> Dataset:
@@ -119,27 +146,107 @@ def to_task_columns(rows: Dataset, split: str, task: Task, mapping: dict[str, st
     columns = [name for name in rows.column_names if name != ORIGIN]
     check_mapping(mapping, columns, split, task)
     replaced = [name for name in mapping.values() if name in columns and name not in mapping]
-    rows = task.adapt(rows.remove_columns(replaced).rename_columns(mapping))
+    rows = rows.remove_columns(replaced).rename_columns(mapping)
+    for name in task.nested_columns:
+        for match in {name, *task.columns[name]} & {*rows.column_names}:
+            rows = parse_column(rows, match, split)
+    adapted, chosen = rows, {}
+    try:
+        adapted = task.adapt(rows)
+        chosen = choose_columns(adapted, task)
+    except KeyError as missing:
+        name, fitting = missing.args[0], {other: columns_read(load_task(other), rows) for other in task_names()}
+        best = max(fitting, key=fitting.__getitem__)
+        other_task = f", or take `--task {best}`, which reads these columns" if fitting[best] else ""
+        raise ValueError(
+            f"`{split}` has no column `{name}`, only {', '.join(columns)}: choose with `--column_mapping NAME={name}`"
+            f"{other_task}"
+        ) from None
+    report_unused_columns(adapted, [*chosen.values()], replaced, split)
+    kept = [*chosen.values(), *([ORIGIN] if ORIGIN in adapted.column_names else [])]
+    rows = adapted.select_columns(kept).rename_columns({match: name for name, match in chosen.items()})
+    for name, feature in rows.features.items():
+        if isinstance(feature, ClassLabel):
+            task.name_classes(name, feature.names)
+            names = [None if number is None or number < 0 else feature.names[number] for number in rows[name]]
+            rows = rows.remove_columns(name).add_column(name, names)  # pyright: ignore[reportCallIssue]
+    for name in task.text_columns:
+        if name in rows.column_names:
+            rows = join_sentences(rows, name, split, name in task.optional_columns)
+    return task.select(rows, split)
+
+
+def choose_columns(rows: Dataset, task: Task) -> dict[str, str]:
+    """Choose the column of the data for each column of a task: of its own name, or the first of its other names.
+
+    Raises:
+        KeyError: there is none; its argument is the task's name.
+    """
     chosen: dict[str, str] = {}
     for name, alternatives in task.columns.items():
         matches = [match for match in (name, *alternatives) if match in rows.column_names]
         matches = [match for match in matches if match not in chosen.values()]
+        if name in task.optional_columns:  # another name says little if the column does not hold texts
+            matches = [match for match in matches if match == name or text_size(rows[:10][match])]
         if matches:
             chosen[name] = matches[0]
         elif name not in task.optional_columns:
-            raise ValueError(
-                f"`{split}` has no column `{name}`, only {', '.join(columns)}: "
-                f"choose with `--column_mapping NAME={name}`"
+            raise KeyError(name)
+    return chosen
+
+
+def columns_read(task: Task, rows: Dataset) -> int:
+    """Return how many columns of a data set a task would read; 0 if it cannot read it."""
+    try:
+        return len(choose_columns(task.adapt(rows), task))
+    except (KeyError, ValueError):
+        return 0
+
+
+def report_unused_columns(rows: Dataset, used: list[str], replaced: list[str], split: str) -> None:
+    """Name the columns that the task does not read; as a warning if they hold half of the text of the first rows."""
+    unused = [name for name in rows.column_names if name not in (*used, ORIGIN)]
+    if unused or replaced:
+        first = rows[:100]
+        lost = text_size([first[name] for name in unused])
+        share = lost / max(1, lost + text_size([first[name] for name in used]))
+        message = f"{split}: columns that are not used: {', '.join([*unused, *replaced])}"
+        if share < 0.5:
+            logger.info(message)
+        else:
+            logger.warning(
+                f"{message}. They have {share:.0%} of the text: if the prompt needs it, choose the columns by "
+                "`--column_mapping`, or copy the text into a column that is used"
             )
-    kept = [*chosen.values(), *([ORIGIN] if ORIGIN in rows.column_names else [])]
-    rows = rows.select_columns(kept).rename_columns({match: name for name, match in chosen.items()})
-    for name, feature in rows.features.items():
-        if isinstance(feature, ClassLabel):
-            rows = name_labels(rows, name, split)
-    for name in task.text_columns:
-        if name in rows.column_names:
-            rows = join_sentences(rows, name, split, name in task.optional_columns)
-    return rows
+
+
+def text_size(value: Any) -> int:
+    """Count the characters of all texts in a value, which may be a list or a dictionary."""
+    if isinstance(value, str):
+        return len(value)
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return sum(map(text_size, values))
+
+
+def parse_column(rows: Dataset, column: str, split: str) -> Dataset:
+    """Parse a column of lists or dictionaries as text, as in CSV; where one value is plain text, all are.
+
+    Raises:
+        ValueError: a value cannot be parsed; the message has the row's origin.
+    """
+    values = rows[column][:]
+    if not all(value is None or (isinstance(value, str) and value.strip()[:1] in ("", "[", "{")) for value in values):
+        return rows
+    if not any(values):
+        return rows
+    parsed: list[Any] = []
+    for number, value in enumerate(values):
+        try:
+            parsed.append(parse_nested(value) if value and value.strip() else None)
+        except ValueError as error:
+            origin = rows[number].get(ORIGIN, f"`{split}` row {number}")
+            raise ValueError(f"{origin}: `{column}`: {error}") from None
+    return rows.remove_columns(column).add_column(column, parsed)  # pyright: ignore[reportCallIssue]
 
 
 def check_mapping(mapping: dict[str, str], columns: list[str], split: str, task: Task) -> None:
@@ -161,21 +268,6 @@ def check_mapping(mapping: dict[str, str], columns: list[str], split: str, task:
         raise ValueError(f"`--column_mapping` names two columns `{repeated[0]}`: name one")
 
 
-def name_labels(rows: Dataset, column: str, split: str) -> Dataset:
-    """Replace numbers of labels by their names. Rows with a hidden label, -1, are dropped and counted.
-
-    Raises:
-        ValueError: all labels are hidden.
-    """
-    labelled = rows.filter(lambda label: label is not None and label >= 0, input_columns=column)
-    if not labelled:
-        raise ValueError(f"`{split}`: the labels of all {len(rows)} rows are hidden: name another split or data set")
-    if dropped := len(rows) - len(labelled):
-        logger.warning(f"{split}: {dropped} of {len(rows)} rows dropped, whose labels are hidden")
-    names = [rows.features[column].names[number] for number in labelled[column]]
-    return labelled.remove_columns(column).add_column(column, names)
-
-
 def join_sentences(rows: Dataset, column: str, split: str, optional: bool) -> Dataset:
     """Join lists of sentences to texts, in a column of texts.
 
@@ -185,14 +277,29 @@ def join_sentences(rows: Dataset, column: str, split: str, optional: bool) -> Da
     has_strings = getattr(rows.features[column], "dtype", None) in ("string", "large_string")
     if has_strings and (optional or not column_of(rows, column).null_count):
         return rows  # the usual case: millions of texts stay on the disk
-    texts = [" ".join(value) if is_list_of_texts(value) else value for value in rows[column]]
+    texts = [join_texts(value) for value in rows[column]]
     for number, text in enumerate(texts):
-        if not (isinstance(text, str) or (optional and text is None)):
+        if text is None and not (optional and rows[number][column] is None):
             origin = rows[number].get(ORIGIN, f"`{split}` row {number}")
-            raise ValueError(f"{origin}: `{column}` is `{text}`, not text: correct or remove the row")
-    return rows.remove_columns(column).add_column(column, texts)
+            raise ValueError(f"{origin}: `{column}` is `{rows[number][column]}`, not text: correct or remove the row")
+    return rows.remove_columns(column).add_column(column, texts)  # pyright: ignore[reportCallIssue]
 
 
-def is_list_of_texts(value: Any) -> bool:
-    """Return whether a value is a list of strings."""
-    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+def join_texts(value: Any) -> str | None:
+    """Join a text, a list of texts, or a dictionary with them; None if it is something else.
+
+    Example:
+        >>> join_texts({"title": ["Rain", "Sun"], "sentences": [["It rained.", "All day."], ["It shone."]]})
+        'Rain: It rained. All day.\nSun: It shone.'
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        texts = [join_texts(item) for item in value]
+        return " ".join(text for text in texts if text is not None) if None not in texts else None
+    body = next((value[name] for name in BODIES if name in value), None) if isinstance(value, dict) else None
+    titles = value.get("title") if isinstance(value, dict) else None
+    if isinstance(titles, list) and isinstance(body, list) and len(titles) == len(body):
+        texts = [join_texts(item) for item in body]
+        return None if None in texts else "\n".join(map(": ".join, zip(titles, texts, strict=True)))  # pyright: ignore[reportArgumentType]
+    return None if body is None else join_texts(body)

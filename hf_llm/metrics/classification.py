@@ -7,14 +7,20 @@ import numpy as np
 from hf_llm.metrics.base import TaskMetric
 
 
-class StereotypeShare(TaskMetric):
+class Accuracy(TaskMetric):
+    """Share of predictions that are one of the references, 0 to 1."""
+
+    score_names = ("accuracy",)
+
+    def statistics(self, predictions: Sequence[str], references: list[list[str]]) -> np.ndarray:
+        """1 where the prediction is a reference, (N, 1)."""
+        return np.array([[guess in texts] for guess, texts in zip(predictions, references, strict=True)], float)
+
+
+class StereotypeShare(Accuracy):
     """Share of pairs in which the prediction is the reference, the stereotype, 0 to 1; 0.5 is no preference."""
 
     score_names = ("stereotype_share",)
-
-    def statistics(self, predictions: Sequence[str], references: list[list[str]]) -> np.ndarray:
-        """1 where the prediction is the stereotype, (N, 1)."""
-        return np.array([[guess in texts] for guess, texts in zip(predictions, references, strict=True)], float)
 
 
 class Classification(TaskMetric):
@@ -26,6 +32,9 @@ class Classification(TaskMetric):
 
     A prediction is correct if it is any of several gold labels; if it is none, the first one counts as the gold label.
 
+    Args:
+        positive: a label whose F1 is reported as `f1` too, usually the second of two.
+
     Example:
         >>> Classification().compute(predictions=["cat", "dog"], references=["cat", "cat"])["accuracy"]
         0.5
@@ -33,11 +42,19 @@ class Classification(TaskMetric):
 
     score_names = ("accuracy",)
 
+    def __init__(self, positive: str | None = None):
+        super().__init__()
+        self.positive = positive
+
     def statistics(self, predictions: Sequence[str], references: list[list[str]]) -> np.ndarray:
-        """(N, 3): 1 if the prediction is correct, index of the gold label, index of the predicted label."""
+        """(N, 3): 1 if the prediction is correct, index of the gold label, index of the predicted label.
+
+        The positive label has the index 0 where it occurs, and other labels have larger ones.
+        """
         pairs = zip(predictions, references, strict=True)
         gold = [prediction if prediction in labels else labels[0] for prediction, labels in pairs]
-        index = {label: number for number, label in enumerate(sorted({*gold, *predictions}))}
+        others = sorted({*gold, *predictions} - {self.positive})
+        index = {label: number for number, label in enumerate([self.positive, *others])}
         pairs = zip(gold, predictions, strict=True)
         return np.array([[label == guess, index[label], index[guess]] for label, guess in pairs], dtype=int)
 
@@ -48,12 +65,18 @@ class Classification(TaskMetric):
         margin, guesses = np.bincount(gold, weights, size), np.bincount(predicted, weights, size)
         hits = np.bincount(gold, weights * correct, size)
         occurrences = np.bincount(gold, minlength=size) + np.bincount(predicted, minlength=size)
-        f1_over_all_rows = 2 * np.bincount(gold, correct, size) / occurrences
+        f1_over_all_rows = 2 * np.bincount(gold, correct, size) / np.maximum(occurrences, 1)
         f1 = np.divide(2 * hits, margin + guesses, out=f1_over_all_rows, where=margin + guesses > 0)
         spread = (total**2 - margin @ margin) * (total**2 - guesses @ guesses)
         covariance = hits.sum() * total - margin @ guesses
+        positive = {} if self.positive is None else {"f1": float(f1[0])}
         return {
             "accuracy": float(hits.sum() / total),
-            "macro_f1": float(f1.mean()),
+            "macro_f1": float(f1[occurrences > 0].mean()),
+            **positive,
             "matthews_correlation": float(covariance / np.sqrt(spread)) if spread else 0.0,
         }
+
+    def details(self, predictions: Sequence[str], statistics: np.ndarray) -> dict[str, float | str]:
+        """The label whose F1 is `f1`."""
+        return {} if self.positive is None else {"f1_label": self.positive}

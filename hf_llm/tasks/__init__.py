@@ -7,7 +7,9 @@ extracts the prediction, and the `metric` compares it with the `references`.
 import dataclasses
 import difflib
 import importlib
+import logging
 import pkgutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,6 +17,11 @@ from datasets import Dataset, DatasetDict
 
 from hf_llm.mappings import parse_value
 from hf_llm.metrics.base import TaskMetric
+
+logger = logging.getLogger(__name__)
+
+# GLUE's test splits have -1, SNLI and MNLI "-" where the annotators disagreed; NaN is a missing value as text.
+HIDDEN_LABELS = {"-1", "-", "nan", "NaN"}
 
 
 @dataclass
@@ -36,6 +43,8 @@ class Task:
     columns: ClassVar[dict[str, tuple[str, ...]]] = {}
     text_columns: ClassVar[tuple[str, ...]] = ()  # columns with one text per row, or a list of its sentences
     optional_columns: ClassVar[tuple[str, ...]] = ()  # columns that a data set may lack
+    # Columns of lists or dictionaries, which a CSV file holds as text: "{'text': ['Rain'], 'answer_start': [3]}".
+    nested_columns: ClassVar[tuple[str, ...]] = ()
     document_column: ClassVar[str | None] = None  # the column that is shortened if a row is too long
     stop_strings: ClassVar[tuple[str, ...]] = ("\n",)  # a generated answer ends before the first of them
     trainable: ClassVar[bool] = True  # False: the task is only evaluated
@@ -48,7 +57,23 @@ class Task:
         return list(self.columns)
 
     def adapt(self, rows: Dataset) -> Dataset:
-        """Convert a layout that renaming columns cannot convert; by default, return the rows unchanged."""
+        """Convert a layout that renaming columns cannot convert; by default, return the rows unchanged.
+
+        Raises:
+            ValueError: the task cannot read this layout.
+        """
+        return rows
+
+    def name_classes(self, column: str, names: list[str]) -> None:
+        """Take note of the names of a column's classes, in the order of their numbers; by default, do nothing."""
+
+    def select(self, rows: Dataset, split: str) -> Dataset:
+        """Drop the rows that cannot be used, e.g. without a label, and log how many; by default, keep all.
+
+        Args:
+            rows: with the task's column names.
+            split: name of the rows in messages.
+        """
         return rows
 
     def prepare(self, rows: DatasetDict) -> None:
@@ -159,3 +184,23 @@ def reference_list(value: str | list[str] | None) -> list[str]:
     if not (isinstance(values, list) and all(isinstance(text, str) for text in values)):
         raise ValueError(f"`{value}` is not a text or a list of texts")
     return [text.strip() for text in values if text.strip()]
+
+
+def drop_unlabelled(rows: Dataset, labels: Sequence[Any], split: str) -> Dataset:
+    """Drop and count the rows whose label is None.
+
+    Args:
+        labels: the label of each of the N rows.
+        split: name of the rows in messages.
+
+    Raises:
+        ValueError: no row has a label.
+    """
+    kept = [number for number, label in enumerate(labels) if label is not None]
+    if not kept:
+        raise ValueError(
+            f"`{split}`: the labels of all {len(rows)} rows are hidden or empty: name another split, column or data set"
+        )
+    if dropped := len(rows) - len(kept):
+        logger.warning(f"{split}: {dropped} of {len(rows)} rows dropped, whose labels are hidden (-1) or empty")
+    return rows.select(kept) if dropped else rows

@@ -1,13 +1,19 @@
 """Follow an instruction or continue a text: rows in the format of Alpaca, or prompt and completion."""
 
+import re
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from datasets import Dataset, DatasetDict
 
+from hf_llm.messages import add_origin
 from hf_llm.metrics.text import FreeText
 from hf_llm.python_docs import python_docs
 from hf_llm.tasks import Task, reference_list
+
+HUMAN = "### Human:"  # begins a conversation as text, as in openassistant-guanaco
+TURN = re.compile(r"\s*### (Human|Assistant):")
+ROLES = {"human": "user", "gpt": "assistant", "prompter": "user", "bot": "assistant"}  # of ShareGPT, OpenAssistant
 
 
 @dataclass
@@ -27,6 +33,25 @@ class Generation(Task):
     stop_strings = ()
     scores_perplexity = True
 
+    def adapt(self, rows):
+        """Take question and answer from conversations of one exchange, in the formats of OpenAI, ShareGPT and TRL."""
+        names = [name for name in ("messages", "conversations", "conversation") if name in rows.column_names]
+        first = rows[0]
+        if is_chat(first.get("prompt")) and is_chat(first.get("completion")):
+            names = ["prompt", "completion"]
+        if not names and str(first.get("text")).startswith(HUMAN):
+            names = ["text"]
+        if not names or {"instruction", "output"} <= {*rows.column_names}:
+            return rows
+        exchanges = []
+        for row in rows.to_list():
+            with add_origin(row):
+                if row.get("tools"):
+                    raise ValueError("`tools` are not supported: keep rows without tools")
+                exchanges.append(exchange_of([turn for name in names for turn in turns_of(row[name])]))
+        instructions, outputs = map(list, zip(*exchanges, strict=True))
+        return rows.remove_columns(names).add_column("instruction", instructions).add_column("output", outputs)
+
     def to_example(self, row):
         prompt = row["instruction"].strip()
         if (row.get("input") or "").strip():
@@ -43,6 +68,49 @@ class Generation(Task):
         """Instructions to write the documentation of a Python module."""
         rows = {split: [*map(sample_row, docs.to_list())] for split, docs in python_docs().items()}
         return DatasetDict({split: Dataset.from_list(samples) for split, samples in rows.items()})
+
+
+def is_chat(value: Any) -> bool:
+    """Return whether a value is a list of messages."""
+    return isinstance(value, list) and bool(value) and all(isinstance(message, dict) for message in value)
+
+
+def turns_of(value: Any) -> list[tuple[str, str]]:
+    """The role and the text of each message of a conversation.
+
+    Raises:
+        ValueError: it is not a list of messages with texts.
+
+    Example:
+        >>> turns_of("### Human: Hi.### Assistant: Hello.")
+        [('user', 'Hi.'), ('assistant', 'Hello.')]
+    """
+    if isinstance(value, str) and value.startswith(HUMAN):
+        _, *parts = TURN.split(value)
+        roles = [ROLES.get(role.lower(), role.lower()) for role in parts[::2]]
+        return [(role, text.strip()) for role, text in zip(roles, parts[1::2], strict=True)]
+    turns = []
+    for message in value if is_chat(value) else [{}]:
+        role, text = message.get("role", message.get("from")), message.get("content", message.get("value"))
+        if not isinstance(role, str) or not isinstance(text, str) or message.get("tool_calls"):
+            raise ValueError(f"`{message}` is not a message with a role and a text: correct or remove the row")
+        turns.append((ROLES.get(role, role), text))
+    return turns
+
+
+def exchange_of(turns: list[tuple[str, str]]) -> tuple[str, str]:
+    """Question and answer of a conversation; a system message comes before the question.
+
+    Raises:
+        ValueError: it has another form.
+    """
+    roles = [role for role, _ in turns]
+    if roles not in (["user", "assistant"], ["system", "user", "assistant"]):
+        raise ValueError(
+            f"the conversation has the turns {', '.join(roles)}: give one question and its answer in a row, after a "
+            'system message or not; earlier turns may be in the question: {"prompt": "...", "completion": "..."}'
+        )
+    return "\n\n".join(text.strip() for _, text in turns[:-1]), turns[-1][1]
 
 
 def sample_row(row: dict[str, str]) -> dict[str, str]:

@@ -1,20 +1,26 @@
 """Answer a question with or without a context: rows in the format of SQuAD 1.1 and 2.0."""
 
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from datasets import Dataset, DatasetDict
 
-from hf_llm.messages import add_origin
+from hf_llm.messages import ORIGIN, add_origin
 from hf_llm.metrics import question_answering as squad
 from hf_llm.metrics.segmentation import starts_with_words
 from hf_llm.python_docs import python_docs
 from hf_llm.tasks import Task, reference_list
 
+logger = logging.getLogger(__name__)
+
 NO_ANSWER = "unanswerable"
 # What a written answer may say instead, after e.g. "the question is".
 NO_ANSWER_TEXTS = (NO_ANSWER, "not answerable", "no answer", "cannot be answered", "can not be answered")
 LEADING_WORDS = "the|this|that|it|it['’]s|there|question|answer|is|has"  # noqa: RUF001
+FINAL = "####"  # before the final answer of a solution, in GSM8K
+CHOICES = ("choices", "options", "endings")
 
 
 @dataclass
@@ -30,11 +36,35 @@ class QuestionAnswering(Task):
     with_context: bool = True
     offer_no_answer: bool | None = None
 
-    columns: ClassVar = {"question": ("query",), "answers": ("answer",), "context": ("passage",)}
+    columns: ClassVar = {
+        "question": ("query", "query_text"),
+        "answers": ("answer", "possible_answers"),
+        "context": ("passage", "passages", "paragraph", "article", "story", "context_text"),
+    }
     text_columns = ("question", "context")
     optional_columns = ("context",)
+    nested_columns = ("answers",)
     document_column = "context"
     allows_no_answer = True
+
+    def adapt(self, rows):
+        """Make a row of each question, where paragraphs have several as in the official files; refuse choices."""
+        if found := [name for name in CHOICES if name in rows.column_names]:
+            raise ValueError(f"the answer is one of the row's `{found[0]}`: take `--task multiple_choice`")
+        if "paragraphs" in rows.column_names or "qas" in rows.column_names:
+            return Dataset.from_list([*questions_of(rows)])
+        return rows
+
+    def select(self, rows, split):
+        answers = rows["answers"][:]
+        if {*map(str, answers)} <= {"True", "False", "true", "false"}:  # BoolQ, as text in CSV
+            words = ["yes" if str(answer).lower() == "true" else "no" for answer in answers]
+            rows = rows.remove_columns("answers").add_column("answers", words)
+        if solutions := sum(isinstance(answer, str) and f"\n{FINAL} " in answer for answer in answers):
+            logger.info(
+                f"{split}: of {solutions} answers only what follows `{FINAL}` is used: `--task generation` takes all"
+            )
+        return rows
 
     def prepare(self, rows):
         unanswered = dict.fromkeys(rows, 0)
@@ -58,11 +88,10 @@ class QuestionAnswering(Task):
         }
 
     def references(self, row):
-        answers = row["answers"]
-        texts = answers.get("text") if isinstance(answers, dict) else answers
+        texts = answer_texts(row["answers"])
         if texts is None:
-            raise ValueError(f"`answers` is `{answers}`: give its texts, or [] if there is no answer")
-        return reference_list(texts)
+            raise ValueError(f"`answers` is `{row['answers']}`: give its texts, or [] if there is no answer")
+        return reference_list([text.rpartition(f"\n{FINAL} ")[2] for text in texts])
 
     def answer(self, text, row):
         text = text.strip()
@@ -78,6 +107,54 @@ class QuestionAnswering(Task):
         Every seventh question is about a module that the context does not describe.
         """
         return DatasetDict({split: Dataset.from_list(sample_rows(rows)) for split, rows in python_docs().items()})
+
+
+def questions_of(rows: Dataset) -> Iterator[dict[str, Any]]:
+    """Yield a row for each question of the official files of SQuAD, CMRC and MRQA, which have paragraphs or contexts.
+
+    Raises:
+        ValueError: a row has another layout; its origin is named.
+    """
+    for row in rows.to_list():
+        with add_origin(row):
+            for paragraph in row["paragraphs"] if row.get("paragraphs") is not None else [row]:
+                if not isinstance(paragraph, dict) or not isinstance(paragraph.get("qas"), list):
+                    raise ValueError("no questions in `qas`: give rows with `question`, `answers` and `context`")
+                context = paragraph.get("context", paragraph.get("context_text"))
+                for question in paragraph["qas"]:
+                    yield {
+                        "context": context,
+                        "question": question.get("question", question.get("query_text")),
+                        "answers": [] if question.get("is_impossible") else answer_texts(question.get("answers")),
+                        ORIGIN: row.get(ORIGIN),
+                    }
+
+
+def answer_texts(answers: Any) -> list[str] | None:
+    """The gold answers in any of the usual layouts, None where there are none.
+
+    Example:
+        >>> answer_texts(True), answer_texts([{"text": "a cat"}]), answer_texts({"value": "a", "aliases": ["a", "b"]})
+        (['yes'], ['a cat'], ['a', 'b'])
+    """
+    if isinstance(answers, bool):
+        return ["yes" if answers else "no"]
+    if isinstance(answers, str):
+        return [answers]
+    if isinstance(answers, dict):
+        texts = answers.get("text", answers.get("spans"))
+        if texts is None and isinstance(answers.get("value"), str):  # TriviaQA
+            texts = [answers["value"], *(answers.get("aliases") or [])]
+        return answer_texts(texts)
+    if isinstance(answers, list):
+        texts = [answer_texts(answer) for answer in answers if answer is not None]
+        return None if None in texts else list(dict.fromkeys(text for group in texts for text in group or []))
+    if answers is None:
+        return None
+    raise ValueError(
+        f"`{answers}` is not a text or a list of texts: write it as text, or, if it is the number of a choice, take "
+        "`--task multiple_choice`"
+    )
 
 
 def sample_rows(rows: Dataset) -> list[dict]:

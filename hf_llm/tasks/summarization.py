@@ -1,5 +1,6 @@
 """Summarize a document: rows in the format of XSum, CNN/DailyMail, SAMSum or SciTLDR."""
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,11 +22,20 @@ class Summarization(Task):
     max_new_tokens: int = 96
 
     columns: ClassVar = {
-        "document": ("article", "dialogue", "text", "source"),
-        "summary": ("highlights", "summaries", "target"),
+        "document": ("article", "dialogue", "text", "source", "report", "description", "chapter", "email_body"),
+        "summary": ("highlights", "summaries", "target", "abstract", "tldr", "headline", "subject_line"),
     }
     text_columns = ("document",)
+    nested_columns = ("summary",)
     document_column = "document"
+
+    def adapt(self, rows):
+        """Merge the columns `summary1`, `summary2`, ... of the test split of DialogSum."""
+        numbered = [name for name in rows.column_names if re.fullmatch(r"(summary|highlights)_?\d+", name)]
+        if not numbered or "summary" in rows.column_names:
+            return rows
+        texts = [[text for text in row if text] for row in zip(*(rows[name] for name in numbered), strict=True)]
+        return rows.add_column("summary", texts).remove_columns(numbered)
 
     def to_example(self, row):
         summary = self.references(row)[:1]

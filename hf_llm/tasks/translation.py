@@ -1,14 +1,17 @@
 """Translate between two languages: rows in the format of WMT and OPUS, `{"translation": {"en": ..., "de": ...}}`."""
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
 from datasets import Dataset, DatasetDict
 
-from hf_llm.metrics.language_codes import language_name
+from hf_llm.messages import ORIGIN
+from hf_llm.metrics.language_codes import language_code, language_name
 from hf_llm.metrics.translation import Translation as TranslationMetric
 from hf_llm.tasks import Task, reference_list
 
+FLORES_COLUMN = re.compile(r"(?:sentence_)?([a-z]{3}_[A-Z][a-z]{3})")
 # How to write numbers in words, for the sample.
 NUMBERS = {
     "en": {
@@ -45,19 +48,29 @@ class Translation(Task):
     max_new_tokens: int = 128
 
     columns: ClassVar = {"translation": ()}
+    nested_columns = ("translation",)
 
     def column_names(self):
         return [*self.columns, self.source, self.target]
 
     def adapt(self, rows):
         """Merge two columns named by the languages, as in a CSV file, into the column `translation`."""
-        pair = [self.source, self.target]
-        if not set(pair) <= set(rows.column_names):
+        codes = (self.source, self.target)
+        if "translation" in rows.column_names and not {*codes} <= {*rows.column_names}:
             return rows
+        found = {code: language_column(code, rows.column_names) for code in codes}
+        for code, column in found.items():
+            if column is None:
+                raise ValueError(
+                    f"no column `translation` or `{code}`, only "
+                    f"{', '.join(name for name in rows.column_names if name != ORIGIN)}: choose languages with "
+                    f"`--task_options source=...,target=...`, or name one with `--column_mapping NAME={code}`"
+                )
+        pair = [column for column in found.values() if column]
         if "translation" in rows.column_names:
             rows = rows.remove_columns("translation")
-        texts = [dict(zip(pair, row, strict=True)) for row in zip(*(rows[code] for code in pair), strict=True)]
-        return rows.add_column("translation", texts).remove_columns(pair)
+        texts = [dict(zip(codes, row, strict=True)) for row in zip(*(rows[name] for name in pair), strict=True)]
+        return rows.add_column("translation", texts).remove_columns(pair)  # pyright: ignore[reportCallIssue]
 
     def to_example(self, row):
         texts = row["translation"]
@@ -88,6 +101,22 @@ class Translation(Task):
             for number in numbers
         ]
         return DatasetDict({"train": Dataset.from_list(rows[:500]), "validation": Dataset.from_list(rows[500:])})
+
+
+def language_column(code: str, columns: list[str]) -> str | None:
+    """The column of a language: of that name, or the only one of the same language, as FLORES names it.
+
+    Example:
+        >>> language_column("de", ["id", "sentence_eng_Latn", "sentence_deu_Latn"])
+        'sentence_deu_Latn'
+    """
+    if code in columns:
+        return code
+    if f"sentence_{code}" in columns:
+        return f"sentence_{code}"
+    codes = {name: found[1] for name in columns if (found := FLORES_COLUMN.fullmatch(name))}
+    found = [name for name, other in codes.items() if language_code(other) == language_code(code)]
+    return found[0] if len(found) == 1 else None
 
 
 def collapse_whitespace(text: str) -> str:

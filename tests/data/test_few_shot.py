@@ -24,12 +24,27 @@ def test_few_shot_examples_are_removed_from_their_split():
     assert text.endswith(f"{shots[1]['completion']}\n\nNow this:")
 
 
-@pytest.mark.parametrize("name", ["bias", "generation"])
-def test_rows_that_share_one_prompt_can_be_few_shot_examples(name):
-    """Only rows equal to an example in prompt and completion are left out of the evaluation, repeated ones too."""
-    task = load_task(name)
-    rows = [{"sent_more": f"{i}", "sent_less": "b", "instruction": "Write.", "output": f"{i}"} for i in (0, 0, 1, 2)]
+def test_sentences_without_a_prompt_can_be_few_shot_examples():
+    """Only rows equal to an example are left out of the evaluation, repeated ones too."""
+    rows = [{"sent_more": f"{i}", "sent_less": "b"} for i in (0, 0, 1, 2)]
+    task = load_task("bias")
     for seed in range(5):
         shots, splits = draw_shots(DatasetDict(validation=Dataset.from_list(rows)), task, 2, seed)
         texts = {shot["completion"] for shot in shots}
         assert len(texts) == 2 and not texts & {task.to_example(row)["completion"] for row in splits["validation"]}
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_no_evaluated_row_has_the_prompt_of_a_few_shot_example(split):
+    """Whatever its completion: the example would show an answer to it. Nor do two examples have the same prompt."""
+    rows = Dataset.from_list([{"instruction": f"Name {i // 2}.", "output": f"It is {i}."} for i in range(12)])
+    splits = DatasetDict({"validation": rows} | ({"train": rows.select(range(2, 12))} if split == "train" else {}))
+    if split == "train":
+        splits["validation"] = rows.select(range(6))
+    task = load_task("generation")
+    for seed in range(5):
+        shots, left = draw_shots(splits, task, 2, seed)
+        prompts = {shot["prompt"] for shot in shots}
+        assert len(prompts) == 2 and not prompts & {task.to_example(row)["prompt"] for row in left["validation"]}
+    with pytest.raises(ValueError, match=f"`{split}` has . different prompts to draw from"):
+        draw_shots(splits, task, 6, seed=0)

@@ -84,20 +84,20 @@ def test_numbered_labels_become_their_names(caplog):
 @pytest.mark.parametrize(
     "mapping, message",
     [
-        ({"text": "document"}, "`--column_mapping` text=document: `validation` has no such column, only body, tldr"),
+        ({"text": "document"}, "`--column_mapping` text=document: `validation` has no such column, only body, gist"),
         (
             {"body": "article"},
             "`--column_mapping` body=article: the task has no column article, only document, summary",
         ),
         (
             {"body": "document"},
-            "`validation` has no column `summary`, only body, tldr: choose with `--column_mapping NAME",
+            "`validation` has no column `summary`, only body, gist: choose with `--column_mapping NAME",
         ),
     ],
 )
 def test_a_mapping_that_does_not_fit_is_refused_with_the_columns(mapping, message, tmp_path):
     """One line with the columns of both sides."""
-    files = write(tmp_path / "a.jsonl", [{"body": "Long.", "tldr": "Short."}])
+    files = write(tmp_path / "a.jsonl", [{"body": "Long.", "gist": "Short."}])
     with pytest.raises(ValueError) as error:
         load("summarization", mapping, validation_file=files)
     assert message in str(error.value)
@@ -120,7 +120,11 @@ def test_a_mapping_that_does_not_fit_is_refused_with_the_columns(mapping, messag
         ("a.jsonl", '{"text": 1}\n{"text": "b"}\n', "the values of column `text` are of several types"),
         ("a.jsonl", '{"text": "a", "label": 123456789012345678901234567890}', "the values of column `label` are"),
         ("a.jsonl", '{"text": "\\ud800", "label": "a"}', "a.jsonl` line 1: `text` holds half of a surrogate pair"),
-        ("a.jsonl", '{"text": "a", "label": ["b"]}', "`label` is `['b']`: give one text or number in each row"),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": ["b", "c"]}',
+            "a.jsonl` line 1: `label` is `['b', 'c']`: keep only rows with",
+        ),
     ],
 )
 def test_a_broken_file_is_named_with_its_line(name, content, message, tmp_path):
@@ -179,15 +183,15 @@ def test_errors_name_the_origin_of_a_row_however_it_was_drawn(tmp_path):
 
 
 def test_parquet_files_of_the_hub_keep_the_names_of_their_labels(tmp_path):
-    """`datasets` writes them into the schema; a hidden label, -1, becomes null."""
-    features = Features({"sentence": Value("string"), "label": ClassLabel(names=["negative", "positive"])})
+    """And their order, which `datasets` writes into the schema; rows with a hidden label, -1, are dropped."""
+    features = Features({"sentence": Value("string"), "label": ClassLabel(names=["unlike", "like"])})
     rows = Dataset.from_dict({"sentence": ["a", "b", "c"], "label": [1, 0, -1]}, features=features)
     rows.to_parquet(str(tmp_path / "a.parquet"))
     task = load_task("understanding")
     data_args = DataArguments(validation_file=[str(tmp_path / "a.parquet")])
     loaded = load_rows(data_args, TaskArguments(task="understanding"), task, 42)["validation"]
-    assert task.label_names == ["negative", "positive"]
-    assert [task.references(row) for row in loaded] == [["positive"], ["negative"], []]
+    assert task.label_names == ["unlike", "like"]
+    assert [task.references(row) for row in loaded] == [["like"], ["unlike"]]
 
 
 def test_hidden_labels_of_a_json_file_are_not_a_class(tmp_path, caplog):
@@ -196,13 +200,55 @@ def test_hidden_labels_of_a_json_file_are_not_a_class(tmp_path, caplog):
     task = load_task("understanding")
     data_args = DataArguments(validation_file=write(tmp_path / "a.jsonl", rows))
     loaded = load_rows(data_args, TaskArguments(task="understanding"), task, 42)["validation"]
-    assert task.label_names == ["2", "10"] and [task.references(row) for row in loaded] == [["2"], ["10"], []]
+    assert task.label_names == ["2", "10"] and [task.references(row) for row in loaded] == [["2"], ["10"]]
     assert "the labels are numbers: name them by `labels=a|b|...`" in caplog.text
-    assert "the label -1 counts as a hidden one" in caplog.text
+    assert "validation: 1 of 3 rows dropped, whose labels are hidden (-1) or empty" in caplog.text
     named = load_task("understanding", labels="-1|2|10")
-    assert named.references(loaded[2]) == ["-1"]
-    with pytest.raises(ValueError, match="the labels of all rows are hidden or empty"):
+    loaded = load_rows(data_args, TaskArguments(task="understanding"), named, 42)["validation"]
+    assert [named.references(row) for row in loaded] == [["2"], ["10"], ["-1"]]
+    with pytest.raises(ValueError, match="the labels of all 1 rows are hidden or empty"):
         load("understanding", validation_file=write(tmp_path / "b.jsonl", rows[2:]))
+
+
+@pytest.mark.parametrize(
+    "labels", ["1, 0, NaN, 1", '"1.0", "0.0", "", "1.0"', "true, false, null, true", "[1], [0], [], [1]"]
+)
+def test_a_missing_label_is_not_a_class(labels, tmp_path, caplog):
+    """NaN, as pandas writes it, empty text and null are dropped and counted; 1.0 is the number 1."""
+    texts = [f'{{"text": "a", "label": {label}}}\n' for label in labels.split(", ")]
+    (tmp_path / "a.jsonl").write_text("".join(texts))
+    rows = load("understanding", validation_file=[str(tmp_path / "a.jsonl")])["validation"]
+    names = ("True", "False") if "true" in labels else ("1", "0")
+    assert rows["label"][:] == [names[0], names[1], names[0]]
+    assert "validation: 1 of 4 rows dropped, whose labels are hidden (-1) or empty" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet", "hub"])
+def test_a_hidden_label_is_dropped_and_counted_in_every_format(kind, tmp_path, caplog):
+    """From text, from numbers with names in a Parquet file, and from a data set by its name."""
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
+    rows = Dataset.from_dict({"text": ["a", "b", "c"], "label": [1, 0, -1]}, features=features)
+    path = str(tmp_path / f"validation.{'parquet' if kind == 'hub' else kind}")
+    {"csv": rows.to_csv, "jsonl": rows.to_json}.get(kind, rows.to_parquet)(path)
+    given = {"dataset_name": str(tmp_path)} if kind == "hub" else {"validation_file": [path]}
+    expected = ["yes", "no"] if kind in ("parquet", "hub") else ["1", "0"]
+    assert load("understanding", **given)["validation"]["label"][:] == expected
+    assert "validation: 1 of 3 rows dropped, whose labels are hidden (-1) or empty" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_numbers_on_a_scale_are_not_classes(kind, tmp_path):
+    """As in STS-B. They are refused with two remedies, which help."""
+    rows = [{"sentence1": "a", "sentence2": "b", "label": number} for number in (5.0, 3.25, 0.4)]
+    save = {"csv": Dataset.to_csv, "jsonl": Dataset.to_json}[kind]
+    save(Dataset.from_list(rows), str(tmp_path / f"a.{kind}"))
+    with pytest.raises(ValueError, match=r"line \d: the label 3.25 is a number on a scale, not a class"):
+        load("understanding", validation_file=[str(tmp_path / f"a.{kind}")])
+    save(Dataset.from_list([row | {"label": round(row["label"])} for row in rows]), str(tmp_path / f"b.{kind}"))
+    assert load("understanding", validation_file=[str(tmp_path / f"b.{kind}")])["validation"]["label"][:] == list("530")
+    task = load_task("understanding", labels="0.4|3.25|5")
+    data_args = DataArguments(validation_file=[str(tmp_path / f"a.{kind}")])
+    assert len(load_rows(data_args, TaskArguments(task="understanding"), task, 42)["validation"]) == 3
 
 
 def test_a_label_without_training_rows_is_reported(tmp_path, caplog):
@@ -210,7 +256,8 @@ def test_a_label_without_training_rows_is_reported(tmp_path, caplog):
     train, held_out = ([{"text": "a", "label": label} for label in labels] for labels in (["good", "bad"], ["god"] * 2))
     files = {"train_file": write(tmp_path / "a.jsonl", train), "validation_file": write(tmp_path / "b.jsonl", held_out)}
     load("understanding", **files)
-    assert "label `god` of 2 rows of `validation` occurs in no row of `train`" in caplog.text
+    expected = "label `god` of 2 rows of `validation`, of 2 before `--max_eval_samples`, occurs in no row of `train`"
+    assert expected in caplog.text
 
 
 def test_columns_of_a_translation_are_mapped_to_languages(tmp_path):
@@ -232,7 +279,7 @@ def test_columns_of_a_translation_are_mapped_to_languages(tmp_path):
         ("translation", {"translation": {"en": 5, "de": 6}}, "`en` of `translation` is `5`, not a text"),
         ("question_answering", {"question": "q", "answers": {"answer_start": [1]}}, "give its texts, or [] if"),
         ("question_answering", {"question": "q", "answers": 5}, "a.jsonl` line 1: `5` is not a text or a list"),
-        ("understanding", {"text": "a", "label": ""}, "the labels of all rows are hidden or empty"),
+        ("understanding", {"text": "a", "label": ""}, "the labels of all 1 rows are hidden or empty"),
     ],
 )
 def test_a_value_of_another_kind_is_named_with_its_row(task, row, message, tmp_path):
@@ -308,3 +355,247 @@ def test_a_task_that_only_evaluates_needs_rows_to_evaluate(tmp_path):
     """Training rows are not used instead."""
     with pytest.raises(ValueError, match="there are no rows to evaluate: give `--validation_file`"):
         load("bias", train_file=write(tmp_path / "a.jsonl", [{"sent_more": "a", "sent_less": "b"}]))
+
+
+def test_a_file_for_both_splits_is_said(tmp_path, caplog):
+    """Also a copy of it, or a few of its rows."""
+    rows = [{"text": str(number), "label": "a"} for number in range(4)]
+    files = {"train_file": write(tmp_path / "a.jsonl", rows), "validation_file": write(tmp_path / "b.jsonl", rows[:3])}
+    load("understanding", **files)
+    assert "validation is not independent: 3 of its 3 rows are in `train` as well" in caplog.text
+    caplog.clear()
+    load(
+        "understanding",
+        train_file=files["train_file"],
+        validation_file=write(tmp_path / "c.jsonl", [rows[0] | {"text": "b"}]),
+    )
+    assert "independent" not in caplog.text
+
+
+QUESTION, CONTEXT = "How many herons?", "Two herons nest here."
+ANSWERS = {
+    "text": "two",
+    "list": ["two", "Two"],
+    "SQuAD": {"text": ["two"], "answer_start": [0]},
+    "SQuAD as text of Python": "{'text': ['two'], 'answer_start': [0]}",
+    "SQuAD as pandas writes it": "{'text': array(['two'], dtype=object), 'answer_start': array([0], dtype=int32)}",
+    "SQuAD as JSON in text": '{"text": ["two"], "answer_start": [0]}',
+    "list as text": "['two', \"Two\"]",
+    "list of answers": [{"text": "two", "answer_start": 0}],
+    "TriviaQA": {"value": "two", "aliases": ["Two", "two"], "normalized_value": "2"},
+    "GSM8K": "One and one are <<1+1=2>>2.\n#### two",
+}
+
+
+@pytest.mark.parametrize("layout", ANSWERS)
+def test_answers_are_read_in_every_layout(layout, tmp_path):
+    """The first answer is the completion, and all of them are references."""
+    task = load_task("question_answering")
+    files = write(tmp_path / "a.jsonl", [{"question": QUESTION, "passage": CONTEXT, "answer": ANSWERS[layout]}])
+    (row,) = load_rows(DataArguments(validation_file=files), TaskArguments(task="question_answering"), task, 42)[
+        "validation"
+    ]
+    example = task.to_example(row)
+    assert example["completion"] == "two" and {*task.references(row)} <= {"two", "Two"}
+    assert QUESTION in example["prompt"] and CONTEXT in example["prompt"]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_answers_may_be_true_or_false(kind, tmp_path):
+    """As in BoolQ: they are yes and no."""
+    rows = Dataset.from_list([{"question": "a", "passage": "b", "answer": answer} for answer in (True, False)])
+    {"csv": rows.to_csv, "jsonl": rows.to_json}[kind](str(tmp_path / f"a.{kind}"))
+    task = load_task("question_answering")
+    data_args = DataArguments(validation_file=[str(tmp_path / f"a.{kind}")])
+    loaded = load_rows(data_args, TaskArguments(task="question_answering"), task, 42)["validation"]
+    assert [task.references(row) for row in loaded] == [["yes"], ["no"]]
+
+
+def test_official_files_of_questions_are_read(tmp_path):
+    """One row for each question of each paragraph, pretty-printed or not; an impossible one has no answer."""
+    one = {"id": "1", "question": QUESTION, "answers": [{"text": "two", "answer_start": 0}] * 2}
+    none = {
+        "id": "2",
+        "question": "Who sang?",
+        "is_impossible": True,
+        "answers": [],
+        "plausible_answers": one["answers"],
+    }
+    article = {
+        "title": "Herons",
+        "paragraphs": [{"context": CONTEXT, "qas": [one, none]}, {"context": "b", "qas": [one]}],
+    }
+    for indent in (None, 1):
+        content = json.dumps({"version": "v2.0", "data": [article, article], "license": {"data": []}}, indent=indent)
+        (tmp_path / "a.json").write_text(content)
+        task = load_task("question_answering")
+        data_args = DataArguments(validation_file=[str(tmp_path / "a.json")])
+        rows = load_rows(data_args, TaskArguments(task="question_answering"), task, 42)["validation"]
+        assert [task.references(row) for row in rows] == [["two"], [], ["two"]] * 2 and task.version == "2.0"
+        assert rows["context"][:3] == [CONTEXT, CONTEXT, "b"] and rows[3][ORIGIN] == f"`{tmp_path}/a.json` row 1"
+
+
+MORE_LAYOUTS = {
+    "BoolQ of SuperGLUE": ("understanding", {"question": "is it", "passage": "It is.", "label": 1, "idx": 0}),
+    "MultiRC": (
+        "understanding",
+        {"paragraph": "It is.", "question": "is it", "answer": "no", "label": 0, "idx": {"a": 1}},
+    ),
+    "WiC": ("understanding", {"word": "bat", "sentence1": "A bat flew.", "sentence2": "He swung it.", "label": 0}),
+    "HotpotQA": (
+        "question_answering",
+        {"question": "is it", "answer": "no", "context": {"title": ["T"], "sentences": [["It is.", "Or not."]]}},
+    ),
+    "PubMed": ("summarization", {"article": "Long.", "abstract": "Short."}),
+    "DialogSum": ("summarization", {"dialogue": "A: Hi.", "summary1": "A greets.", "summary2": "Hello by A."}),
+    "ShareGPT": ("generation", {"conversations": [{"from": "human", "value": "Hi."}, {"from": "gpt", "value": "Ho."}]}),
+    "TRL": (
+        "generation",
+        {"prompt": [{"role": "user", "content": "Hi."}], "completion": [{"role": "assistant", "content": "Ho."}]},
+    ),
+    "OpenAI": (
+        "generation",
+        {"messages": [{"role": role, "content": role} for role in ("system", "user", "assistant")]},
+    ),
+    "Guanaco": ("generation", {"text": "### Human: Hi.### Assistant: Ho."}),
+    "ARC": (
+        "multiple_choice",
+        {"question": "is it", "choices": {"text": ["no", "yes"], "label": ["A", "B"]}, "answerKey": "B"},
+    ),
+    "MMLU": ("multiple_choice", {"question": "is it", "choices": ["no", "yes"], "answer": 1, "subject": "logic"}),
+    "MMLU as CSV": (
+        "multiple_choice",
+        {"question": "is it", "choices": "['no' 'yes']".replace("' '", "', '"), "answer": "B"},
+    ),
+    "letters": ("multiple_choice", {"question": "is it", "A": "no", "B": "yes", "answer": "B"}),
+    "PIQA": ("multiple_choice", {"goal": "do it", "sol1": "no", "sol2": "yes", "label": 1}),
+    "HellaSwag": ("multiple_choice", {"ctx": "He sings", "endings": ["no", "yes"], "label": "1"}),
+    "SciQ": (
+        "multiple_choice",
+        {
+            "question": "is it",
+            "support": "It is.",
+            "correct_answer": "yes",
+            "distractor1": "no",
+            "distractor2": "maybe",
+        },
+    ),
+    "COPA": (
+        "multiple_choice",
+        {"premise": "It rained.", "question": "effect", "choice1": "no", "choice2": "yes", "label": 1},
+    ),
+    "MedQA": ("multiple_choice", {"question": "is it", "options": {"A": "no", "B": "yes"}, "answer_idx": "B"}),
+}
+
+
+@pytest.mark.parametrize("layout", MORE_LAYOUTS)
+def test_well_known_layouts_lose_no_text(layout, tmp_path, caplog):
+    """Every text of a row is in its prompt, its completion or its choices."""
+    task, row = MORE_LAYOUTS[layout]
+    loaded = load_task(task)
+    files = DataArguments(validation_file=write(tmp_path / "a.jsonl", [row]))
+    (read,) = load_rows(files, TaskArguments(task=task), loaded, 42)["validation"]
+    example = loaded.to_example(read)
+    known = " ".join([*example.values(), *(loaded.choices(read) or []), *loaded.references(read)])
+    lost = [text for text in texts_in(row) if text not in known and text not in ("user", "assistant", "human", "gpt")]
+    assert [text for text in lost if len(text) > 1 and text[0] not in "[#" and text != "logic"] == []
+    assert task != "multiple_choice" or loaded.references(read) == ["yes"]
+
+
+def texts_in(value):
+    """All texts in lists and dictionaries."""
+    if isinstance(value, str):
+        return [value]
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [text for item in values for text in texts_in(item)]
+
+
+@pytest.mark.parametrize(
+    "codes, row",
+    [
+        (("en", "de"), {"id": 1, "sentence_eng_Latn": "one", "sentence_deu_Latn": "eins", "URL": "u"}),
+        (("eng_Latn", "deu_Latn"), {"sentence_eng_Latn": "one", "sentence_deu_Latn": "eins"}),
+        (("en", "de"), {"eng_Latn": "one", "deu_Latn": "eins", "zho_Hans": "a", "zho_Hant": "b"}),
+        (("en", "de"), {"translation": "{'en': 'one', 'de': 'eins'}"}),
+    ],
+)
+def test_the_columns_of_flores_are_a_translation(codes, row, tmp_path):
+    """Whether they are named by the same codes or not; and pairs that a CSV file has as text."""
+    task = load_task("translation", source=codes[0], target=codes[1])
+    files = DataArguments(validation_file=write(tmp_path / "a.jsonl", [row]))
+    (read,) = load_rows(files, TaskArguments(task="translation"), task, 42)["validation"]
+    assert "one" in task.to_example(read)["prompt"] and task.references(read) == ["eins"]
+
+
+@pytest.mark.parametrize(
+    "task, row, message",
+    [
+        (
+            "translation",
+            {"en": "one", "fr": "un"},
+            "no column `translation` or `de`, only en, fr: choose languages with `--task",
+        ),
+        ("question_answering", {"question": "q", "choices": ["a", "b"], "answer": 0}, "take `--task multiple_choice`"),
+        (
+            "understanding",
+            {"goal": "q", "sol1": "a", "sol2": "b", "label": 0},
+            "or take `--task multiple_choice`, which reads",
+        ),
+        (
+            "understanding",
+            {"text": "long", "summary": "short"},
+            "or take `--task summarization`, which reads these columns",
+        ),
+        (
+            "generation",
+            {"messages": [{"role": "user", "content": "Hi."}]},
+            "the conversation has the turns user: give one",
+        ),
+        (
+            "generation",
+            {"messages": [{"role": "user", "content": "a"}], "tools": [{"name": "b"}]},
+            "`tools` are not supported",
+        ),
+        (
+            "multiple_choice",
+            {"question": "q", "choices": ["a", "b"], "answer": 3},
+            "the answer `3` is none of the 2 choices",
+        ),
+    ],
+)
+def test_a_layout_that_a_task_cannot_read_is_refused_with_a_remedy(task, row, message, tmp_path):
+    """The task that reads these columns, or what to change."""
+    loaded, files = load_task(task), DataArguments(validation_file=write(tmp_path / "a.jsonl", [row, row]))
+    with pytest.raises(ValueError) as error:
+        rows = load_rows(files, TaskArguments(task=task), loaded, 42)["validation"]
+        encode_prompts(rows, Prompter(new_tokenizer(), loaded, 512))
+    assert message in str(error.value)
+
+
+def test_the_first_choice_may_have_the_number_1(tmp_path):
+    """As in WinoGrande, which all rows together show; else the option says it."""
+    rows = [{"sentence": "It _.", "option1": "rains", "option2": "snows", "answer": answer} for answer in "12"]
+    for task, used in (
+        (load_task("multiple_choice"), rows),
+        (load_task("multiple_choice", first_number="1"), rows[:1]),
+    ):
+        files = DataArguments(validation_file=write(tmp_path / "a.jsonl", used))
+        loaded = load_rows(files, TaskArguments(task="multiple_choice"), task, 42)["validation"]
+        assert [task.references(row) for row in loaded] == [["rains"], ["snows"]][: len(used)]
+
+
+def test_columns_that_nothing_reads_are_named(tmp_path, caplog):
+    """In one line, and as a warning if they have half of the text."""
+    caplog.set_level("INFO", "hf_llm")
+    load(
+        "summarization",
+        validation_file=write(tmp_path / "a.jsonl", [{"document": "Long text.", "summary": "a", "id": "1"}]),
+    )
+    assert ("INFO", "validation: columns that are not used: id") in [(r.levelname, r.message) for r in caplog.records]
+    caplog.clear()
+    row = {"instruction": "Why?", "output": "So.", "background": "It is long. " * 9}
+    load("generation", validation_file=write(tmp_path / "a.jsonl", [row]))
+    (record,) = [record for record in caplog.records if "not used" in record.message]
+    assert record.levelname == "WARNING" and "background. They have 94% of the text" in record.message
+    loaded = load("generation", {"background": "input"}, validation_file=[str(tmp_path / "a.jsonl")])["validation"]
+    assert loaded["input"][:] == [row["background"]], "the remedy helps"

@@ -58,3 +58,20 @@ def test_the_interval_of_macro_f1_contains_the_score_if_labels_are_rare():
     guesses = [label if number % 3 else "something else" + label for number, label in enumerate(gold)]
     scores = Classification().compute(predictions=guesses, references=gold)
     assert scores["macro_f1_ci95_low"] < scores["macro_f1"] < scores["macro_f1_ci95_high"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_f1_of_the_positive_label_is_that_of_scikit_learn(seed):
+    """And is reported with its name; the other scores do not change."""
+    generator = np.random.default_rng(seed)
+    labels, predictions = (generator.choice(["no", "yes"], p=[0.8, 0.2], size=60).tolist() for _ in range(2))
+    predictions[0] = "I do not know"
+    plain, results = (
+        Classification(positive).compute(predictions=predictions, references=labels) for positive in (None, "yes")
+    )
+    expected = f1_score([label == "yes" for label in labels], [guess == "yes" for guess in predictions])
+    assert results["f1"] == pytest.approx(expected) and results["f1_label"] == "yes"
+    assert results["f1_ci95_low"] <= results["f1"] <= results["f1_ci95_high"]
+    assert {name: results[name] for name in plain} == pytest.approx(plain)
+    never = Classification("maybe").compute(predictions=predictions, references=labels)
+    assert never["f1"] == 0 and never["macro_f1"] == pytest.approx(plain["macro_f1"])
