@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback
 
 from hf_llm.data.packing import PackingCollator
+from hf_llm.messages import one_line
 from hf_llm.models.inspection import num_positions, takes_positions, unwrap_adapters
 
 logger = logging.getLogger(__name__)
@@ -91,9 +92,18 @@ def check_causality(model: PreTrainedModel, collator: PackingCollator) -> None:
         collator: makes the batches that the model is trained on.
 
     Raises:
-        ValueError: the model sees later tokens, or its logits are not finite.
+        ValueError: the model sees later tokens, its logits are not finite, or its config has sizes that do not fit.
     """
-    leak, name = causality_leak(model, collator), type(unwrap_adapters(model)).__name__
+    name = type(unwrap_adapters(model)).__name__
+    try:
+        leak = causality_leak(model, collator)
+    except (IndexError, RuntimeError, TypeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ValueError(
+            f"{name} cannot compute logits: {one_line(error)}. Look at the sizes in `--config_overrides`, or in the "
+            "config.json of the model"
+        ) from error
     if math.isnan(leak):
         raise ValueError(f"{name} gives logits that are not finite, or the same for any text: look at its weights")
     if leak > leak_tolerance(model):

@@ -24,7 +24,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.activations import ACT2FN
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from hf_llm.arguments import AdapterArguments, ModelArguments, TokenizerArguments
@@ -37,6 +39,14 @@ from hf_llm.models.precision import choose_saved_dtype
 
 logger = logging.getLogger(__name__)
 
+NO_OVERRIDES = {  # settings of a config that would have no effect, or another one than expected
+    "return_dict": "outputs are taken by their names: leave it out",
+    **dict.fromkeys(
+        ("dtype", "torch_dtype"), "a new model is trained in float32: `--save_dtype` has the precision to save it in"
+    ),
+}
+POSITIVE = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"}
+POSITIVE |= {"n_embd", "n_layer", "n_head", "n_positions"}
 STREAMED_DOCUMENTS = 100_000  # a new tokenizer is trained on this many documents of a stream
 MODEL_TYPES = {  # auto class -> its name in messages, and the values of `--model_type` that it has a model for
     AutoModelForCausalLM: ("causal", MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
@@ -154,7 +164,8 @@ def new_config(
     }
     overrides = model_args.config_overrides or {}
     check_overrides(overrides, default)
-    settings |= overrides
+    names = default.attribute_map  # GPT-2's `n_positions` is another name of `max_position_embeddings`
+    settings = {names.get(key, key): value for key, value in (settings | overrides).items()}
     if model_args.initializer_range is not None:
         settings["initializer_range"] = model_args.initializer_range
     for key in ("initializer_range", "max_position_embeddings"):
@@ -166,17 +177,41 @@ def new_config(
 
 
 def check_overrides(overrides: dict[str, Any], default: PreTrainedConfig) -> None:
-    """Check that each override is a setting of the architecture.
+    """Check that each override is a setting of the architecture, and that no two are the same.
 
     Raises:
-        ValueError: one is not; the nearest is named.
+        ValueError: one is not, and the nearest is named; or it would have no effect, or is out of its bounds.
     """
+    for key, remedy in NO_OVERRIDES.items():
+        if key in overrides:
+            raise ValueError(f"`--config_overrides` {key}: {remedy}")
     rotary = getattr(default, "rope_parameters", None) or {}  # `rope_theta` is accepted as a setting and kept in here
-    for key in overrides:
+    for key, value in overrides.items():
         if not hasattr(default, key) and key not in rotary:
             near = difflib.get_close_matches(key, [*default.to_dict(), *default.attribute_map, *rotary], 1)
             hint = f"; the nearest is {near[0]}" if near else ""
             raise ValueError(f"`--config_overrides` {key}: {default.model_type} has no such setting{hint}")
+        same = default.attribute_map.get(key, key)
+        if same in POSITIVE and isinstance(value, int) and value < 1:
+            raise ValueError(f"`--config_overrides` {key}={value}: give a number of at least 1")
+        if same != key and same in overrides:
+            raise ValueError(f"`--config_overrides` has {key} and {same}, two names of one setting: keep one")
+        if key.endswith(("dropout", "pdrop")) and isinstance(value, int | float) and not 0 <= value < 1:
+            raise ValueError(f"`--config_overrides` {key}={value}: give a share of at least 0 and below 1")
+
+
+def check_heads(config: PreTrainedConfig) -> None:
+    """Refuse key-value heads that cannot be shared equally by the attention heads.
+
+    Raises:
+        ValueError: the number of the ones does not divide that of the others.
+    """
+    heads, shared = (getattr(config, f"num_{kind}_heads", None) for kind in ("attention", "key_value"))
+    if isinstance(heads, int) and isinstance(shared, int) and (shared < 1 or heads % shared):
+        raise ValueError(
+            f"`--config_overrides`: num_key_value_heads={shared} does not divide num_attention_heads={heads}: give a "
+            f"number that does, e.g. num_key_value_heads={max(heads, 1)}"
+        )
 
 
 def load_model(
@@ -229,6 +264,7 @@ def build_model(
     """
     try:
         config = new_config(model_args, tokenizer, max_length, auto_class)
+        check_heads(config)
         planned = build_on_meta_device(config, auto_class)
         if first_position(planned) and "max_position_embeddings" not in (model_args.config_overrides or {}):
             config.max_position_embeddings += first_position(planned)
@@ -238,10 +274,14 @@ def build_model(
         model = auto_class.from_config(config, dtype=torch.float32, attn_implementation=model_args.attn_implementation)
         choose_saved_dtype(model, model_args)
         return model
-    except ValueError:
-        raise
     except Exception as error:  # architectures raise any class of error for settings that do not go together
-        raise ValueError(f"cannot build this {model_args.model_type} model: {one_line(error)}") from error
+        if isinstance(error, ValueError) and "--" in str(error):  # one of those above
+            raise
+        problem = one_line(error)
+        if isinstance(error, KeyError) and " " not in problem:  # an activation function or a kind of rotary embedding
+            near = difflib.get_close_matches(problem.strip("'"), [*ACT2FN, *ROPE_INIT_FUNCTIONS, "default"], 1)
+            problem += " is unknown" + (f"; the nearest is {near[0]}" if near else "")
+        raise ValueError(f"cannot build this {model_args.model_type} model: {problem}") from error
 
 
 def build_on_meta_device(config: PreTrainedConfig, auto_class: type) -> PreTrainedModel:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from tiny import ISOLATED, new_model, pieces_of, random_documents, relative_error
+from tiny import ISOLATED, SETTINGS, new_model, pieces_of, random_documents, relative_error
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, Trainer, TrainingArguments
 
 from hf_llm.data.masking import MaskingCollator
@@ -114,6 +114,13 @@ def test_a_model_that_sees_later_tokens_is_not_trained_to_predict_them(model_typ
         else:
             with pytest.raises(ValueError, match=r"sees the tokens that it is to predict .* `--objective masked`"):
                 check_causality(model, PackingCollator(2, False))
+
+
+def test_sizes_that_do_not_fit_are_an_error_of_one_line(monkeypatch):
+    """Some show only when the model computes: more experts for a token than there are."""
+    monkeypatch.setitem(SETTINGS, "mixtral", SETTINGS["llama"] | {"num_local_experts": 2, "num_experts_per_tok": 4})
+    with pytest.raises(ValueError, match=r"MixtralForCausalLM cannot compute logits: .*`--config_overrides`"):
+        check_causality(new_model("mixtral"), PackingCollator(2))
 
 
 def test_broken_weights_are_not_reported_as_a_leak():
