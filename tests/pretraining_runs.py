@@ -345,6 +345,21 @@ BAD_INPUTS = {
         {"streaming": True, "dataloader_num_workers": 2}, ["`--streaming` reads ahead by itself: leave out"]
     ),
     "early_stopping_without_evaluation": Bad({"early_stopping_patience": 2}, ["`--early_stopping_patience` needs"]),
+    "checkpoint_that_would_be_ignored": Bad(
+        {"enable_jit_checkpoint": True}, ["`--enable_jit_checkpoint` would save at SIGTERM without a manifest"]
+    ),
+    "checkpoint_that_is_not_there": Bad(
+        {"resume_from_checkpoint": "nowhere"}, ["`--resume_from_checkpoint` nowhere: there is no such folder; give"]
+    ),
+    "another_model": Bad(
+        {
+            "resume_from_checkpoint": "earlier/checkpoint-10",
+            "config_overrides": "hidden_size=16,num_hidden_layers=1",
+            "vocab_size": 290,
+            "label_smoothing_factor": 0.1,
+        },
+        ["config.num_hidden_layers was 2 and is 1", "vocab_size was 300 and is 290", "label_smoothing_factor was 0.0"],
+    ),
     "repository_that_cannot_be": Bad(
         {"push_to_hub": True, "hub_model_id": "user/a model"}, ["`--hub_model_id` user/a model cannot be a repository"]
     ),

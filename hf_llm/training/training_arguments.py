@@ -31,6 +31,11 @@ def build_training_arguments(values: dict[str, Any], script: str = "SCRIPT") -> 
         # huggingface_hub reads it from here; in the arguments it would be written to training_args.bin and pushed.
         os.environ["HF_TOKEN"] = token
     check_trackers(values["report_to"])
+    if values["enable_jit_checkpoint"]:
+        raise ValueError(
+            "`--enable_jit_checkpoint` would save at SIGTERM without a manifest, and a checkpoint without one is not "
+            "resumed from: leave it out, and give a smaller `--save_steps`"
+        )
     on_cpu = values["use_cpu"] or not torch.accelerator.is_available()
     if values["bf16"] is None:
         values["bf16"] = not values["fp16"] and has_bfloat16(on_cpu)
