@@ -7,6 +7,7 @@ import ast
 import dataclasses
 import hashlib
 import json
+import logging
 import math
 import re
 import signal
@@ -78,6 +79,19 @@ def test_help_lists_every_flag(recipe, said):
     used = {word for command in examples for word in command.split("\n\n")[0].split() if word.startswith("--")}
     launchers = {"--use_deepspeed", "--num_processes"}
     assert used - launchers <= listed
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_no_recipe_imports_bitsandbytes_before_its_message_is_turned_off(recipe):
+    """transformers imports it with the Trainer, and on some CPUs it logs that a Hub kernel is missing.
+
+    `import transformers` alone imports nothing, so the first import of something in it is that of hf_llm.
+    """
+    imports = [node for node in ast.parse(recipe.read_text()).body if isinstance(node, ast.ImportFrom)]
+    packages = [node.module.split(".")[0] for node in imports]
+    heavy = [package for package in packages if package in ("hf_llm", "transformers", "peft", "accelerate", "datasets")]
+    assert heavy[0] == "hf_llm"
+    assert logging.getLogger("bitsandbytes.backends.cpu.ops").level == logging.ERROR
 
 
 # Pretraining
