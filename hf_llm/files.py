@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import fnmatch
+import hashlib
 import json
 import logging
 import os
@@ -30,6 +31,8 @@ LOCKS: dict[Path, TextIO] = {}  # lock files that this process holds
 WRITTEN_FOLDERS: list[Path] = []  # folders that this process writes to, or has written to
 UNTIL_EXIT = contextlib.ExitStack()
 atexit.register(UNTIL_EXIT.close)
+
+CHECKED_BYTES = 32 << 20  # at the start and at the end of a file; a whole checkpoint may have hundreds of GB
 
 # How libraries say that a file could not be written. torch and numpy name no reason; others number it: "os error 28".
 WRITE_FAILED = re.compile(
@@ -71,6 +74,15 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of the first and the last `CHECKED_BYTES` of a file."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha256(file.read(CHECKED_BYTES))
+        file.seek(max(file.tell(), path.stat().st_size - CHECKED_BYTES))
+        digest.update(file.read())
+    return digest.hexdigest()
 
 
 def umask_mode() -> int:

@@ -276,10 +276,13 @@ def read_json_file(path: str | Path) -> dict[str, Any]:
     """Read a JSON object from a file of a model or a run.
 
     Raises:
-        ValueError: invalid JSON, or another value than an object.
+        ValueError: not UTF-8, invalid JSON, or another value than an object.
         OSError: the file cannot be read.
     """
-    return parse_json_object(Path(path).read_text(encoding="utf-8"), f"`{path}`")
+    try:
+        return parse_json_object(Path(path).read_text(encoding="utf-8"), f"`{path}`")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"`{path}` is not JSON: byte {error.start} is not UTF-8") from None
 
 
 def parse_json_object(text: str, name: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import yaml
 
 from hf_llm.arguments import ModelArguments, TaskArguments
 from hf_llm.command_line import parse_args
-from hf_llm.mappings import format_mapping, parse_mapping, split_pairs
+from hf_llm.mappings import format_mapping, parse_mapping, read_json_file, split_pairs
 from hf_llm.messages import report_errors
 
 NESTED = {"rope_parameters": {"rope_type": "linear", "factor": 2.0}, "layer_types": ["a", "b"], "hidden_size": 64}
@@ -225,3 +225,11 @@ def test_a_text_may_look_like_a_name_of_yaml():
         "c": "12:30",
         "d": "1:2.5",
     }
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\0\0", b'{"a": \xff}', b"{", b"[]", b"null"])
+def test_a_damaged_json_file_is_named(tmp_path, content):
+    """Cut, filled with zeros, with bytes that are no text, or another value than an object."""
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError, match=f"`{tmp_path}/a.json`"):
+        read_json_file(tmp_path / "a.json")

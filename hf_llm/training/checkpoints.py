@@ -16,7 +16,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import SaveStrategy, rotate_checkpoints, sort_checkpoints
 
 from hf_llm.data.packing import PackingCollator
-from hf_llm.files import check_output_folder, lock_folder, remove, set_umask_modes, write_text
+from hf_llm.files import check_output_folder, checksum, lock_folder, remove, set_umask_modes, write_text
 from hf_llm.mappings import read_json_file
 from hf_llm.models.inspection import count_parameters
 from hf_llm.models.precision import cast_saved_weights
@@ -29,17 +29,19 @@ HALF_WRITTEN = "half_written"  # an empty file in a checkpoint while it is writt
 
 
 def write_manifest(checkpoint: Path, run: dict[str, object]) -> None:
-    """Write `complete.json`: the checkpoint's files with their sizes in bytes, and the facts of the run."""
-    files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != HALF_WRITTEN]
-    files = {str(path.relative_to(checkpoint)): path.stat().st_size for path in files}
-    write_text(checkpoint / CHECKPOINT_MANIFEST, json.dumps({"run": run, "files": files}, indent=1) + "\n")
+    """Write `complete.json`: the checkpoint's files with sizes in bytes and checksums, and the facts of the run."""
+    paths = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != HALF_WRITTEN]
+    names = {path: str(path.relative_to(checkpoint)) for path in paths}
+    files = {name: path.stat().st_size for path, name in names.items()}
+    manifest = {"run": run, "files": files, "checksums": {name: checksum(path) for path, name in names.items()}}
+    write_text(checkpoint / CHECKPOINT_MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
 def read_manifest(checkpoint: Path) -> dict:
     """Read the manifest of a checkpoint, and check that the checkpoint is complete.
 
     Returns:
-        `{"run": facts, "files": {path: bytes}}`.
+        `{"run": facts, "files": {path: bytes}, "checksums": {path: SHA-256}}`.
 
     Raises:
         ValueError: there is no manifest, or a file is missing or has another size.
@@ -48,8 +50,12 @@ def read_manifest(checkpoint: Path) -> dict:
         raise ValueError(f"there is no checkpoint `{checkpoint}`")
     try:
         manifest = read_json_file(checkpoint / CHECKPOINT_MANIFEST)
-        sizes, _ = dict(manifest["files"]), dict(manifest["run"])
-    except (OSError, ValueError, KeyError, TypeError):
+        sizes = manifest.get("files")
+        if not (
+            sizes and all(isinstance(manifest.setdefault(name, {}), dict) for name in ("run", "files", "checksums"))
+        ):
+            raise ValueError
+    except (OSError, ValueError):
         problem = f"has no {CHECKPOINT_MANIFEST}: it is half written or was not written by hf_llm"
         problem = "is half written" if (checkpoint / HALF_WRITTEN).exists() else problem
         raise ValueError(f"checkpoint `{checkpoint}` {problem}") from None
@@ -58,6 +64,17 @@ def read_manifest(checkpoint: Path) -> dict:
         if not path.is_file() or path.stat().st_size != size:
             raise ValueError(f"checkpoint `{checkpoint}` is half written: {name} is missing or has another size")
     return manifest
+
+
+def check_undamaged(checkpoint: Path) -> None:
+    """Check that the files of a complete checkpoint hold what was written: a machine that lost its power fills them up.
+
+    Raises:
+        ValueError: one does not.
+    """
+    for name, expected in read_manifest(checkpoint)["checksums"].items():
+        if checksum(checkpoint / name) != expected:
+            raise ValueError(f"checkpoint `{checkpoint}` is damaged: {name} has changed since it was written")
 
 
 def find_complete_checkpoints(output_dir: str) -> list[Path]:
@@ -70,6 +87,16 @@ def find_complete_checkpoints(output_dir: str) -> list[Path]:
         except ValueError as error:
             logger.warning(f"Ignored: {error}")
     return complete
+
+
+def is_damaged(checkpoint: Path) -> bool:
+    """Whether a file of a complete checkpoint has changed, which is logged."""
+    try:
+        check_undamaged(checkpoint)
+    except ValueError as error:
+        logger.warning(f"Ignored: {error}")
+        return True
+    return False
 
 
 def find_checkpoint(resume_from_checkpoint: str | None, output_dir: str) -> str | None:
@@ -92,6 +119,8 @@ def find_checkpoint(resume_from_checkpoint: str | None, output_dir: str) -> str 
     complete = find_complete_checkpoints(output_dir)
     check_checkpoints_are_ours(output_dir, complete)
     value = str(resume_from_checkpoint or "false").lower()
+    while value == "true" and complete and is_damaged(complete[-1]):
+        complete.pop()
     named = None if value in ("true", "false") else check_named(f"{resume_from_checkpoint}")
     if complete and value != "true" and (named is None or named.resolve() not in [c.resolve() for c in complete]):
         raise ValueError(
@@ -143,7 +172,7 @@ def check_named(name: str) -> Path:
         raise ValueError(f"`--resume_from_checkpoint` {name}: there is no such folder; {remedy}")
     if inside := sort_checkpoints(str(checkpoint)):
         raise ValueError(f"`--resume_from_checkpoint` {name} is the folder of a run; {remedy}, e.g. {inside[-1]}")
-    read_manifest(checkpoint)
+    check_undamaged(checkpoint)
     return checkpoint
 
 

@@ -53,7 +53,31 @@ def missing(checkpoint):
     (checkpoint / "model.safetensors").unlink()
 
 
+def filled_with_zeros(checkpoint):
+    (checkpoint / "global_step" / "rank_0.pt").write_bytes(b"\0" * len(b"optimizer"))
+
+
+def one_bit(checkpoint):
+    (checkpoint / "model.safetensors").write_bytes(b"veights")
+
+
+def manifest_of(content):
+    def write(checkpoint):
+        (checkpoint / CHECKPOINT_MANIFEST).write_text(json.dumps(content))
+
+    return write
+
+
+NOT_OURS = "has no complete.json: it is half written or was not written by hf_llm"
+OTHER_MANIFESTS = [[], None, 3, "a", {}, {"name": "other"}, {"files": {}, "run": {}, "checksums": {}}]
+OTHER_MANIFESTS += [
+    {"files": files, "run": run, "checksums": {}} for files, run in (([], []), ({"a": 1}, None), (3, {}))
+]
+
 DAMAGES = {
+    **{manifest_of(content): NOT_OURS for content in OTHER_MANIFESTS},
+    filled_with_zeros: "is damaged: global_step/rank_0.pt has changed since it was written",
+    one_bit: "is damaged: model.safetensors has changed since it was written",
     no_manifest: "has no complete.json: it is half written or was not written by hf_llm",
     killed_while_saving: "is half written",
     truncated: "is half written: global_step/rank_0.pt is missing or has another size",
