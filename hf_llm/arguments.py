@@ -451,11 +451,11 @@ class TaskArguments(Arguments):
         },
     )
     prompt_style: str | None = field(default=None, metadata=PROMPT_STYLE)
-    num_fewshot: int = field(
-        default=0,
+    num_fewshot: int | None = field(
+        default=None,
         metadata={
             "help": "Number of solved examples before each prompt, drawn with the seed from the training split, or "
-            "from the validation split if there is no other.",
+            "from the validation split if there is no other. Default: none; with --harness, the number of each task.",
             "min": 0,
         },
     )
@@ -581,8 +581,8 @@ class EvalArguments(Arguments):
     harness: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Tasks of lm-evaluation-harness, by name or as local YAML files; --num_fewshot, --max_eval_samples "
-            "and --prompt_style chat apply to them. Requires the extra `harness`."
+            "help": "Tasks of lm-evaluation-harness, by name or as local YAML files; --num_fewshot, --seed, "
+            "--max_eval_samples and --prompt_style chat apply to them. Requires the extra `harness`."
         },
     )
     output_dir: str | None = field(

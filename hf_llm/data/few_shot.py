@@ -22,7 +22,7 @@ def new_prompter(
     seed: int,
 ) -> tuple[Prompter, DatasetDict]:
     """Create the prompter of a run, and return it with the rows that are not few-shot examples."""
-    shots, rest = draw_shots(rows, task, task_args.num_fewshot, seed)
+    shots, rest = draw_shots(rows, task, task_args.num_fewshot or 0, seed)
     return Prompter(tokenizer, task, max_length, task_args.prompt_style, shots), rest
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ from accelerate import PartialState
 
 from hf_llm.arguments import EvalArguments, TaskArguments
 from hf_llm.evaluation.generation import BATCH_SIZE
+from hf_llm.evaluation.thoughts import END
 from hf_llm.files import write_json
 from hf_llm.models.loading import load_for_generation
+
+logger = logging.getLogger(__name__)
 
 
 @functools.cache
@@ -38,7 +42,9 @@ def load_harness(*names: str) -> tuple:
     return config.tasks, manager
 
 
-def run_harness(name: str, args: EvalArguments, task_args: TaskArguments, max_samples: int | None) -> dict[str, float]:
+def run_harness(
+    name: str, args: EvalArguments, task_args: TaskArguments, max_samples: int | None
+) -> tuple[dict[str, float], dict[str, Any]]:
     """Load a model and score it by lm-evaluation-harness.
 
     Args:
@@ -46,42 +52,73 @@ def run_harness(name: str, args: EvalArguments, task_args: TaskArguments, max_sa
         max_samples: rows of each task; None for all.
 
     Returns:
-        The scores, named `<task>_<metric>`.
+        The scores, named `<task>_<metric>`, and the settings that they depend on; both are empty on other ranks than
+        the first.
     """
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
     tasks, manager = load_harness(*args.harness)
     model, tokenizer = load_for_generation(name, args.trust_remote_code, args.dtype)
-    batch_size = args.batch_size or BATCH_SIZE
-    results: Any = simple_evaluate(  # a dict: each rank scores for itself
-        HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),  # pyright: ignore[reportCallIssue]  # decorated
+    batch_size, chat, shots = args.batch_size or BATCH_SIZE, task_args.prompt_style == "chat", task_args.num_fewshot
+    thought_end = END.search(str(tokenizer.chat_template)) if chat else None
+    language_model: Any = HFLM  # its decorator hides the arguments
+    results: Any = simple_evaluate(
+        language_model(
+            pretrained=model,
+            tokenizer=tokenizer,
+            batch_size=batch_size,
+            think_end_token=thought_end and thought_end[0],
+        ),
         tasks=tasks,
         task_manager=manager,
-        num_fewshot=task_args.num_fewshot or None,
+        num_fewshot=shots,
         limit=max_samples,
-        apply_chat_template=task_args.prompt_style == "chat",
+        apply_chat_template=chat,
+        random_seed=args.seed,
+        numpy_random_seed=args.seed,
+        torch_random_seed=args.seed,
+        fewshot_random_seed=args.seed,
     )
-    return {
+    if results is None:
+        return {}, {}
+    settings = {
+        "num_fewshot": results["n-shot"],
+        "task_versions": results["versions"],
+        "rows": {task: count["effective"] for task, count in results["n-samples"].items()},
+        "prompt_style": "chat" if chat else "plain",
+        "seed": args.seed,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "batch_size": batch_size,
+        "lm_eval": results["lm_eval_version"],
+        "transformers": results["transformers_version"],
+    }
+    for task, number in settings["num_fewshot"].items():
+        if shots not in (None, number):
+            logger.warning(f"`--num_fewshot` {shots}: the harness has {number} for {task}, whose file fixes it")
+    scores: dict[str, float] = {
         f"{task}_{name.removesuffix(',none').replace(',', '_')}": value
         for task, scores in results["results"].items()
         for name, value in scores.items()
         if isinstance(value, int | float)
     }
+    return scores, settings
 
 
-def save_harness(args: EvalArguments, results: list[dict[str, float]]) -> dict[str, float]:
-    """Write the scores of the harness to `harness_results.json` in `--output_dir`, on rank 0.
+def save_harness(args: EvalArguments, results: list[tuple[dict[str, float], dict[str, Any]]]) -> dict[str, float]:
+    """Write the scores of the harness, models and settings to `harness_results.json` in `--output_dir`, on rank 0.
 
     Args:
-        results: the scores of the model, and of the baseline if there is one.
+        results: what `run_harness` returns for the model, and for the baseline if there is one.
 
     Returns:
         All scores, those of the baseline named `baseline_<task>_<metric>`.
     """
     figures = {}
-    for prefix, scores in zip(("", "baseline_"), results, strict=False):
+    for prefix, (scores, _) in zip(("", "baseline_"), results, strict=False):
         figures |= {f"{prefix}{name}": value for name, value in scores.items()}
+    models = {"model": args.model_name_or_path, "baseline": args.baseline}
+    names = {role: Path(path).name for role, path in models.items() if path}  # without the folders of this machine
     if PartialState().is_main_process:
-        write_json(Path(f"{args.output_dir}/harness_results.json"), figures)
+        write_json(Path(f"{args.output_dir}/harness_results.json"), figures | names | {"settings": results[0][1]})
     return figures

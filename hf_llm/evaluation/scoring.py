@@ -252,6 +252,7 @@ class Evaluation:
         settings = {name: getattr(self.task_args, name) for name in names}
         if settings["task_options"] is not None:
             settings["task_options"] = format_mapping(settings["task_options"])
+        settings["num_fewshot"] = settings["num_fewshot"] or 0
         return settings | {"max_length": self.max_length, "seed": self.args.seed, "dtype": self.args.dtype}
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, positions: float) -> EncodedTask:
