@@ -63,13 +63,9 @@ def run_harness(
     batch_size, chat, shots = args.batch_size or BATCH_SIZE, task_args.prompt_style == "chat", task_args.num_fewshot
     thought_end = END.search(str(tokenizer.chat_template)) if chat else None
     language_model: Any = HFLM  # its decorator hides the arguments
+    options = {"batch_size": batch_size, "think_end_token": thought_end and thought_end[0]}
     results: Any = simple_evaluate(
-        language_model(
-            pretrained=model,
-            tokenizer=tokenizer,
-            batch_size=batch_size,
-            think_end_token=thought_end and thought_end[0],
-        ),
+        language_model(pretrained=model, tokenizer=tokenizer, **options),
         tasks=tasks,
         task_manager=manager,
         num_fewshot=shots,
