@@ -6,6 +6,8 @@ Metadata of a field, besides argparse's `help` and `choices`:
 - `requires`: another argument, without which this one has no effect. Values after its name are those that it must have;
 - `excludes`: arguments with which it has no effect;
 - `mapping`: it takes `key=value` pairs or a mapping, whose values are "typed" as in YAML, or "text".
+
+Those of `TrainingArguments` have such metadata in `TRAINER_METADATA`, and other defaults in `TRAINER_DEFAULTS`.
 """
 
 import math
@@ -26,6 +28,78 @@ PROMPT_STYLE = {
 }
 REMOTE_CODE = {"help": "Allow running code from the Hub repository of a model or tokenizer."}
 MODEL = "Model folder, Hub id or .gguf file"
+
+# Defaults of the recipes that are not those of `TrainingArguments`. None: not given.
+TRAINER_DEFAULTS = {
+    "bf16": None,  # if the hardware supports it
+    "do_train": None,
+    "do_eval": None,
+    "logging_nan_inf_filter": False,
+    "restore_callback_states_from_checkpoint": True,  # or early stopping counts from 0 again
+    "remove_unused_columns": False,
+    "include_num_input_tokens_seen": "non_padding",
+    "batch_eval_metrics": True,
+}
+# What transformers accepts silently, reads only with another flag, or refuses hours later without the flag's name.
+TRAINER_METADATA: dict[str, dict[str, Any]] = {
+    **{name: {"min": 1} for name in ("per_device_train_batch_size", "per_device_eval_batch_size")},
+    **{name: {"min": 1} for name in ("gradient_accumulation_steps", "save_total_limit", "eval_accumulation_steps")},
+    **{name: {"above": 0} for name in ("save_steps", "eval_steps", "logging_steps", "neftune_noise_alpha")},
+    **{name: {"min": 0} for name in ("learning_rate", "weight_decay", "max_grad_norm", "adam_epsilon", "warmup_steps")},
+    **{name: {"min": 0, "max": 1} for name in ("adam_beta1", "adam_beta2", "label_smoothing_factor")},
+    **{name: {"min": 0, "max": 2**32 - 1} for name in ("seed", "data_seed")},
+    **{name: {"requires": ("push_to_hub",)} for name in ("hub_model_id", "hub_revision", "hub_always_push")},
+    "eval_delay": {"requires": ("eval_strategy", "steps", "epoch")},
+    "load_best_model_at_end": {"requires": ("eval_strategy", "steps", "epoch")},
+    "metric_for_best_model": {"requires": ("eval_strategy", "steps", "epoch")},
+    "greater_is_better": {"requires": ("eval_strategy", "steps", "epoch")},
+    "dataloader_persistent_workers": {"requires": ("dataloader_num_workers",)},
+    "dataloader_prefetch_factor": {"requires": ("dataloader_num_workers",)},
+    "dataloader_multiprocessing_context": {"requires": ("dataloader_num_workers",)},
+    "dataloader_num_workers": {"min": 0},
+    "num_train_epochs": {"above": 0, "max": 1e9},
+    "torch_empty_cache_steps": {"min": 1},
+    "ddp_timeout": {"min": 1},
+    "lr_scheduler_kwargs": {"mapping": "typed"},
+    "activation_checkpointing_kwargs": {"mapping": "typed"},
+    "gradient_checkpointing_kwargs": {"mapping": "typed"},
+    "liger_kernel_config": {"mapping": "typed", "requires": ("use_liger_kernel",)},
+    "bf16": {"help": "Train in bfloat16 (mixed precision). Default: if the hardware supports it."},
+    "hub_private_repo": {"help": "Whether a new repository is private. Default: true."},
+    "resume_from_checkpoint": {
+        "help": "`true` resumes from the newest complete checkpoint in --output_dir, or starts if there is none. Else "
+        "the path of a checkpoint. Default: a new run."
+    },
+    "do_train": {"help": "The recipe always trains. recipes/eval.py only evaluates."},
+    "do_eval": {"help": "The recipe always evaluates after training; --eval_strategy adds evaluations during it."},
+    "do_predict": {"help": "Not supported: recipes/eval.py writes predictions."},
+}
+# Names in run_clm.py, TRL, LLaMA-Factory, axolotl and earlier versions of transformers -> names here.
+NAMES_IN_OTHER_TOOLS = {
+    **dict.fromkeys(("block_size", "max_seq_length", "cutoff_len", "sequence_len"), "max_length"),
+    **dict.fromkeys(("epochs", "num_epochs"), "num_train_epochs"),
+    **dict.fromkeys(("batch_size", "micro_batch_size", "per_gpu_train_batch_size"), "per_device_train_batch_size"),
+    **dict.fromkeys(("model", "base_model", "model_name"), "model_name_or_path"),
+    **dict.fromkeys(("val_size", "validation_split_percentage"), "validation_fraction"),
+    "lr": "learning_rate",
+    "lora_rank": "lora_r",
+    "lora_target": "lora_target_modules",
+    "preprocessing_num_workers": "dataset_num_proc",
+    "text_column": "dataset_text_field",
+    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
+    "evaluation_strategy": "eval_strategy",
+    "push_to_hub_model_id": "hub_model_id",
+    "no_cuda": "use_cpu",
+}
+# The same, where another value or a choice is needed: what to do instead.
+REMEDIES = {
+    "overwrite_output_dir": "name another `--output_dir`, or resume with `--resume_from_checkpoint true`",
+    "warmup_ratio": "give it as `--warmup_steps`, where a number below 1 is a fraction of the steps",
+    "group_by_length": "give `--train_sampling_strategy group_by_length`",
+    "logging_dir": "trackers choose their folder: TensorBoard's is TENSORBOARD_LOGGING_DIR",
+    "save_safetensors": "leave it out, as all weights are saved so",
+    "use_lora": "`--lora_r 16` of recipes/finetune.py",
+}
 
 
 def check_bounds(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
@@ -189,12 +263,23 @@ class SourceArguments(ReadingArguments):
     )
     max_eval_samples: int | None = field(
         default=None,
-        metadata={"help": "Maximum number of validation rows, chosen as for --max_train_samples.", "min": 1},
+        metadata={
+            "help": "Maximum number of validation rows, chosen as for --max_train_samples. Default: that number, or "
+            "all of a --validation_file or of a Hub dataset.",
+            "min": 1,
+        },
     )
     dataset_num_proc: int | None = field(
         default=None,
         metadata={"help": "Number of processes for reading the files. Default: 1.", "min": 1},
     )
+
+    def limits(self) -> dict[str, int | None]:
+        """Return the maximum number of rows of each split; None: no limit."""
+        chosen = self.validation_file or self.dataset_name
+        # A short try would otherwise be evaluated on hundreds of rows.
+        default = None if chosen else self.max_train_samples
+        return {"train": self.max_train_samples, "validation": self.max_eval_samples or default}
 
 
 @dataclass

@@ -22,14 +22,6 @@ from hf_llm.messages import set_up_logging
 
 logger = logging.getLogger(__name__)
 
-# Values of TrainingArguments that transformers accepts silently, or refuses hours later without the flag's name.
-TRAINER_BOUNDS = {
-    "learning_rate": {"min": 0},
-    **{f"per_device_{split}_batch_size": {"min": 1} for split in ("train", "eval")},
-    "gradient_accumulation_steps": {"min": 1},
-    **{name: {"above": 0} for name in ("num_train_epochs", "save_steps", "eval_steps", "logging_steps")},
-}
-
 
 def parse_args(
     dataclass_types: list[type],
@@ -63,14 +55,14 @@ def parse_args(
     values = parser.parse(config_flags + argv)
     named, in_file = flag_names(argv), flag_names(config_flags) - flag_names(argv)
     for option in parser.options:
-        check_bounds(option.name, values[option.name], TRAINER_BOUNDS.get(option.name, option.metadata))
+        check_bounds(option.name, values[option.name], option.metadata)
     if values.get("max_steps", 1) < 1 and values["max_steps"] != -1:
         raise ValueError(f"`--max_steps` is {values['max_steps']}: give at least 1, or -1 for `--num_train_epochs`")
     for name in sorted(named & flag_names(config_flags)):
         if isinstance(values[name], dict):
             logger.info(f"`--{name}`, with the settings of the file: {format_mapping(values[name])}")
-    check_effects(parser.options, values, named, in_file)
     set_strategies(values, named, in_file)
+    check_effects(parser.options, values, named, in_file)
     return tuple(build(dataclass_type, values) for dataclass_type in dataclass_types)
 
 
@@ -138,6 +130,7 @@ def check_effects(options: list[dataclasses.Field], values: dict[str, Any], name
         if requires := option.metadata.get("requires"):
             needed, *choices = requires
             present = name in named or (name in in_file and not named & {needed, f"no_{needed}"})
+            present = present and values[name] not in (None, False)
             if present and not (values[needed] in choices if choices else values[needed]):
                 remedy = " ".join([needed, *choices[:1]])
                 raise ValueError(f"`--{name}` has no effect without `--{remedy}`: give both or neither")

@@ -12,6 +12,20 @@ from typing import Any, NoReturn
 
 from transformers import HfArgumentParser
 
+from hf_llm.arguments import (
+    NAMES_IN_OTHER_TOOLS,
+    REMEDIES,
+    TRAINER_DEFAULTS,
+    TRAINER_METADATA,
+    AdapterArguments,
+    EvalArguments,
+    GenerateArguments,
+    PreparationArguments,
+    PretrainArguments,
+    TaskArguments,
+    TextArguments,
+    TokenizerArguments,
+)
 from hf_llm.mappings import parse_mapping, read_yaml
 from hf_llm.messages import exit_with_error
 
@@ -28,18 +42,19 @@ IGNORED_DEFAULTS = IGNORED_SETTINGS | {
 # Mappings of a YAML file that a mapping on the command line replaces, instead of adding to it, if the command line also
 # names what they describe.
 DESCRIBED = {"config_overrides": "model_type", "task_options": "task"}
-# Names in run_clm.py, TRL, LLaMA-Factory and axolotl -> names here.
-NAMES_IN_OTHER_TOOLS = {
-    **dict.fromkeys(("block_size", "max_seq_length", "cutoff_len", "sequence_len"), "max_length"),
-    **dict.fromkeys(("epochs", "num_epochs"), "num_train_epochs"),
-    **dict.fromkeys(("batch_size", "micro_batch_size"), "per_device_train_batch_size"),
-    **dict.fromkeys(("model", "base_model", "model_name"), "model_name_or_path"),
-    **dict.fromkeys(("val_size", "validation_split_percentage"), "validation_fraction"),
-    "lr": "learning_rate",
-    "lora_rank": "lora_r",
-    "lora_target": "lora_target_modules",
-    "preprocessing_num_workers": "dataset_num_proc",
-    "text_column": "dataset_text_field",
+# Types of fields of TrainingArguments for which HfArgumentParser takes another one.
+TRAINER_TYPES = {"report_to": list[str], "include_num_input_tokens_seen": str, "parallelism_config": str}
+# Arguments that not every recipe has.
+FLAGS_OF_RECIPES = {
+    recipe: {option.name for group in groups for option in dataclasses.fields(group)}
+    for recipe, groups in {
+        "finetune.py": (AdapterArguments, TaskArguments),
+        "pretrain.py": (PretrainArguments, TextArguments),
+        "eval.py": (EvalArguments,),
+        "generate.py": (GenerateArguments,),
+        "prepare_data.py": (PreparationArguments,),
+        "train_tokenizer.py": (TokenizerArguments,),
+    }.items()
 }
 
 
@@ -54,6 +69,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """Help with the defaults of the flags, and with a recipe's docstring as it is, so that commands can be copied."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
+        if isinstance(action, argparse._StoreFalseAction):
+            return f"The same as --{action.dest} false."
         return action.help if action.default is None else super()._get_help_string(action)
 
 
@@ -67,20 +84,27 @@ class RecipeParser(HfArgumentParser):
 
     def __init__(self, dataclass_types: list[Any], description: str | None):
         layout = {"usage": "%(prog)s [--config FILE] [flags]", "formatter_class": HelpFormatter}
+        self.metadata: dict[str, dict[str, Any]] = TRAINER_METADATA if has_trainer(dataclass_types) else {}
         super().__init__(dataclass_types, description=description, allow_abbrev=False, **layout)
         if has_trainer(dataclass_types):
             self._optionals.title = "the Trainer (transformers.TrainingArguments)"
-            # None: bfloat16 is used if the hardware supports it.
-            self.set_defaults(bf16=None, logging_nan_inf_filter=False)
-            self.set_defaults(restore_callback_states_from_checkpoint=True)  # or early stopping counts from 0 again
+            self.set_defaults(**TRAINER_DEFAULTS)
         self._action_groups.append(self._action_groups.pop(self._action_groups.index(self._optionals)))  # last in help
         self.add_argument("--config", help="YAML file with arguments. Flags on the command line override it.")
         self.origin = ""  # of the flags being parsed, for error messages
-        self.options = [f for group in dataclass_types for f in dataclasses.fields(group) if f.init]
+        self.options = [self.with_metadata(f) for group in dataclass_types for f in dataclasses.fields(group) if f.init]
+
+    def with_metadata(self, field: dataclasses.Field) -> dataclasses.Field:
+        """Return a copy of a field, with our metadata if it is one of the Trainer."""
+        field = copy.copy(field)
+        field.metadata = {**field.metadata, **self.metadata.get(field.name, {})}  # pyright: ignore[reportAttributeAccessIssue]
+        return field
 
     def _parse_dataclass_field(self, parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:
         """Add the flag of a field, without the metadata that argparse does not know."""
-        field = copy.copy(field)
+        field = self.with_metadata(field)
+        if self.metadata:
+            field.type = TRAINER_TYPES.get(field.name, field.type)
         if kind := field.metadata.get("mapping"):
             field.type = partial(self.to_mapping, field.name, kind == "text")
         metadata = {key: value for key, value in field.metadata.items() if key not in OWN_METADATA}
@@ -116,7 +140,11 @@ class RecipeParser(HfArgumentParser):
         """Return a hint to the known flag nearest to an unknown one: another tool's name, a part of it, or similar."""
         known = [action.dest for action in self._actions if action.dest != "help"]
         dashes, name = "--" * name.startswith("--"), flag_name(name).lstrip("-").replace("-", "_").lower()
+        if name in REMEDIES:
+            return f": {REMEDIES[name]}"
         name = NAMES_IN_OTHER_TOOLS[name] if NAMES_IN_OTHER_TOOLS.get(name) in known else name
+        if name not in known and (recipe := next((r for r, names in FLAGS_OF_RECIPES.items() if name in names), None)):
+            return f": it is an argument of recipes/{recipe}"
         containing = [flag for flag in known if min(len(flag), len(name)) > 3 and (name in flag or flag in name)]
         near = difflib.get_close_matches(name, containing, 1, cutoff=0) or difflib.get_close_matches(name, known, 1)
         return f"; the nearest is `{dashes}{near[0]}`" if near else ""

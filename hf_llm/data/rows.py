@@ -65,7 +65,7 @@ def load_rows(data_args: DataArguments, task_args: TaskArguments, task: Task, se
         splits = split_validation(splits["train"], data_args.validation_fraction, seed)
     warn_of_shared_rows(splits)
     task.prepare(DatasetDict({**splits}))  # on all rows: the labels, for example, do not depend on the limits
-    limits = {"train": data_args.max_train_samples, "validation": data_args.max_eval_samples}
+    limits = data_args.limits()
     return DatasetDict({split: draw_rows(rows, limits[split], seed) for split, rows in splits.items()})
 
 

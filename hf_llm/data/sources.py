@@ -56,8 +56,7 @@ def load_splits(data_args: TextArguments | TokenizerArguments, seed: int) -> Dat
     splits = {split: drop_empty_rows(rows, split) for split, rows in splits.items()}
     if "validation" not in splits:
         splits = split_validation(splits["train"], data_args.validation_fraction, seed)
-    limits = {"train": data_args.max_train_samples, "validation": data_args.max_eval_samples}
-    return DatasetDict({split: first_rows(splits[split], limit) for split, limit in limits.items()})
+    return DatasetDict({split: first_rows(splits[split], limit) for split, limit in data_args.limits().items()})
 
 
 def load_streams(data_args: TextArguments) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """The processes of a DeepSpeed run: checked, set up without a launcher, moved to the CPU, and ended."""
 
+import argparse
 import os
 import socket
 import warnings
 from datetime import timedelta
 from typing import Any
 
+import psutil
 import torch
 from accelerate import PartialState
 from accelerate.utils import get_int_from_env
@@ -44,6 +46,27 @@ def check_launch(on_cpu: bool, asked_for_cpu: bool, script: str) -> None:
         raise ValueError(
             f"`--deepspeed` on {ranks} devices needs a launcher: {LAUNCH.format(ranks, script)} (to use one of them: "
             f"CUDA_VISIBLE_DEVICES=0 python {script} ...)"
+        )
+
+
+def check_started_processes(on_cpu: bool, script: str) -> None:
+    """Refuse several processes of `accelerate launch` on CPU, of which it starts only one.
+
+    It hands their number to nobody, so that it is read from the command line of the launcher, this process's parent.
+
+    Raises:
+        ValueError: the message has a command that starts them.
+    """
+    launcher = psutil.Process().parent()
+    if "RANK" in os.environ or not on_cpu or "ACCELERATE_MIXED_PRECISION" not in os.environ or launcher is None:
+        return
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--num_processes", "--num-processes", type=int, default=1)
+    asked = parser.parse_known_args(launcher.cmdline())[0].num_processes
+    if asked > 1:
+        raise ValueError(
+            f"`accelerate launch --num_processes {asked}` starts one process on CPU: use torchrun --nproc_per_node "
+            f"{asked} {script} ..."
         )
 
 

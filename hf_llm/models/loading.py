@@ -360,7 +360,9 @@ def check_fit(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, max_
     positions = getattr(config, "max_position_embeddings", None)
     positions = math.inf if positions is None else positions - first
     if max_length > positions:
-        raise ValueError(f"`--max_length` {max_length} is beyond the model's {positions} positions: take at most those")
+        raise ValueError(
+            f"`--max_length` {max_length} is beyond the model's {positions} positions: give `--max_length {positions}`"
+        )
     vocab_size = config.vocab_size
     if len(tokenizer) > vocab_size:
         raise ValueError(

@@ -49,6 +49,13 @@ def check_objective(
     Raises:
         ValueError: the tokenizer lacks what the objective needs; the stream has no end, or too many readers.
     """
+    known = ["loss", "perplexity", *(["bits_per_byte"] if run_args.objective != "masked" else [])]
+    if (metric := args.metric_for_best_model) and metric.removeprefix("eval_") not in known:
+        raise ValueError(
+            f"`--metric_for_best_model` {metric} is not a score of this objective: give {', '.join(known)}"
+        )
+    if run_args.objective == "masked" and args.label_smoothing_factor:
+        raise ValueError("`--label_smoothing_factor` has no effect on `--objective` masked: leave it out")
     if run_args.objective == "fim":
         sentinel_ids(tokenizer)
     if run_args.objective == "masked" and tokenizer.mask_token_id is None:
@@ -59,6 +66,8 @@ def check_objective(
     if data_args.streaming:
         if args.max_steps < 1:
             raise ValueError("`--streaming` has no end: give `--max_steps`")
+        if args.train_sampling_strategy != "random":
+            raise ValueError("`--streaming` keeps the order of the files: leave out `--train_sampling_strategy`")
         if args.dataloader_num_workers:
             raise ValueError("`--streaming` reads ahead by itself: leave out `--dataloader_num_workers`")
 

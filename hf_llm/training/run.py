@@ -22,6 +22,7 @@ from hf_llm.training.checkpoints import CompleteCheckpoints, check_same_run, sav
 from hf_llm.training.facts import run_facts
 from hf_llm.training.throughput import Throughput, logits_share, mean_attended_length
 from hf_llm.training.totals import RunTotals, count_steps_and_rows
+from hf_llm.training.training_arguments import default_decay
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,13 @@ class StopOnNonFiniteLoss(TrainerCallback):
                 f"last good checkpoint: {self.last_checkpoint}. "
                 "Lower `--learning_rate`, or look at the rows of that step"
             )
+
+
+class KeepEvaluationRows(TrainerCallback):
+    """Limits `dataloader_drop_last` to training: the Trainer would drop validation rows too, and change the scores."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        args.dataloader_drop_last = False  # the loader of training is made
 
 
 def enable_early_stopping(args: TrainingArguments, patience: int | None) -> list[TrainerCallback]:
@@ -180,6 +188,7 @@ def add_callbacks(
     args, (_, rows, _, collator) = trainer.args, trainer_parts(trainer)
     for callback in [
         *([DeepSpeedInForce(trainer)] if args.deepspeed else []),
+        KeepEvaluationRows(),
         CheckAttention(collator, packing),
         *collator.callbacks(),
         StopOnNonFiniteLoss(trainer, checkpoint),
@@ -195,10 +204,12 @@ def train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
     """Train from `checkpoint`, or from step 0 where it is None, and return the metrics of training."""
     model, *_ = trainer_parts(trainer)
     ignored = outputs_besides_logits(model)
+    max_steps, _ = count_steps_and_rows(trainer)
+    options: Any = trainer.args.lr_scheduler_kwargs or {}
+    trainer.args.lr_scheduler_kwargs = options | default_decay(trainer.args, max_steps)
     if checkpoint is None:
         return trainer.train(ignore_keys_for_eval=ignored).metrics
     saved = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
-    max_steps, _ = count_steps_and_rows(trainer)
     if max_steps != saved.max_steps:
         logger.warning(f"The schedule was made for {saved.max_steps} steps, and continues as one for {max_steps}")
     if is_finished(saved, max_steps):
@@ -250,13 +261,23 @@ def describe_schedule(args: TrainingArguments, rows: int | None) -> str:
 
     Args:
         rows: number of packed rows; None: a stream.
+
+    Raises:
+        ValueError: the rows do not fill the only batch, which would be dropped.
     """
-    per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    batch = args.train_batch_size * args.world_size
+    per_step = batch * args.gradient_accumulation_steps
     if rows is None:
         return (
             f"A stream of rows, {per_step:,} a step: {args.max_steps:,} steps at learning rate {args.learning_rate:g}"
         )
-    per_epoch = max(1, rows // per_step) if args.dataloader_drop_last else -(-rows // per_step)
+    batches = rows // batch if args.dataloader_drop_last else math.ceil(rows / batch)
+    per_epoch = math.ceil(batches / args.gradient_accumulation_steps)
+    if not batches:
+        raise ValueError(
+            f"`--dataloader_drop_last` drops all {rows} rows, which do not fill one batch of {batch}: leave it out, or "
+            "give a smaller `--per_device_train_batch_size`"
+        )
     steps = args.max_steps if args.max_steps > 0 else math.ceil(per_epoch * args.num_train_epochs)
     return (
         f"{rows:,} rows, {per_step:,} a step: {per_epoch:,} steps an epoch, {steps:,} in all at learning rate "
