@@ -54,8 +54,6 @@ def check_objective(
         raise ValueError(
             f"`--metric_for_best_model` {metric} is not a score of this objective: give {', '.join(known)}"
         )
-    if run_args.objective == "masked" and args.label_smoothing_factor:
-        raise ValueError("`--label_smoothing_factor` has no effect on `--objective` masked: leave it out")
     if run_args.objective == "fim":
         sentinel_ids(tokenizer)
     if run_args.objective == "masked" and tokenizer.mask_token_id is None:
