@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from huggingface_hub.utils import filter_repo_objects, validate_repo_id
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
@@ -37,6 +37,8 @@ NOT_PUSHED = [
     "predictions.jsonl",  # contains the evaluated texts
     "events.out.*",
 ]
+# What the client raises on an answer that is an HTML page, or JSON of another server.
+NOT_A_HUB = (json.JSONDecodeError, KeyError, TypeError, AttributeError)
 # Deleted from the repository if not pushed again: `from_pretrained` or a reader would mix them with the new files.
 DELETED_IF_OLD = ["*.safetensors", "*.bin", "*.pt", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
 
@@ -162,7 +164,7 @@ def push_folder(
     check_no_token(files)
     try:
         return upload_and_verify(folder, files, repo_id, private, revision, commit_message)
-    except (HTTPError, OSError, RuntimeError, json.JSONDecodeError) as error:  # JSON: of an HTML error page
+    except (HTTPError, OSError, RuntimeError, *NOT_A_HUB) as error:
         raise ConnectionError(describe_failure(error, folder, repo_id, private, revision)) from error
 
 
@@ -192,7 +194,11 @@ def upload_and_verify(
 
 def check_private(repo_id: str, private: bool) -> None:
     """Refuse a private push to a public repository."""
-    if private and not HfApi().model_info(repo_id).private:
+    try:
+        public = private and not HfApi().model_info(repo_id).private
+    except NOT_A_HUB as error:
+        raise ConnectionError(f"{describe_other_server(error)}, or run without `--push_to_hub`") from error
+    if public:
         raise ValueError(
             f"`{repo_id}` is a public repository: pass `--hub_private_repo false` (`private=False`) to push there, or "
             "name another"
@@ -233,6 +239,14 @@ def check_no_token(files: dict[str, Path]) -> None:
                 raise ValueError(f"`{name}` contains the Hub token: remove it there; nothing was pushed")
 
 
+def describe_other_server(error: Exception) -> str:
+    """Explain an answer that is not a Hub's."""
+    return (
+        f"the answer of `{constants.ENDPOINT}` is not a Hub's ({type(error).__name__}: {one_line(error)}): check "
+        "HF_ENDPOINT and proxies"
+    )
+
+
 def describe_failure(error: Exception, folder: Path, repo_id: str, private: bool, revision: str | None) -> str:
     """Return the message of a failed push, with the command that pushes again."""
     command = ["hf", "upload", repo_id, str(folder), ".", "--private" if private else "--no-private"]
@@ -240,11 +254,12 @@ def describe_failure(error: Exception, folder: Path, repo_id: str, private: bool
     command += [word for pattern in NOT_PUSHED for word in ("--exclude", pattern)]
     # The client hides the cause of a failed file transfer behind a RuntimeError.
     cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+    problem = describe_other_server(error) if isinstance(error, NOT_A_HUB) else one_line(cause)
     if isinstance(cause, HfHubHTTPError) and cause.response.status_code in (401, 403):
         remedy = "Log in (`hf auth login`, or `HF_TOKEN`) and push"
     else:
         remedy = "Push"
     return (
-        f"Push to `{repo_id}` failed: {one_line(cause).rstrip('.')}. The local results in `{folder}` are complete. "
+        f"Push to `{repo_id}` failed: {problem.rstrip('.')}. The local results in `{folder}` are complete. "
         f"{remedy} again with: {shlex.join(command)}"
     )

@@ -4,6 +4,8 @@ import json
 import shlex
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import huggingface_hub
@@ -15,7 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from hf_llm.publishing.card import write_model_card
-from hf_llm.publishing.hub import push_folder
+from hf_llm.publishing.hub import check_private, push_folder
 
 # huggingface_hub 2.4 sends LFS files in a way that its HTTP client has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -271,3 +273,33 @@ def test_the_model_card_is_pushed_with_the_model(server, folder):
     push(folder)
     assert server.repos["user/tiny"].files()["README.md"] == (folder / "README.md").read_bytes()
     assert not (folder / ".README.md.tmp").exists()
+
+
+@pytest.mark.parametrize("answer", [b"<html>", b"", b"[]", b"null", b"{}", b'{"error": "x"}', b"3"])
+def test_an_answer_that_is_not_a_hubs_is_one_line(trained_folder, answer, monkeypatch):
+    """A page of a proxy, or JSON of another server: the address is named, and what to check."""
+
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.rfile.read(int(self.headers.get("content-length") or 0))
+            self.send_response(200)
+            self.send_header("content-length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        do_POST = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{other.server_port}"
+        monkeypatch.setenv("HF_TOKEN", "hf_token")
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        for ask in (lambda: push(trained_folder), lambda: check_private("user/tiny", True)):
+            with pytest.raises(ConnectionError, match=f"the answer of `{endpoint}` is not a Hub's"):
+                ask()
+        other.shutdown()
+        huggingface_hub.close_session()
