@@ -39,6 +39,7 @@ TRAINER_DEFAULTS = {
     "remove_unused_columns": False,
     "include_num_input_tokens_seen": "non_padding",
     "batch_eval_metrics": True,
+    "report_to": "none",
 }
 # What transformers accepts silently, reads only with another flag, or refuses hours later without the flag's name.
 TRAINER_METADATA: dict[str, dict[str, Any]] = {
