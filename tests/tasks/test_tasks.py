@@ -101,6 +101,12 @@ def test_choices_contain_the_gold_answer(task, sample):
             assert len(set(answers)) == len(choices) and task.references(row)[0] in answers
 
 
+def test_every_label_of_the_sample_is_trained_on():
+    """A label that only `validation` has could not be learned, and each run would warn of it."""
+    rows = load_task("understanding").sample()
+    assert {*rows["validation"]["label"]} <= {*rows["train"]["label"]} and len({*rows["validation"]["label"]}) > 1
+
+
 def test_options_are_set_by_name_as_values_or_as_text():
     """A YAML file gives an integer, a command line the text of one; both make the same task."""
     task = load_task("translation", source="de", target="zh", max_new_tokens=7)
