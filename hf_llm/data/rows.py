@@ -85,7 +85,7 @@ def warn_of_shared_rows(splits: dict[str, Dataset]) -> None:
         return
     names = [name for name in splits["validation"].column_names if name != ORIGIN]
     keys = {
-        split: [hash(repr(values)) for values in zip(*(rows[name] for name in names), strict=True)]
+        split: [hash(repr(values)) for values in zip(*(rows[name][:] for name in names), strict=True)]
         for split, rows in splits.items()
         if {*names} <= {*rows.column_names}
     }
@@ -117,7 +117,7 @@ def read_files(argument: str, patterns: list[str], reading: ReadingArguments) ->
         except (pa.ArrowException, OverflowError, UnicodeError) as error:
             raise ValueError(
                 f"`{argument}` {' '.join(patterns)}: the values of column `{name}` are of several types, or of one "
-                f"that cannot be stored: {one_line(error)}"
+                f"that cannot be stored: {one_line(error)}: write all of them as texts"
             ) from None
     labels = {name: label for path in paths for name, label in read_classes(path).items()}
     labels = {name: label for name, label in labels.items() if {*columns[name].to_pylist()} <= {None, *label.names}}
@@ -148,7 +148,7 @@ def to_task_columns(rows: Dataset, split: str, task: Task, mapping: dict[str, st
     replaced = [name for name in mapping.values() if name in columns and name not in mapping]
     rows = rows.remove_columns(replaced).rename_columns(mapping)
     for name in task.nested_columns:
-        for match in {name, *task.columns[name]} & {*rows.column_names}:
+        for match in {name, *task.columns.get(name, ())} & {*rows.column_names}:
             rows = parse_column(rows, match, split)
     adapted, chosen = rows, {}
     try:
@@ -168,7 +168,7 @@ def to_task_columns(rows: Dataset, split: str, task: Task, mapping: dict[str, st
     for name, feature in rows.features.items():
         if isinstance(feature, ClassLabel):
             task.name_classes(name, feature.names)
-            names = [None if number is None or number < 0 else feature.names[number] for number in rows[name]]
+            names = [None if number is None or number < 0 else feature.names[number] for number in rows[name][:]]
             rows = rows.remove_columns(name).add_column(name, names)  # pyright: ignore[reportCallIssue]
     for name in task.text_columns:
         if name in rows.column_names:
@@ -277,7 +277,7 @@ def join_sentences(rows: Dataset, column: str, split: str, optional: bool) -> Da
     has_strings = getattr(rows.features[column], "dtype", None) in ("string", "large_string")
     if has_strings and (optional or not column_of(rows, column).null_count):
         return rows  # the usual case: millions of texts stay on the disk
-    texts = [join_texts(value) for value in rows[column]]
+    texts = [join_texts(value) for value in rows[column][:]]
     for number, text in enumerate(texts):
         if text is None and not (optional and rows[number][column] is None):
             origin = rows[number].get(ORIGIN, f"`{split}` row {number}")
@@ -300,6 +300,8 @@ def join_texts(value: Any) -> str | None:
     body = next((value[name] for name in BODIES if name in value), None) if isinstance(value, dict) else None
     titles = value.get("title") if isinstance(value, dict) else None
     if isinstance(titles, list) and isinstance(body, list) and len(titles) == len(body):
-        texts = [join_texts(item) for item in body]
-        return None if None in texts else "\n".join(map(": ".join, zip(titles, texts, strict=True)))  # pyright: ignore[reportArgumentType]
+        pairs = [(title, join_texts(item)) for title, item in zip(titles, body, strict=True)]
+        return (
+            None if any(text is None for _, text in pairs) else "\n".join(f"{title}: {text}" for title, text in pairs)
+        )
     return None if body is None else join_texts(body)

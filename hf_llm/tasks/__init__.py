@@ -186,12 +186,13 @@ def reference_list(value: str | list[str] | None) -> list[str]:
     return [text.strip() for text in values if text.strip()]
 
 
-def drop_unlabelled(rows: Dataset, labels: Sequence[Any], split: str) -> Dataset:
+def drop_unlabelled(rows: Dataset, labels: Sequence[Any], split: str, hint: str = "") -> Dataset:
     """Drop and count the rows whose label is None.
 
     Args:
         labels: the label of each of the N rows.
         split: name of the rows in messages.
+        hint: what to do if a label was dropped by mistake.
 
     Raises:
         ValueError: no row has a label.
@@ -199,8 +200,9 @@ def drop_unlabelled(rows: Dataset, labels: Sequence[Any], split: str) -> Dataset
     kept = [number for number, label in enumerate(labels) if label is not None]
     if not kept:
         raise ValueError(
-            f"`{split}`: the labels of all {len(rows)} rows are hidden or empty: name another split, column or data set"
+            f"`{split}`: the labels of all {len(rows)} rows are hidden or empty: name another split, column or data "
+            f"set{hint}"
         )
     if dropped := len(rows) - len(kept):
-        logger.warning(f"{split}: {dropped} of {len(rows)} rows dropped, whose labels are hidden (-1) or empty")
+        logger.warning(f"{split}: {dropped} of {len(rows)} rows dropped, whose labels are hidden (-1) or empty{hint}")
     return rows.select(kept) if dropped else rows

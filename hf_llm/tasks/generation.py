@@ -29,13 +29,14 @@ class Generation(Task):
     }
     text_columns = ("instruction", "input")
     optional_columns = ("input",)
+    nested_columns = ("messages", "conversations", "conversation")
     document_column = "input"
     stop_strings = ()
     scores_perplexity = True
 
     def adapt(self, rows):
         """Take question and answer from conversations of one exchange, in the formats of OpenAI, ShareGPT and TRL."""
-        names = [name for name in ("messages", "conversations", "conversation") if name in rows.column_names]
+        names = [name for name in self.nested_columns if name in rows.column_names]
         first = rows[0]
         if is_chat(first.get("prompt")) and is_chat(first.get("completion")):
             names = ["prompt", "completion"]
@@ -89,9 +90,13 @@ def turns_of(value: Any) -> list[tuple[str, str]]:
         _, *parts = TURN.split(value)
         roles = [ROLES.get(role.lower(), role.lower()) for role in parts[::2]]
         return [(role, text.strip()) for role, text in zip(roles, parts[1::2], strict=True)]
+    if not is_chat(value):
+        raise ValueError(f"`{value}` is not a list of messages: correct or remove the row")
     turns = []
-    for message in value if is_chat(value) else [{}]:
+    for message in value:
         role, text = message.get("role", message.get("from")), message.get("content", message.get("value"))
+        if is_chat(text) and all(set(part) == {"type", "text"} and part["type"] == "text" for part in text):
+            text = "".join(part["text"] for part in text)
         if not isinstance(role, str) or not isinstance(text, str) or message.get("tool_calls"):
             raise ValueError(f"`{message}` is not a message with a role and a text: correct or remove the row")
         turns.append((ROLES.get(role, role), text))

@@ -61,7 +61,7 @@ class MultipleChoice(Task):
         if len(names) < 2 or {"choices", "options", "endings"} & {*rows.column_names}:
             return rows
         right = ["correct_answer"] if names[0].startswith("distractor") else []  # SciQ
-        choices = [list(row) for row in zip(*(rows[name] for name in [*right, *names]), strict=True)]
+        choices = [list(row) for row in zip(*(rows[name][:] for name in [*right, *names]), strict=True)]
         return rows.remove_columns(names).add_column("choices", choices)
 
     def select(self, rows, split):

@@ -34,7 +34,7 @@ class Summarization(Task):
         numbered = [name for name in rows.column_names if re.fullmatch(r"(summary|highlights)_?\d+", name)]
         if not numbered or "summary" in rows.column_names:
             return rows
-        texts = [[text for text in row if text] for row in zip(*(rows[name] for name in numbered), strict=True)]
+        texts = [[text for text in row if text] for row in zip(*(rows[name][:] for name in numbered), strict=True)]
         return rows.add_column("summary", texts).remove_columns(numbered)
 
     def to_example(self, row):

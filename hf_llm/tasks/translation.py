@@ -69,7 +69,7 @@ class Translation(Task):
         pair = [column for column in found.values() if column]
         if "translation" in rows.column_names:
             rows = rows.remove_columns("translation")
-        texts = [dict(zip(codes, row, strict=True)) for row in zip(*(rows[name] for name in pair), strict=True)]
+        texts = [dict(zip(codes, row, strict=True)) for row in zip(*(rows[name][:] for name in pair), strict=True)]
         return rows.add_column("translation", texts).remove_columns(pair)  # pyright: ignore[reportCallIssue]
 
     def to_example(self, row):

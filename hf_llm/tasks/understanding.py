@@ -17,6 +17,7 @@ from hf_llm.tasks import HIDDEN_LABELS, Task, drop_unlabelled
 
 logger = logging.getLogger(__name__)
 
+HINT = "; if -1 is a label, name all labels by `labels=a|b|...` in `--task_options`"
 LEADING_WORDS = "the|this|it|text|label|answer|category|class|sentiment|is"  # of a written answer, before its label
 INTEGER, FRACTION = re.compile(r"([+-]?\d+)\.0+"), re.compile(r"[+-]?\d*\.\d+(e[+-]?\d+)?|[+-]?inf", re.IGNORECASE)
 
@@ -39,7 +40,10 @@ class Understanding(Task):
     max_new_tokens: int = 16
 
     columns: ClassVar = {
-        "text": ("sentence", "premise", "sentence1", "question1", "passage", "paragraph", "context", "question"),
+        "text": (
+            *("sentence", "premise", "sentence1", "question1", "passage", "paragraph", "context", "question"),
+            *("content", "review", "utt"),
+        ),
         "text2": ("hypothesis", "sentence2", "question2", "question", "span1_text"),
         "text3": ("answer", "word", "span2_text"),
         "label": ("labels", "intent", "category", "gold_label"),
@@ -67,7 +71,7 @@ class Understanding(Task):
                 with add_origin(rows[number], f"`{split}` row {number}"):
                     raise
         rows = rows.remove_columns("label").add_column("label", labels)  # pyright: ignore[reportCallIssue]
-        return drop_unlabelled(rows, labels, split)
+        return drop_unlabelled(rows, labels, split, "" if self.labels else HINT)
 
     def known_label(self, value: str | float | list | None) -> str | None:
         """Convert a label to text, None if it is hidden or empty.

@@ -457,6 +457,14 @@ MORE_LAYOUTS = {
         "generation",
         {"messages": [{"role": role, "content": role} for role in ("system", "user", "assistant")]},
     ),
+    "messages as text": (
+        "generation",
+        {"messages": "[{'role': 'user', 'content': 'Hi.'}, {'role': 'assistant', 'content': 'Ho.'}]"},
+    ),
+    "messages in pieces": (
+        "generation",
+        {"messages": [{"role": role, "content": [{"type": "text", "text": role}]} for role in ("user", "assistant")]},
+    ),
     "Guanaco": ("generation", {"text": "### Human: Hi.### Assistant: Ho."}),
     "ARC": (
         "multiple_choice",
@@ -497,7 +505,8 @@ def test_well_known_layouts_lose_no_text(layout, tmp_path, caplog):
     (read,) = load_rows(files, TaskArguments(task=task), loaded, 42)["validation"]
     example = loaded.to_example(read)
     known = " ".join([*example.values(), *(loaded.choices(read) or []), *loaded.references(read)])
-    lost = [text for text in texts_in(row) if text not in known and text not in ("user", "assistant", "human", "gpt")]
+    names = ("user", "assistant", "human", "gpt", "text")
+    lost = [text for text in texts_in(row) if text not in known and text not in names]
     assert [text for text in lost if len(text) > 1 and text[0] not in "[#" and text != "logic"] == []
     assert task != "multiple_choice" or loaded.references(read) == ["yes"]
 
