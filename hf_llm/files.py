@@ -122,7 +122,8 @@ def locked(lock_file: Path, name: str) -> Iterator[None]:
     """Hold a lock file, which says who writes beside it; a second process is refused, and death releases the lock.
 
     Only rank 0 takes it. Python's other locks of files (`flock`) would be kept by worker processes that outlive a
-    killed run; this one (POSIX) belongs to the process, and holds between the machines of a network file system.
+    killed run; this one (POSIX) belongs to the process, and holds between the machines of a network file system. It
+    would be released by this process opening and closing the lock file once more.
 
     Args:
         lock_file: e.g. `.lock` in the folder of a run.

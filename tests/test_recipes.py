@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import re
 import signal
 import sys
@@ -18,10 +19,11 @@ import pytest
 import torch
 import transformers
 from pretraining_runs import BAD_INPUTS, BAD_PROMPTS, GENERATE, PROMPTS, TOKEN, complete_checkpoints
-from recipe_runs import RECIPES, contents, expect_success, read_json
+from recipe_runs import RECIPES, contents, expect_success, flags, read_json
 from safetensors.torch import load_file
 
 from hf_llm import arguments
+from hf_llm.files import locked
 
 
 def files_with(folder: Path, text: str) -> list[str]:
@@ -97,6 +99,29 @@ def test_no_recipe_imports_bitsandbytes_before_its_message_is_turned_off(recipe)
 # Pretraining
 
 
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_refuses_to_write_where_another_process_does(recipe, processes, tiny_base, corpus, tmp_path):
+    """At once, before it reads or writes anything, with the other process and its machine."""
+    text, model = {"train_file": corpus / "train.jsonl"}, {"model_name_or_path": tiny_base}
+    tasks, out = model | {"task": "question_answering"}, {"output_dir": tmp_path / "out"}
+    settings = {
+        "pretrain": text | out,
+        "finetune": tasks | out,
+        "eval": tasks | out,
+        "generate": model | {"prompt": "the", "output_file": tmp_path / "out"},
+        "prepare_data": {"files": corpus / "train.jsonl"} | out,
+        "train_tokenizer": text | out,
+    }[recipe.stem]
+    run_folder = recipe.stem in ("pretrain", "finetune", "eval")
+    with locked(tmp_path / "out" / ".lock" if run_folder else tmp_path / ".out.lock", "out"):
+        before = sorted(tmp_path.rglob("*"))  # not their contents: a process that reads its lock file releases the lock
+        refused = processes.fork([recipe, *flags(settings)], tmp_path)
+        assert refused.status == 2
+        assert f"out is in use: process {os.getpid()} on" in refused.stderr
+        assert len(refused.stderr.strip().splitlines()) == 1
+        assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_the_folder_loads_with_stock_transformers(trained, work):
     """`AutoModelForCausalLM` and `pipeline("text-generation")` take the output folder as it is."""
     expect_success(trained)
@@ -106,6 +131,16 @@ def test_the_folder_loads_with_stock_transformers(trained, work):
     generate = transformers.pipeline("text-generation", model=str(work / "trained"))
     (answer,) = generate("the cat", max_new_tokens=8, do_sample=False)
     assert answer["generated_text"].startswith("the cat ")
+
+
+def test_all_files_of_a_run_can_be_read_by_whom_the_umask_lets(trained, work):
+    """Weights, states and results alike: the libraries make some of them readable by their owner alone."""
+    expect_success(trained)
+    files = [path for path in (work / "trained").rglob("*") if path.is_file()]
+    (work / "a_new_file").touch()
+    modes = {path.name: path.stat().st_mode for path in files}
+    assert {"model.safetensors", "optimizer.pt", "complete.json", "eval_results.json"} <= modes.keys()
+    assert set(modes.values()) == {(work / "a_new_file").stat().st_mode}
 
 
 def test_the_model_has_learned_the_words_of_the_corpus(trained, work):

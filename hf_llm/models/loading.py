@@ -62,14 +62,30 @@ def pretrained_location(name: str) -> tuple[str, dict[str, str]]:
         ('models', {'gguf_file': 'tiny.gguf'})
 
     Raises:
-        ValueError: the name is a path, and there is no such folder or file.
+        ValueError: the name is a path, and there is no such folder or file; or a file of settings in it is damaged.
     """
     path = Path(name).expanduser()
     if not path.exists() and (name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith(".gguf")):
         raise ValueError("there is no such folder or file")
     if name.endswith(".gguf"):
         return str(path.parent), {"gguf_file": path.name}
+    check_settings(path)
     return str(path) if path.exists() else name, {}
+
+
+def check_settings(folder: Path) -> None:
+    """Check that the files of settings in a model's folder can be read: transformers ignores some that are damaged.
+
+    Raises:
+        ValueError: one is not a JSON object.
+    """
+    for path in sorted(folder.glob("*config.json")):
+        try:
+            damaged = not isinstance(json.loads(path.read_bytes()), dict)
+        except ValueError:
+            damaged = True
+        if damaged:
+            raise ValueError(f"{path.name} is damaged: its {path.stat().st_size:,} bytes are not a JSON object")
 
 
 def load_tokenizer(

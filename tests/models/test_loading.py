@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import shutil
 from pathlib import Path
 
 import gguf
@@ -22,6 +23,7 @@ from hf_llm.models.inspection import count_parameters
 from hf_llm.models.loading import (
     build_on_meta_device,
     extend_embeddings,
+    load_for_generation,
     load_model,
     load_to_extend,
     load_tokenizer,
@@ -346,3 +348,13 @@ def test_the_first_command_makes_a_model_that_the_other_files_can_tune():
     tuned = [of_file for of_file in settings.values() if of_file.get("model_name_or_path") == "outputs/pretrain_tiny"]
     assert len(tuned) >= 5
     assert max(of_file["max_length"] for of_file in tuned) <= settings["pretrain_tiny"]["max_length"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\0", b"null", b"[]", b'{"eos_token_id": '])
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])
+def test_damaged_settings_of_a_model_are_named(tiny_base, tmp_path, name, content):
+    """transformers generates without a `generation_config.json` that it cannot read, and so without its end of turn."""
+    folder = shutil.copytree(tiny_base, tmp_path / "model")
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"`{folder}`: {name} is damaged: its {len(content)} bytes are not a JSON"):
+        load_for_generation(str(folder), False)
