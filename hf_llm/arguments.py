@@ -26,6 +26,12 @@ PROMPT_STYLE = {
     "tokenizer has a template, else plain.",
     "choices": ["plain", "chat"],
 }
+CHAT_TEMPLATE = {"help": "Jinja file of a chat template. Default: the tokenizer's own."}
+CHAT_TEMPLATE_KWARGS = {
+    "help": "Variables of the chat template as key=value pairs or a mapping, e.g. enable_thinking=false; "
+    "strftime_now=2024-07-26 sets the day that it writes. Values are parsed as YAML.",
+    "mapping": "typed",
+}
 REMOTE_CODE = {"help": "Allow running code from the Hub repository of a model or tokenizer."}
 MODEL = "Model folder, Hub id or .gguf file"
 
@@ -537,6 +543,8 @@ class TaskArguments(Arguments):
         },
     )
     prompt_style: str | None = field(default=None, metadata=PROMPT_STYLE)
+    chat_template: str | None = field(default=None, metadata=CHAT_TEMPLATE)
+    chat_template_kwargs: dict[str, Any] | None = field(default=None, metadata=CHAT_TEMPLATE_KWARGS)
     num_fewshot: int | None = field(
         default=None,
         metadata={
@@ -713,6 +721,8 @@ class GenerateArguments(Arguments):
         metadata={"help": "JSON Lines file for prompts and completions. Default: print them."},
     )
     prompt_style: str | None = field(default=None, metadata=PROMPT_STYLE)
+    chat_template: str | None = field(default=None, metadata=CHAT_TEMPLATE)
+    chat_template_kwargs: dict[str, Any] | None = field(default=None, metadata=CHAT_TEMPLATE_KWARGS)
     batch_size: int = field(default=8, metadata=PROMPT_BATCH)
     max_new_tokens: int = field(default=128, metadata={"help": "Maximum number of tokens of a completion.", "min": 1})
     do_sample: bool = field(default=False, metadata={"help": "Sample tokens instead of taking the most likely one."})

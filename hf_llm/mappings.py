@@ -253,7 +253,8 @@ def parse_nested(text: str) -> Any:
 def format_mapping(mapping: dict[str, Any]) -> str:
     """Write a mapping as `key=value` pairs, which `parse_mapping` reads back."""
     plain = {key: isinstance(value, str) and not re.match(r"[\[{\"']|.*,", value) for key, value in mapping.items()}
-    return ",".join(f"{key}={value if plain[key] else json.dumps(value)}" for key, value in mapping.items())
+    written = {key: value if plain[key] else json.dumps(value, default=str) for key, value in mapping.items()}
+    return ",".join(f"{key}={value}" for key, value in written.items())
 
 
 def read_json_object(value: str | dict[str, Any], flag: str) -> tuple[str, dict[str, Any]]:

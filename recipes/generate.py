@@ -14,17 +14,22 @@ from hf_llm.messages import report_errors
 def main():
     (args,) = parse_args([GenerateArguments], description=__doc__)
     # These imports take seconds, which `--help` and errors in flags need not wait for.
-    from hf_llm.data.prompting import uses_chat
+    from hf_llm.data.prompting import new_chat_format, set_chat_template
     from hf_llm.evaluation.generation import complete, format_prompts, read_prompts, sampling_options
     from hf_llm.files import lock_output_file, write_json_lines
+    from hf_llm.models.inspection import end_token_ids
     from hf_llm.models.loading import load_for_generation
     from hf_llm.publishing.reporting import print_completions
 
     lock_output_file(args.output_file)
     rows = read_prompts(args)
     model, tokenizer = load_for_generation(args.model_name_or_path, args.trust_remote_code)
-    chat = uses_chat(tokenizer, args.prompt_style) and "suffix" not in rows[0]
+    set_chat_template(tokenizer, args)
+    style = "plain" if "suffix" in rows[0] else args.prompt_style
+    chat = new_chat_format(tokenizer, style, args.chat_template_kwargs)
     options = {"batch_size": args.batch_size, "seed": args.seed} | sampling_options(args)
+    if chat:  # its template may end an answer by another token than the model's generation config says
+        options["eos_token_id"] = end_token_ids(model, tokenizer, chat.end)
     completions = complete(model, tokenizer, format_prompts(tokenizer, rows, chat), **options)
     rows = [row | {"completion": completion} for row, completion in zip(rows, completions, strict=True)]
     if args.output_file:

@@ -13,8 +13,9 @@ from datasets.utils import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from hf_llm.data.arrow import token_lists
-from hf_llm.data.prompting import Prompter, example_of
-from hf_llm.messages import add_origin
+from hf_llm.data.few_shot import example_of
+from hf_llm.data.prompting import Prompter
+from hf_llm.messages import ORIGIN, add_origin
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +57,11 @@ def encode_examples(rows: Dataset, prompter: Prompter, split: str = "train") -> 
         examples = [entry for entry in examples if entry[-1]["completion"]]
         if not examples:
             continue
-        texts = [example["prompt"] for *_, example in examples]
-        prompts = prompter.prompt_ids(texts)
-        completions = prompter.completion_ids([example["completion"] for *_, example in examples], texts)
+        prompts = [example["prompt"] for *_, example in examples]
+        texts, origins = prompter.prompt_texts(prompts), [row.get(ORIGIN, origin) for origin, row, _ in examples]
+        completions = [example["completion"] for *_, example in examples]
+        completions = prompter.completion_ids(completions, prompts, texts=texts, origins=origins)
+        prompts = prompter.prompt_ids(prompts, texts)
         for i, (origin, row, _) in enumerate(examples):
             with add_origin(row, origin):
                 size = len(completions[i])
@@ -80,7 +83,8 @@ def encode_prompts(rows: Dataset, prompter: Prompter, split: str = "validation")
 
     Returns:
         Rows `{"prompt": list[int], "completion": list[int], "choices": list[list[int]], "references": list[str]}`,
-        choices empty where the answer is generated; and the counts.
+        choices empty where the answer is generated, the completion empty unless its perplexity is scored; and the
+        counts.
 
     Raises:
         ValueError: a gold answer is empty, or a prompt does not fit; the row is named.
@@ -97,13 +101,18 @@ def encode_prompts(rows: Dataset, prompter: Prompter, split: str = "validation")
                 choices.append(task.choices(row) or [])
                 if not (references[-1] or task.allows_no_answer):
                     raise ValueError("the reference is empty: remove the row, or give it one")
-        texts = [example["prompt"] for example in examples]
-        prompts = prompter.prompt_ids(texts)
-        completions = prompter.completion_ids([example["completion"] for example in examples], texts)
-        ranked = encode_choices(prompter, choices, texts)
+        prompts = [example["prompt"] for example in examples]
+        texts, origins = prompter.prompt_texts(prompts), [row.get(ORIGIN, origin) for origin, row in batch]
+        completions = [[] for _ in prompts]
+        if task.scores_perplexity:
+            golds = [example["completion"] for example in examples]
+            completions = prompter.completion_ids(golds, prompts, texts=texts, origins=origins)
+        ranked = encode_choices(prompter, choices, prompts, texts, origins)
+        prompts = prompter.prompt_ids(prompts, texts)
         for i, (origin, row) in enumerate(batch):
-            gold = len(completions[i]) if task.scores_perplexity else 0
-            answer = max(map(len, ranked[i]), default=max(task.max_new_tokens, gold))  # tokens to leave free for it
+            answer = max(
+                map(len, ranked[i]), default=max(task.max_new_tokens, len(completions[i]))
+            )  # tokens to leave free for it
             with add_origin(row, origin):
                 prompts[i], tokens = prompter.fit(row, prompts[i], prompter.max_length - answer)
             removed.append(tokens)
@@ -135,14 +144,23 @@ def new_report(removed: list[int], dropped: int, split: str, max_length: int) ->
     return report
 
 
-def encode_choices(prompter: Prompter, choices: list[list[str]], prompts: list[str]) -> list[list[list[int]]]:
-    """Token ids of the choices of each prompt; an empty list where the answer is generated."""
-    flat = [(text, prompt) for texts, prompt in zip(choices, prompts, strict=True) for text in texts]
-    if not flat:
+def encode_choices(
+    prompter: Prompter, choices: list[list[str]], prompts: list[str], texts: list[str], origins: list[str]
+) -> list[list[list[int]]]:
+    """Token ids of the choices of each prompt; an empty list where the answer is generated.
+
+    Args:
+        texts: the prompts as the model reads them.
+        origins: where each prompt is from, for error messages.
+    """
+    rows = [i for i, row_choices in enumerate(choices) for _ in row_choices]
+    if not rows:
         return [[] for _ in prompts]
-    texts, contexts = map(list, zip(*flat, strict=True))
-    ids = iter(prompter.completion_ids(texts, contexts, prompter.task.choices_with_end_token))
-    return [[next(ids) for _ in texts] for texts in choices]
+    flat = [text for row_choices in choices for text in row_choices]
+    repeated = {"texts": [texts[i] for i in rows], "origins": [origins[i] for i in rows]}
+    end = prompter.task.choices_with_end_token
+    ids = iter(prompter.completion_ids(flat, [prompts[i] for i in rows], end, **repeated))
+    return [[next(ids) for _ in row_choices] for row_choices in choices]
 
 
 def show_example(features: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:

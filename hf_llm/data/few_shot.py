@@ -1,29 +1,15 @@
 """Few-shot examples of a task: drawn from its rows, and removed from the rows that are trained on or evaluated."""
 
 import logging
+from typing import Any
 
 import numpy as np
 from datasets import DatasetDict
-from transformers import PreTrainedTokenizerBase
 
-from hf_llm.arguments import TaskArguments
-from hf_llm.data.prompting import Prompter, example_of
+from hf_llm.messages import add_origin
 from hf_llm.tasks import Task
 
 logger = logging.getLogger(__name__)
-
-
-def new_prompter(
-    tokenizer: PreTrainedTokenizerBase,
-    task: Task,
-    rows: DatasetDict,
-    task_args: TaskArguments,
-    max_length: int,
-    seed: int,
-) -> tuple[Prompter, DatasetDict]:
-    """Create the prompter of a run, and return it with the rows that are not few-shot examples."""
-    shots, rest = draw_shots(rows, task, task_args.num_fewshot or 0, seed)
-    return Prompter(tokenizer, task, max_length, task_args.prompt_style, shots), rest
 
 
 def draw_shots(rows: DatasetDict, task: Task, number: int, seed: int) -> tuple[list[dict[str, str]], DatasetDict]:
@@ -66,3 +52,9 @@ def draw_shots(rows: DatasetDict, task: Task, number: int, seed: int) -> tuple[l
 def prompt_key(example: dict[str, str]) -> str:
     """What few-shot examples and evaluated rows do not share: the prompt, or the completion if there is no prompt."""
     return example["prompt"] or example["completion"]
+
+
+def example_of(row: dict[str, Any], task: Task, origin: str = "a row") -> dict[str, str]:
+    """Prompt and completion of a row; an error names its file and line, or `origin`."""
+    with add_origin(row, origin):
+        return task.to_example(row)

@@ -1,14 +1,19 @@
 """Token ids of a task's prompts and completions: plain text or chat template, shortened to fit."""
 
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from datasets import DatasetDict
 from transformers import PreTrainedTokenizerBase
 
-from hf_llm.data.chats import render_chats
-from hf_llm.messages import add_origin
+from hf_llm.arguments import GenerateArguments, TaskArguments
+from hf_llm.data.chat_answers import ANSWER, QUESTION, ChatFormat, check_token_border
+from hf_llm.data.few_shot import draw_shots
+from hf_llm.mappings import read_settings
 from hf_llm.tasks import Task
 
-PROBE_ANSWER = "the completion"  # an answer to be searched for in the chat template's output
 CONTEXT_CHARACTERS = 8  # of the prompt, tokenized before a completion so that it is split as within the whole text
 
 
@@ -22,9 +27,10 @@ class Prompter:
         style: `plain` puts a space between prompt and completion; `chat` uses the chat template. None: `chat` if the
             tokenizer has a template.
         shots: few-shot examples, `{"prompt": str, "completion": str}`, put before each prompt.
+        template_kwargs: variables of the chat template, e.g. `{"enable_thinking": False}`.
 
     Raises:
-        ValueError: `chat`, and the tokenizer has no template; no end-of-sequence token.
+        ValueError: `chat`, and the tokenizer has no template; no end-of-sequence token; an unknown variable.
     """
 
     def __init__(
@@ -34,60 +40,84 @@ class Prompter:
         max_length: int,
         style: str | None = None,
         shots: list[dict[str, str]] | None = None,
+        template_kwargs: dict[str, Any] | None = None,
     ):
         if tokenizer.eos_token_id is None:
             raise ValueError(f"tokenizer `{tokenizer.name_or_path}` has no eos token: give another `--tokenizer_name`")
         self.tokenizer, self.task, self.max_length, self.shots = tokenizer, task, max_length, shots or []
-        self.chat = uses_chat(tokenizer, style)
-        plain = ("", tokenizer.special_tokens_map["eos_token"])
-        self.answer_start, self.end = self.read_template() if self.chat else plain
-        self.end_token_ids = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(self.end)]
-
-    def read_template(self) -> tuple[str, str]:
-        """The last characters that the chat template puts before an answer, and the special token that ends an answer.
-
-        In some models that token is not the end-of-sequence token, and other tokens of the turn come after it.
-        """
-        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE_ANSWER}]
-        before, _, after = render_chats(self.tokenizer, [turns])[0].rpartition(PROBE_ANSWER)
-        special = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
-        end_ids = [id for id in self.tokenize([after])[0] if id in special]
-        end = self.tokenizer.convert_ids_to_tokens(end_ids[0]) if end_ids else self.tokenizer.eos_token
-        return before[-CONTEXT_CHARACTERS:], end  # pyright: ignore[reportReturnType]  # of one id it is one token
+        self.format = new_chat_format(tokenizer, style, template_kwargs, self.shots)
+        self.end = self.format.end if self.format else tokenizer.special_tokens_map["eos_token"]
+        opening = self.tokenize([self.format.opening])[0] if self.format else []
+        self.opening = f"{tokenizer.decode(opening, skip_special_tokens=True)}"  # of generated answers
 
     def tokenize(self, texts: list[str], add_special_tokens: bool = False) -> list[list[int]]:
         """Token ids of texts; a tokenizer is fastest with many texts in one call."""
         return self.tokenizer(texts, add_special_tokens=add_special_tokens, return_attention_mask=False).input_ids
 
-    def prompt_ids(self, prompts: list[str]) -> list[list[int]]:
-        """Token ids of prompts, each with the few-shot examples before it."""
-        if self.chat:
-            roles = {"user": "prompt", "assistant": "completion"}
-            shots = [{"role": role, "content": shot[key]} for shot in self.shots for role, key in roles.items()]
-            turns = [[*shots, {"role": "user", "content": prompt}] for prompt in prompts]
-            return self.tokenize(render_chats(self.tokenizer, turns, add_generation_prompt=True))
-        shots = "".join(f"{shot['prompt']} {shot['completion']}\n\n" for shot in self.shots)
-        return [without_end(ids, self.tokenizer) for ids in self.tokenize([shots + text for text in prompts], True)]
+    def prompt_texts(self, prompts: list[str]) -> list[str]:
+        """Prompts as the model reads them, each with the few-shot examples before it."""
+        if self.format:
+            return self.format.prompts(prompts)
+        return ["".join(f"{shot['prompt']} {shot['completion']}\n\n" for shot in self.shots) + text for text in prompts]
 
-    def completion_ids(self, completions: list[str], prompts: list[str], end: bool = True) -> list[list[int]]:
+    def prompt_ids(self, prompts: list[str], texts: list[str] | None = None) -> list[list[int]]:
+        """Token ids of prompts, each with the few-shot examples before it.
+
+        Args:
+            texts: what `prompt_texts` makes of them, if it is known.
+        """
+        texts = self.prompt_texts(prompts) if texts is None else texts
+        if self.format:
+            return self.tokenize(texts)
+        return [without_end(ids, self.tokenizer) for ids in self.tokenize(texts, True)]
+
+    def completion_ids(
+        self,
+        completions: list[str],
+        prompts: list[str],
+        end: bool = True,
+        *,
+        texts: list[str] | None = None,
+        origins: Sequence[str] | None = None,
+    ) -> list[list[int]]:
         """Token ids of completions, each with the token that ends an answer unless `end` is False.
 
-        A completion is tokenized after the last characters of its prompt, whose ids are then removed: on its own, a
-        SentencePiece tokenizer would put a space before it. Equal completions, e.g. labels, are tokenized once.
+        In a chat they are everything that the template writes after the prompt. They are tokenized after the end of
+        their prompt, whose ids are then removed: on its own, a SentencePiece tokenizer would put a space before a
+        completion. Equal completions, e.g. labels, are tokenized once.
+
+        Args:
+            texts: what `prompt_texts` makes of the prompts, if it is known.
+            origins: where each completion is from, for error messages. Default: its number.
+
+        Raises:
+            ValueError: the chat template writes another text or other tokens than prompt and completion.
         """
-        pairs = [
-            (self.answer_start, text) if self.chat else (prompt[-CONTEXT_CHARACTERS:], f" {text}" if prompt else text)
-            for text, prompt in zip(completions, prompts, strict=True)
-        ]
-        unique, end_token = list(dict.fromkeys(pairs)), self.end if end else ""
-        contexts = list({context for context, _ in unique})
-        context_ids = dict(zip(contexts, self.tokenize(contexts), strict=True))
-        joined = self.tokenize([f"{context}{text}{end_token}" for context, text in unique])
+        origins = [f"answer {number}" for number in range(len(prompts))] if origins is None else origins
+        if self.format:
+            texts = self.prompt_texts(prompts) if texts is None else texts
+            contexts = [*map(self.format.context, texts)]
+            answers = self.format.completions(completions, prompts, texts, origins)
+            if not end:
+                answers = [text.rpartition(self.end)[0] for text in answers]
+        else:
+            contexts = [prompt[-CONTEXT_CHARACTERS:] for prompt in prompts]
+            end_token = self.end if end else ""
+            answers = [" " * bool(prompt) + text + end_token for prompt, text in zip(prompts, completions, strict=True)]
+        pairs = [*zip(contexts, answers, strict=True)]
+        rows: dict[tuple[str, str], int] = {}
+        for i, pair in enumerate(pairs):
+            rows.setdefault(pair, i)  # of equal pairs the first
+        context_ids = dict(zip(unique := [*{*contexts}], self.tokenize(unique), strict=True))
         ids_of = {}
-        for (context, text), ids in zip(unique, joined, strict=True):
+        for (context, answer), ids in zip(rows, self.tokenize([*map("".join, rows)]), strict=True):
             start = len(context_ids[context])
+            if self.format:
+                i = rows[context, answer]
+                with self.format.add_remedy(origins[i], prompts[i], completions[i]):
+                    check_token_border(context, answer, context_ids[context], ids)
             separable = ids[:start] == context_ids[context]
-            ids_of[context, text] = ids[start:] if separable else self.tokenize([text + end_token])[0]
+            ids_of[context, answer] = ids[start:] if separable else self.tokenize([answer])[0]
         return [ids_of[pair] for pair in pairs]
 
     def fit(self, row: dict[str, Any], ids: list[int], budget: int) -> tuple[list[int], int]:
@@ -124,15 +154,56 @@ class Prompter:
         return ids, len(ends) - keep
 
 
-def uses_chat(tokenizer: PreTrainedTokenizerBase, style: str | None) -> bool:
-    """Whether prompts use the chat template: `style` is `chat`, or it is None and the tokenizer has a template.
+def set_chat_template(tokenizer: PreTrainedTokenizerBase, args: TaskArguments | GenerateArguments) -> None:
+    """Give the tokenizer the chat template of `--chat_template`, with which it is saved; without one do nothing.
 
     Raises:
-        ValueError: `chat`, and the tokenizer has no template.
+        ValueError: the file cannot be read, or prompts are plain.
+    """
+    if args.chat_template is not None:
+        if args.prompt_style == "plain":
+            raise ValueError("`--chat_template` has no effect with `--prompt_style plain`: leave one of them out")
+        path = Path(args.chat_template).expanduser()
+        tokenizer.chat_template = read_settings(path, f"`--chat_template` {path}")
+
+
+def new_chat_format(
+    tokenizer: PreTrainedTokenizerBase,
+    style: str | None,
+    template_kwargs: dict[str, Any] | None,
+    shots: list[dict[str, str]] | None = None,
+) -> ChatFormat | None:
+    """The format of chats, or None for plain prompts: without `style`, they are chats if the tokenizer has a template.
+
+    Raises:
+        ValueError: `chat`, and the tokenizer has no template; variables of a template for plain prompts.
     """
     if style == "chat" and not tokenizer.chat_template:
-        raise ValueError(f"`--prompt_style` chat: tokenizer `{tokenizer.name_or_path}` has no template; use plain")
-    return style == "chat" or (style is None and bool(tokenizer.chat_template))
+        raise ValueError(
+            f"`--prompt_style` chat: tokenizer `{tokenizer.name_or_path}` has no template; use plain, or give one by "
+            "`--chat_template FILE`"
+        )
+    if style != "plain" and tokenizer.chat_template:
+        return ChatFormat(tokenizer, shots or [], template_kwargs)
+    if template_kwargs:
+        raise ValueError("`--chat_template_kwargs` has no effect on plain prompts: leave it out")
+    return None
+
+
+def check_chat_template(tokenizer: PreTrainedTokenizerBase, args: TaskArguments) -> None:
+    """Refuse a chat template that cannot be trained on, before any data are read.
+
+    It must write some answer as after its own prompt: a plain one, or one with thoughts.
+
+    Raises:
+        ValueError: it writes both otherwise, or as `set_chat_template` and `new_chat_format`.
+    """
+    set_chat_template(tokenizer, args)
+    if chat := new_chat_format(tokenizer, args.prompt_style, args.chat_template_kwargs):
+        with contextlib.suppress(ValueError):
+            return chat.split(QUESTION, f"<think>\n{ANSWER}\n</think>\n\n{ANSWER}")
+        with chat.add_remedy(f"tokenizer `{tokenizer.name_or_path}`", QUESTION, ANSWER):
+            chat.split(QUESTION, ANSWER)
 
 
 def without_end(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -142,7 +213,16 @@ def without_end(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]
     return ids or [first]
 
 
-def example_of(row: dict[str, Any], task: Task, origin: str = "a row") -> dict[str, str]:
-    """Prompt and completion of a row; an error names its file and line, or `origin`."""
-    with add_origin(row, origin):
-        return task.to_example(row)
+def new_prompter(
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    rows: DatasetDict,
+    task_args: TaskArguments,
+    max_length: int,
+    seed: int,
+) -> tuple[Prompter, DatasetDict]:
+    """Create the prompter of a run, and return it with the rows that are not few-shot examples."""
+    set_chat_template(tokenizer, task_args)
+    shots, rest = draw_shots(rows, task, task_args.num_fewshot or 0, seed)
+    style, variables = task_args.prompt_style, task_args.chat_template_kwargs
+    return Prompter(tokenizer, task, max_length, style, shots, variables), rest

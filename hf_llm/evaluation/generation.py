@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase, StoppingCriteria, Trainer
 
 from hf_llm.arguments import GenerateArguments
-from hf_llm.data.chats import render_chats
+from hf_llm.data.chat_answers import ChatFormat
 from hf_llm.data.infilling import infilling_prompts
 from hf_llm.data.prompting import without_end
 from hf_llm.distributed.zero import gathered_weights
@@ -231,13 +231,6 @@ def truncate_at(text: str, stop_strings: Sequence[str]) -> str:
     return text[: min(ends, default=len(text))]
 
 
-def tokenize_chats(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[list[int]]:
-    """Token ids of a chat for each prompt: the user's turn, and the start of the answer."""
-    turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    texts = render_chats(tokenizer, turns, add_generation_prompt=True)
-    return tokenizer(texts, add_special_tokens=False).input_ids
-
-
 def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Any]) -> Sequence[list[int]]:
     """Token ids of each prompt, without an end token; an empty prompt becomes the token that starts a document.
 
@@ -250,7 +243,7 @@ def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Any])
 
 
 def format_prompts(
-    tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, str]], chat: bool
+    tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, str]], chat: ChatFormat | None = None
 ) -> list[str] | list[list[int]]:
     """Convert the rows of `read_prompts` to prompts for `complete`: plain, as chats, or as infilling prompts.
 
@@ -259,7 +252,7 @@ def format_prompts(
     """
     prompts, suffixes = [row["prompt"] for row in rows], [row["suffix"] for row in rows if "suffix" in row]
     if not suffixes:
-        return tokenize_chats(tokenizer, prompts) if chat else prompts
+        return tokenizer(chat.prompts(prompts), add_special_tokens=False).input_ids if chat else prompts
     if len(suffixes) < len(rows):
         raise ValueError(f"{len(suffixes)} of {len(rows)} prompts have a suffix: give one to all or none")
     return infilling_prompts(tokenizer, prompts, suffixes)

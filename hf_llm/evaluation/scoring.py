@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_llm.arguments import DataArguments, EvalArguments, TaskArguments
 from hf_llm.data.examples import ExamplesReport, encode_prompts
-from hf_llm.data.few_shot import new_prompter
-from hf_llm.data.prompting import Prompter
+from hf_llm.data.prompting import Prompter, new_prompter
 from hf_llm.data.rows import load_rows
 from hf_llm.evaluation.generation import BATCH_SIZE, generate_ids, truncate_at
 from hf_llm.evaluation.harness import load_harness
@@ -21,7 +21,7 @@ from hf_llm.evaluation.perplexity import perplexity
 from hf_llm.evaluation.thoughts import StopAfterAnswer, decode_answer
 from hf_llm.mappings import format_mapping
 from hf_llm.metrics.base import with_interval
-from hf_llm.models.inspection import num_positions
+from hf_llm.models.inspection import end_token_ids, num_positions
 from hf_llm.models.loading import load_for_generation, load_tokenizer, model_arguments
 from hf_llm.tasks import Task, load_task
 
@@ -183,16 +183,15 @@ def generate_answers(model: torch.nn.Module, encoded: EncodedTask, **options) ->
             f"an answer of `max_new_tokens` {task.max_new_tokens} after a prompt of {longest} tokens is beyond the "
             f"model's {positions} positions: give `--max_length` {positions} or less"
         )
-    model_ends = plain.generation_config.eos_token_id or []
-    ends = {*prompter.end_token_ids, *(model_ends if isinstance(model_ends, list) else [model_ends])}
+    ends = end_token_ids(plain, prompter.tokenizer, prompter.end)
     thought_tokens = int(min(task.max_thought_tokens, room))  # the same for all rows, so that no batch matters
-    stop_strings = () if prompter.chat else task.stop_strings
+    stop_strings = () if prompter.format else task.stop_strings
     criteria = StopAfterAnswer(prompter.tokenizer, stop_strings, task.max_new_tokens, thought_tokens)
-    options |= GREEDY | {"max_new_tokens": task.max_new_tokens + thought_tokens, "eos_token_id": sorted(ends)}
+    options |= GREEDY | {"max_new_tokens": task.max_new_tokens + thought_tokens, "eos_token_id": ends}
     completions = generate_ids(model, prompter.tokenizer, prompts, criteria=criteria, **options)
     pairs = [decode_answer(prompter.tokenizer, *each) for each in zip(prompts, completions, strict=True)]
     texts, thoughts = ([*each] for each in zip(*pairs, strict=True))
-    texts = [truncate_at(text, stop_strings) for text in texts]
+    texts = [truncate_at(text.removeprefix(prompter.opening), stop_strings) for text in texts]
     thinking = sum(map(bool, thoughts))
     if empty := sum(bool(thought) and not text.strip() for text, thought in zip(texts, thoughts, strict=True)):
         remedy = "a smaller `--max_length`" if thought_tokens == room else "more by `max_thought_tokens`"
@@ -248,10 +247,11 @@ class Evaluation:
 
     def settings(self) -> dict[str, Any]:
         """What the scores depend on besides model and rows, for the results file."""
-        names = ("task", "task_options", "prompt_style", "num_fewshot")
+        names = ("task", "task_options", "prompt_style", "chat_template", "chat_template_kwargs", "num_fewshot")
         settings = {name: getattr(self.task_args, name) for name in names}
-        if settings["task_options"] is not None:
-            settings["task_options"] = format_mapping(settings["task_options"])
+        for name in ("task_options", "chat_template_kwargs"):
+            settings[name] = settings[name] and format_mapping(settings[name])
+        settings["chat_template"] = settings["chat_template"] and Path(settings["chat_template"]).name
         settings["num_fewshot"] = settings["num_fewshot"] or 0
         return settings | {"max_length": self.max_length, "seed": self.args.seed, "dtype": self.args.dtype}
 

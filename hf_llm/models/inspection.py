@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel, TrainingArguments
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainingArguments,
+)
 from transformers.utils import ModelOutput
 
 from hf_llm.mappings import read_json_file
@@ -72,6 +78,13 @@ def count_parameters(model: torch.nn.Module, trained: bool = False) -> int:
     """
     parameters = [p for p in model.parameters() if p.requires_grad or not trained]
     return sum(getattr(p, "ds_numel", p.numel()) for p in parameters)
+
+
+def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end: str) -> list[int]:
+    """Ids of the tokens that end an answer: those that the model stops at, the tokenizer's, and `end`."""
+    known: Any = model.generation_config.eos_token_id  # pyright: ignore[reportOptionalMemberAccess]  # it generates
+    own: Any = [tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids([end])]  # pyright: ignore[reportGeneralTypeIssues]
+    return sorted({*(known if isinstance(known, list) else [known]), *own} - {None})
 
 
 def detect_auto_class(name: str) -> type:

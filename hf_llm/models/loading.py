@@ -20,6 +20,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -28,13 +29,14 @@ from transformers.activations import ACT2FN
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from hf_llm.arguments import AdapterArguments, ModelArguments, TokenizerArguments
 from hf_llm.data.vocabulary import train_tokenizer
 from hf_llm.hardware import has_bfloat16
 from hf_llm.messages import format_size, one_line
 from hf_llm.models.adapters import add_adapter, base_of_adapter, find_adapter, frozen_weight_options, load_adapter
-from hf_llm.models.inspection import count_parameters, detect_auto_class, first_position
+from hf_llm.models.inspection import count_parameters, detect_auto_class, end_token_ids, first_position
 from hf_llm.models.precision import choose_saved_dtype
 
 logger = logging.getLogger(__name__)
@@ -355,9 +357,16 @@ def load_to_finetune(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     bf16: bool,
+    end: str | None = None,
 ) -> PreTrainedModel | peft.PeftModel:
-    """Load a model by `load_model`, and add adapters to it with `--lora_r`."""
+    """Load a model by `load_model`, and add adapters to it with `--lora_r`.
+
+    Args:
+        end: the token that ends an answer in training, at which the saved model will stop to generate.
+    """
     model = load_model(model_args, tokenizer, max_length, **frozen_weight_options(adapter_args, bf16))
+    if end is not None:
+        model.generation_config.eos_token_id = end_token_ids(model, tokenizer, end)
     if adapter_args.lora_r is not None:
         choose_saved_dtype(model, model_args)  # adapters stay in float32 on a base in bfloat16
     return add_adapter(model, adapter_args)
@@ -449,6 +458,8 @@ def load_for_generation(
     model = load_model(model_args, tokenizer, max_length=1, dtype=loaded_as)
     if adapter is not None:
         model = load_adapter(model, adapter)
+        if (adapter / GENERATION_CONFIG_NAME).is_file():
+            model.generation_config = GenerationConfig.from_pretrained(adapter)
         for parameter in model.parameters():  # not the buffers: rotary frequencies stay exact
             parameter.data = parameter.data.to(getattr(torch, dtype))
     return model.to(device).eval(), tokenizer  # pyright: ignore[reportArgumentType]  # a decorator hides `self`

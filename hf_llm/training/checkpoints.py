@@ -272,6 +272,7 @@ class CompleteCheckpoints(TrainerCallback):
         checkpoint = checkpoint_folder(args, state)
         (checkpoint / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle with paths; nothing reads it
         set_umask_modes(checkpoint)
+        save_adapter_generation_config(checkpoint, kwargs["model"])
         write_manifest(checkpoint, self.run)
         (checkpoint / HALF_WRITTEN).unlink(missing_ok=True)
         rotate_checkpoints(str(args.output_dir), self.save_total_limit, state.best_model_checkpoint, use_mtime=True)
@@ -308,6 +309,7 @@ def save_final_model(trainer: Trainer) -> None:
     trainer.accelerator.wait_for_everyone()
     if args.should_save:
         (temporary / TRAINING_ARGS_NAME).unlink()
+        save_adapter_generation_config(temporary, model)
         set_umask_modes(temporary)
         check_weights(temporary, model)
         cast_saved_weights(temporary, model)
@@ -320,6 +322,12 @@ def save_final_model(trainer: Trainer) -> None:
         shutil.rmtree(temporary)
     trainer.accelerator.wait_for_everyone()
     model.config.use_cache = args.use_cache
+
+
+def save_adapter_generation_config(folder: Path, model: PreTrainedModel) -> None:
+    """Save with an adapter what a whole model is saved with: the tokens at which it learned to stop."""
+    if hasattr(model, "peft_config"):
+        model.generation_config.save_pretrained(folder)  # pyright: ignore[reportOptionalMemberAccess]  # it generates
 
 
 def check_weights(folder: Path, model: PreTrainedModel) -> None:

@@ -8,9 +8,9 @@ import pytest
 from tiny import new_tokenizer
 
 from hf_llm.data import chats
+from hf_llm.data.chat_answers import ChatFormat
 from hf_llm.data.chats import render_chats
 from hf_llm.data.prompting import Prompter
-from hf_llm.evaluation.generation import tokenize_chats
 from hf_llm.tasks import load_task
 
 CHAT = [{"role": "user", "content": "hello"}]
@@ -60,7 +60,7 @@ def test_every_use_of_a_template_has_the_limits():
     with pytest.raises(ValueError, match="the chat template"):
         Prompter(tokenizer, load_task("summarization"), 512)
     with pytest.raises(ValueError, match="the chat template"):
-        tokenize_chats(tokenizer, ["hello"])
+        ChatFormat(tokenizer, [])
     tokenizer.chat_template = "{{ messages[0].content }}"
     prompter = Prompter(tokenizer, load_task("summarization"), 512)
     tokenizer.chat_template = "{{ 9 ** 9 }}"

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_llm.arguments import GenerateArguments
 from hf_llm.data.infilling import SENTINELS
-from hf_llm.data.prompting import uses_chat
+from hf_llm.data.prompting import new_chat_format
 from hf_llm.data.vocabulary import train_tokenizer
 from hf_llm.evaluation.generation import (
     batch_by_length,
@@ -19,7 +19,6 @@ from hf_llm.evaluation.generation import (
     format_prompts,
     read_prompts,
     sampling_options,
-    tokenize_chats,
     tokenize_prompts,
     truncate_at,
 )
@@ -122,10 +121,13 @@ def test_an_empty_prompt_starts_a_document(tokenizer):
 def test_prompts_use_the_chat_template_by_default():
     """Each prompt becomes a user's turn, followed by the start of the answer; `plain` switches it off."""
     chat_tokenizer = new_tokenizer()
-    chat_tokenizer.chat_template = "{% for m in messages %}<|bos|>{{ m.content }}<|eos|>{% endfor %}<|bos|>"
-    assert uses_chat(chat_tokenizer, None) and not uses_chat(chat_tokenizer, "plain")
-    assert not uses_chat(new_tokenizer(), None)
-    texts = [chat_tokenizer.decode(ids) for ids in tokenize_chats(chat_tokenizer, ["Hi.", "it"])]
+    turns = "{% for m in messages %}<|bos|>{{ m.content }}<|eos|>{% endfor %}"
+    chat_tokenizer.chat_template = turns + "{% if add_generation_prompt %}<|bos|>{% endif %}"
+    assert new_chat_format(chat_tokenizer, "plain", None) is new_chat_format(new_tokenizer(), None, None) is None
+    prompts = format_prompts(
+        chat_tokenizer, [{"prompt": "Hi."}, {"prompt": "it"}], new_chat_format(chat_tokenizer, None, None)
+    )
+    texts = [chat_tokenizer.decode(ids) for ids in prompts]
     assert texts == ["<|bos|>Hi.<|eos|><|bos|>", "<|bos|>it<|eos|><|bos|>"]
 
 
@@ -195,12 +197,12 @@ def test_prompts_with_a_suffix_become_infilling_prompts(tmp_path):
     flags = {"prompt": [row["prompt"] for row in rows], "suffix": [row["suffix"] for row in rows]}
     for arguments in ({"prompt_file": str(tmp_path / "p.jsonl")}, flags):
         assert read_prompts(GenerateArguments(model_name_or_path="m", **arguments)) == rows
-    prompts = format_prompts(tokenizer, rows, chat=False)
+    prompts = format_prompts(tokenizer, rows)
     assert tokenizer.decode(prompts[0]) == "<|bos|><|fim_prefix|>Document 1<|fim_suffix|> ends.<|fim_middle|>"
     with pytest.raises(ValueError, match="1 of 2 prompts have a suffix: give one to all or none"):
-        format_prompts(tokenizer, [rows[0], {"prompt": "Document"}], chat=False)
+        format_prompts(tokenizer, [rows[0], {"prompt": "Document"}])
     with pytest.raises(ValueError, match="has no tokens for `--objective` fim"):
-        format_prompts(new_tokenizer(), rows, chat=False)
+        format_prompts(new_tokenizer(), rows)
     with pytest.raises(ValueError, match="`--suffix` has 1 texts: give one for each `--prompt`"):
         read_prompts(GenerateArguments(model_name_or_path="m", prompt=["a", "b"], suffix=["c"]))
 

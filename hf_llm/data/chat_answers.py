@@ -1,0 +1,206 @@
+"""What a chat template writes of an answer: found in its own rendering of the whole chat, and proved for each row."""
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from hf_llm.data.chats import Chat, chat_variables, render_chats, writes
+from hf_llm.mappings import format_mapping
+
+QUESTION, ANSWER = "the question", "the completion"  # searched for in the output of the template
+EXCERPT_CHARACTERS = 60
+
+
+class ChatFormat:
+    """Prompts and completions as the chat template of a tokenizer writes them.
+
+    Args:
+        shots: few-shot examples, `{"prompt": str, "completion": str}`, put before each prompt as turns.
+        template_kwargs: variables of the template.
+
+    Attributes:
+        variables: those variables, with the day of the run where the template writes a day.
+        opening: text between the prompt and the answer, e.g. empty thoughts; empty for most templates.
+        end: the special token that ends an answer. After it the template may write more, e.g. a line end.
+        missing_end: the same, if the template writes no special token after the last answer; else empty.
+        last_token: the last special token of the prompt, at which text can be cut without changing its token ids.
+
+    Raises:
+        ValueError: the template fails, or does not read one of the variables.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        shots: list[dict[str, str]],
+        template_kwargs: dict[str, Any] | None = None,
+    ):
+        self.tokenizer, self.shots = tokenizer, shots
+        self.template_kwargs = template_kwargs or {}
+        self.variables = chat_variables(tokenizer, self.template_kwargs)
+        chat = self.chat(QUESTION, ANSWER)
+        (prompt,), (whole,) = self.prompts([QUESTION]), render_chats(tokenizer, [chat], **self.variables)
+        before, _, after = whole.rpartition(ANSWER)
+        self.opening = before.removeprefix(prompt) if before.startswith(prompt) else ""
+        self.last_token = next(reversed(self.special_tokens(prompt)), "")
+        self.end = next(iter(self.special_tokens(after)), "")
+        self.missing_end = "" if self.end else self.end_before_next_turn(chat)
+        self.end = self.end or self.missing_end
+
+    def chat(self, prompt: str, completion: str | None = None) -> Chat:
+        """The turns of the few-shot examples, of a prompt, and of its completion unless that is None."""
+        pairs = [*((shot["prompt"], shot["completion"]) for shot in self.shots), (prompt, completion)]
+        turns = [(role, text) for pair in pairs for role, text in zip(("user", "assistant"), pair, strict=True)]
+        return [{"role": role, "content": text} for role, text in turns if text is not None]
+
+    def end_before_next_turn(self, chat: Chat) -> str:
+        """The special token between an answer and the next question, as GLM has it, or the end-of-sequence token."""
+        try:
+            (text,) = render_chats(self.tokenizer, [[*chat, {"role": "user", "content": QUESTION}]], **self.variables)
+        except ValueError:  # the template takes no second question
+            text = ""
+        between = text.rpartition(ANSWER)[2].partition(QUESTION)[0]
+        return next(iter(self.special_tokens(between)), self.tokenizer.special_tokens_map["eos_token"])
+
+    def special_tokens(self, text: str) -> list[str]:
+        """The special and added tokens in a text, in their order, without those of white space."""
+        known = {*self.tokenizer.all_special_tokens, *map(str, self.tokenizer.added_tokens_decoder.values())}
+        longest_first = sorted(filter(str.strip, known), key=len, reverse=True)
+        return re.findall("|".join(map(re.escape, longest_first)), text)
+
+    def prompts(self, prompts: list[str]) -> list[str]:
+        """Prompts with the few-shot examples before them and the start of an answer after them."""
+        chats = [self.chat(prompt) for prompt in prompts]
+        return render_chats(self.tokenizer, chats, add_generation_prompt=True, **self.variables)
+
+    def completions(
+        self, completions: list[str], prompts: list[str], texts: list[str], origins: Sequence[str]
+    ) -> list[str]:
+        """Read from the template's rendering of whole chats what it writes after each prompt.
+
+        Where rows have equal choices, each row is rendered with one choice, and each choice with one row; all of them
+        only if a choice is not written alike in these rows.
+
+        Args:
+            texts: the prompts as `prompts` returns them.
+            origins: where each completion is from, for error messages.
+
+        Raises:
+            ValueError: the template writes a finished answer otherwise than after the prompt, or changes it.
+        """
+        pairs = list(zip(prompts, completions, strict=True))
+        firsts = {key: i for i, pair in reversed([*enumerate(pairs)]) for key in enumerate(pair)}  # (0, prompt) -> row
+        chosen = sorted({*firsts.values()})
+        written = self.render_completions(chosen, pairs, texts, origins)
+        by_completion = {completion: text for (_, completion), text in written.items()}
+        if any(by_completion[completion] != text for (_, completion), text in written.items()):
+            written = self.render_completions(range(len(pairs)), pairs, texts, origins)
+        return [written.get(pair, by_completion[pair[1]]) + self.missing_end for pair in pairs]
+
+    def render_completions(
+        self, chosen: Sequence[int], pairs: list[tuple[str, str]], texts: list[str], origins: Sequence[str]
+    ) -> dict[tuple[str, str], str]:
+        """What the template writes after the prompt of some of the pairs (prompt, completion)."""
+        wholes = render_chats(self.tokenizer, [self.chat(*pairs[i]) for i in chosen], **self.variables)
+        written = {}
+        for i, whole in zip(chosen, wholes, strict=True):
+            with self.add_remedy(origins[i], *pairs[i]):
+                written[pairs[i]] = completion_after(texts[i], whole, *pairs[i])
+        return written
+
+    def context(self, text: str) -> str:
+        """The end of a prompt's text, from its last special token on: what follows is tokenized alike after both."""
+        return text[max(0, text.rfind(self.last_token)) :] if self.last_token else text
+
+    def split(self, prompt: str, completion: str) -> None:
+        """Prove that prompt and completion are split between two tokens of the template's rendering of both.
+
+        Raises:
+            ValueError: they are not.
+        """
+        (text,) = self.prompts([prompt])
+        (whole,) = render_chats(self.tokenizer, [self.chat(prompt, completion)], **self.variables)
+        context, written = self.context(text), completion_after(text, whole, prompt, completion)
+        check_token_border(
+            context, written, *self.tokenizer([context, context + written], add_special_tokens=False).input_ids
+        )
+
+    @contextlib.contextmanager
+    def add_remedy(self, origin: str, prompt: str, completion: str) -> Iterator[None]:
+        """Put origin and remedy around the message of a `ValueError` about an answer."""
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"{origin}: {error}: {self.remedy(prompt, completion)}") from None
+
+    def remedy(self, prompt: str, completion: str) -> str:
+        """What to do about an answer that the template writes otherwise: a switch of the template, if one helps."""
+        for switch in switches(self.tokenizer):
+            try:
+                ChatFormat(self.tokenizer, self.shots, self.template_kwargs | switch).split(prompt, completion)
+            except ValueError:
+                continue
+            kwargs = format_mapping(self.template_kwargs | switch)
+            return f"give `--chat_template_kwargs {kwargs}`, with which they agree"
+        return "give another template by `--chat_template FILE`, or take `--prompt_style plain`"
+
+
+def check_token_border(context: str, written: str, context_ids: list[int], joined_ids: list[int]) -> None:
+    """Refuse a prompt that ends within a token: generated answers would begin by other tokens than trained ones.
+
+    Args:
+        context: the end of the prompt.
+        written: what the template writes after it.
+        context_ids: token ids of the context.
+        joined_ids: those of both together.
+    """
+    if joined_ids[: len(context_ids)] != context_ids:
+        raise ValueError(
+            f"the chat template ends the prompt `{excerpt(context)}` within a token that goes on with "
+            f"`{excerpt(written)}`"
+        )
+
+
+def completion_after(text: str, whole: str, prompt: str, completion: str) -> str:
+    """Return what a template writes after a prompt in its rendering of the whole chat.
+
+    Args:
+        text: what the template makes of the prompt.
+        whole: what it makes of prompt and completion.
+
+    Example:
+        >>> completion_after("<user>2 + 2?<bot>", "<user>2 + 2?<bot>4<end>", "2 + 2?", "4")
+        '4<end>'
+
+    Raises:
+        ValueError: the whole chat does not begin with the prompt's text, or prompt or completion are not in it.
+    """
+    if not whole.startswith(text):
+        shared = [first == second for first, second in zip(text, whole, strict=False)]
+        start = max(0, [*shared, False].index(False) - EXCERPT_CHARACTERS // 2)
+        raise ValueError(
+            f"the chat template begins an answer by `{excerpt(text[start:])}`, and a finished one by "
+            f"`{excerpt(whole[start:])}`"
+        )
+    written = whole[len(text) :]
+    answer = text[text.rfind(prompt) + len(prompt) :] + written  # with thoughts that the prompt opens
+    for name, content, place in (("prompt", prompt, text), ("answer", completion, answer)):
+        if not writes(content, place):
+            raise ValueError(
+                f"the chat template changes the {name} `{excerpt(content)}`, and writes `{excerpt(place)}`"
+            )
+    return written
+
+
+def excerpt(text: str) -> str:
+    """The start of a text, on one line."""
+    return repr(text[:EXCERPT_CHARACTERS] + "..." * (len(text) > EXCERPT_CHARACTERS))[1:-1]
+
+
+def switches(tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
+    """Settings of the variables by which a template may be told to open no thoughts, e.g. `enable_thinking=False`."""
+    names = dict.fromkeys(re.findall(r"\b[a-z_]*(?:think|reason)[a-z_]*\b", str(tokenizer.chat_template)))
+    return [{name: value} for name in names for value in (False, "none", True)]

@@ -1,0 +1,243 @@
+"""What is trained and ranked is what the chat template writes in the whole chat, token for token, or it is refused."""
+
+import re
+
+import pytest
+from datasets import Dataset, DatasetDict
+from tiny import new_tokenizer
+from tokenizers import AddedToken
+from transformers import PreTrainedTokenizerBase
+
+from hf_llm.arguments import TaskArguments
+from hf_llm.data import chat_answers
+from hf_llm.data.chats import as_lists, render_chats
+from hf_llm.data.examples import encode_examples, encode_prompts
+from hf_llm.data.prompting import Prompter, check_chat_template, new_prompter
+from hf_llm.tasks import load_task
+
+TASK = load_task("summarization")
+ROWS = Dataset.from_list([{"document": f"Document {i} counts.", "summary": f"It ends {i}."} for i in range(5)])
+TURNS = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}"
+START = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+EMPTY_THOUGHTS = (
+    "{% for m in messages %}<|{{ m.role }}|>"
+    "{% if loop.last and m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|end|>\n{% endfor %}"
+    + START
+)
+CHANNELS = TURNS.replace(
+    "{{ m.content }}", "{% if m.role == 'assistant' %}<|channel|>final<|message|>{% endif %}{{ m.content }}"
+)
+LISTS = "{% for m in messages %}<|{{ m.role }}|>{% for p in m.content %}{{ p.text }}{% endfor %}<|end|>\n{% endfor %}"
+STRICT_LISTS = LISTS.replace("{{ p.text }}", "{% if p['type'] == 'text' %}{{ p['text'] }}{% endif %}")
+SWITCHED = (
+    TURNS.replace("{{ m.content }}", "{% if m.role == 'assistant' %}<think></think>{% endif %}{{ m.content }}")
+    + "{% if add_generation_prompt %}<|assistant|>{% if think_first is defined and not think_first %}"
+    "<think></think>{% else %}<think>\n{% endif %}{% endif %}"
+)
+EQUAL = {  # template -> what is trained for the answer A, with the text before it and the end
+    "ChatML": (TURNS + START, "A<|end|>\n", "<|end|>"),
+    "empty thoughts (Qwen3)": (EMPTY_THOUGHTS, "<think>\n\n</think>\n\nA<|end|>\n", "<|end|>"),
+    "channels (gpt-oss)": (CHANNELS + START, "<|channel|>final<|message|>A<|end|>\n", "<|end|>"),
+    "no generation prompt": (TURNS, "<|assistant|>A<|end|>\n", "<|end|>"),
+    "lists that are iterated": (LISTS + START, "A<|end|>\n", "<|end|>"),
+    "lists with types": (STRICT_LISTS + START, "A<|end|>\n", "<|end|>"),
+    "end of document after the turn (Phi-3)": (
+        TURNS + "{% if add_generation_prompt %}<|assistant|>{% else %}<|eos|>{% endif %}",
+        "A<|end|>\n<|eos|>",
+        "<|end|>",
+    ),
+    "no end before the next turn (GLM)": (
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}" + START,
+        "A<|user|>",
+        "<|user|>",
+    ),
+    "no end at all (Falcon)": (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}",
+        " A\n<|eos|>",
+        "<|eos|>",
+    ),
+    "trimmed contents": (TURNS.replace("m.content", "m.content | trim") + START, "A<|end|>\n", "<|end|>"),
+}
+THINKS = TURNS + "{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}"
+DROPS_THOUGHTS = TURNS.replace("m.content", "m.content.split('</think>')[-1]") + START
+REFUSED = {  # template -> what the message says
+    "thoughts are opened (R1)": (THINKS, "begins an answer by .*<think>.*, and a finished one by .*It ends"),
+    "another header": (TURNS + "{% if add_generation_prompt %}<|bot|>{% endif %}", "begins an answer by"),
+    "the answer is cut": (TURNS.replace("m.content", "m.content[:12]") + START, "changes the (prompt|answer)"),
+    "the answer is left out": (
+        "{% for m in messages if m.role == 'user' %}<|user|>{{ m.content }}<|end|>{% endfor %}" + START,
+        "changes the answer|begins",
+    ),
+    "the case is changed": (TURNS.replace("m.content", "m.content | upper") + START, "changes the prompt"),
+}
+
+
+def chat_tokenizer(template: str) -> PreTrainedTokenizerBase:
+    """A tokenizer with a chat template, and its marks as special tokens."""
+    tokenizer = new_tokenizer()
+    marks = ("<|user|>", "<|assistant|>", "<|bot|>", "<|end|>", "<|channel|>", "<|message|>", "<think>", "</think>")
+    tokenizer.add_tokens([AddedToken(mark, special=True) for mark in marks])
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def whole_ids(tokenizer: PreTrainedTokenizerBase, turns: list[str], lists: bool = False, **variables) -> list[int]:
+    """Token ids of a whole chat, by transformers alone."""
+    chat = [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 9, turns, strict=False)]
+    text = tokenizer.apply_chat_template(as_lists(chat) if lists else chat, tokenize=False, **variables)
+    return tokenizer(text, add_special_tokens=False).input_ids
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_what_is_trained_is_the_templates_own_rendering(name):
+    """The ids of a row are those of its whole chat, with few-shot turns; all after the prompt is trained."""
+    template, trained, end = EQUAL[name]
+    tokenizer = chat_tokenizer(template)
+    shots = [{"prompt": "Two?", "completion": "Two."}]
+    for few in ([], shots):
+        prompter = Prompter(tokenizer, TASK, 512, shots=few)
+        features, _ = encode_examples(ROWS, prompter)
+        for row, example in zip(ROWS, features, strict=True):
+            shown = [text for shot in few for text in shot.values()]
+            turns = [*shown, TASK.to_example(row)["prompt"], row["summary"]]
+            expected = whole_ids(tokenizer, turns, lists="lists" in name)
+            assert example["input_ids"][: len(expected)] == expected
+            completion = tokenizer.decode([label for label in example["labels"] if label != -100])
+            assert completion == trained.replace("A", row["summary"])
+        assert prompter.end == end
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_template_that_writes_an_answer_otherwise_is_refused(name):
+    """In one line, with the row, both texts and a remedy; prompts can still be generated from."""
+    template, message = REFUSED[name]
+    prompter = Prompter(chat_tokenizer(template), TASK, 512)
+    with pytest.raises(ValueError, match=f"`train` row 0: the chat template (?:{message})") as raised:
+        encode_examples(ROWS, prompter)
+    assert str(raised.value).endswith("`--chat_template FILE`, or take `--prompt_style plain`")
+    assert "\n" not in str(raised.value)
+    prompts, _ = encode_prompts(ROWS, prompter)
+    assert len(prompts) == len(ROWS)
+
+
+def test_a_switch_of_the_template_is_only_named_if_it_helps():
+    """And it does, when it is given."""
+    tokenizer = chat_tokenizer(SWITCHED)
+    with pytest.raises(ValueError, match="give `--chat_template_kwargs think_first=false`, with which they agree"):
+        encode_examples(ROWS, Prompter(tokenizer, TASK, 512))
+    features, _ = encode_examples(ROWS, Prompter(tokenizer, TASK, 512, template_kwargs={"think_first": False}))
+    turns = [TASK.to_example(ROWS[0])["prompt"], ROWS[0]["summary"]]
+    assert features[0]["input_ids"] == whole_ids(tokenizer, turns)
+    tokenizer.chat_template = THINKS + "{# think_first #}"
+    with pytest.raises(ValueError, match="give another template"):
+        encode_examples(ROWS, Prompter(tokenizer, TASK, 512))
+
+
+def test_thoughts_in_the_data_close_those_that_the_prompt_opens():
+    """The same template takes answers with thoughts, and refuses those without; thoughts are not dropped in silence."""
+    task = load_task("generation")
+    rows = Dataset.from_list([{"instruction": "2 + 2?", "output": "<think>\nIt is 4.\n</think>\n\nFour."}])
+    prompter = Prompter(chat_tokenizer(THINKS), task, 512)
+    features, _ = encode_examples(rows, prompter)
+    trained = prompter.tokenizer.decode([label for label in features[0]["labels"] if label != -100])
+    assert trained == "It is 4.\n</think>\n\nFour.<|end|>\n"
+    with pytest.raises(ValueError, match="changes the answer"):
+        encode_examples(rows, Prompter(chat_tokenizer(DROPS_THOUGHTS), task, 512))
+
+
+def test_a_prompt_that_ends_within_a_token_is_refused():
+    """Generated answers would begin with other tokens than trained ones: "\\n" and "\\n" are one token together."""
+    tokenizer = chat_tokenizer(TURNS.replace("|>{{", "|>\n{{ '\n' if m.role == 'assistant' else '' }}{{") + START)
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "<|assistant|>{% endif %}", "<|assistant|>\n{{ '' }}{% endif %}"
+    )
+    tokenizer.add_tokens([AddedToken("\n\n", special=False)])
+    with pytest.raises(
+        ValueError, match=r"row 0: the chat template ends the prompt `<\|assistant\|>\\n` within a token"
+    ):
+        encode_examples(ROWS, Prompter(tokenizer, TASK, 512))
+
+
+def test_choices_are_ranked_as_they_are_trained(monkeypatch):
+    """Empty thoughts come before each choice; rows and choices are proved without rendering each pair of them."""
+    task = load_task("understanding", labels="card|card lost|other")
+    rows = DatasetDict(validation=Dataset.from_list([{"text": f"Hm {i}.", "label": "card"} for i in range(20)]))
+    task.prepare(rows)
+    tokenizer = chat_tokenizer(EMPTY_THOUGHTS)
+    prompter, rendered = Prompter(tokenizer, task, 512), []
+    monkeypatch.setattr(
+        chat_answers,
+        "render_chats",
+        lambda tokenizer, chats, *a, **k: rendered.extend(chats) or render_chats(tokenizer, chats, *a, **k),
+    )
+    prompts, _ = encode_prompts(rows["validation"], prompter)
+    for row, encoded in zip(rows["validation"], prompts, strict=True):
+        for label, choice in zip(task.label_names, encoded["choices"], strict=True):
+            assert encoded["prompt"] + choice == whole_ids(tokenizer, [task.to_example(row)["prompt"], label])
+    assert len(rendered) <= 20 + 20 + 2
+
+
+def test_choices_that_depend_on_the_prompt_are_rendered_for_each_row():
+    """A template may count the turn's words before the answer."""
+    counted = "{% if m.role == 'assistant' %}{{ messages[0].content | length }} {% endif %}{{ m.content }}"
+    task = load_task("understanding", labels="card|lost")
+    rows = DatasetDict(validation=Dataset.from_list([{"text": "Hm" * i, "label": "card"} for i in range(1, 5)]))
+    task.prepare(rows)
+    tokenizer = chat_tokenizer(TURNS.replace("{{ m.content }}", counted) + START)
+    prompts, _ = encode_prompts(rows["validation"], Prompter(tokenizer, task, 512))
+    for row, encoded in zip(rows["validation"], prompts, strict=True):
+        for label, choice in zip(task.label_names, encoded["choices"], strict=True):
+            assert encoded["prompt"] + choice == whole_ids(tokenizer, [task.to_example(row)["prompt"], label])
+
+
+def test_an_untrainable_template_is_refused_before_the_data_are_read(tmp_path):
+    """Unless answers with thoughts would fit; `--chat_template` gives another, saved with the tokenizer."""
+    with pytest.raises(ValueError, match="the chat template begins an answer by"):
+        check_chat_template(
+            chat_tokenizer(TURNS + "{% if add_generation_prompt %}<|bot|>{% endif %}"), TaskArguments("x")
+        )
+    check_chat_template(chat_tokenizer(THINKS), TaskArguments("x"))
+    (tmp_path / "own.jinja").write_text(TURNS + START)
+    tokenizer = chat_tokenizer(THINKS)
+    args = TaskArguments("summarization", chat_template=str(tmp_path / "own.jinja"))
+    check_chat_template(tokenizer, args)
+    prompter, _ = new_prompter(tokenizer, TASK, DatasetDict(train=ROWS, validation=ROWS), args, 512, 0)
+    assert tokenizer.chat_template == TURNS + START and prompter.prompt_texts(["Q"]) == [
+        "<|user|>Q<|end|>\n<|assistant|>"
+    ]
+    with pytest.raises(ValueError, match=r"`--chat_template` .*other\.jinja cannot be read"):
+        check_chat_template(tokenizer, TaskArguments("x", chat_template=str(tmp_path / "other.jinja")))
+    with pytest.raises(ValueError, match="`--chat_template` has no effect with `--prompt_style plain`"):
+        check_chat_template(
+            tokenizer, TaskArguments("x", prompt_style="plain", chat_template=str(tmp_path / "own.jinja"))
+        )
+    with pytest.raises(ValueError, match="`--chat_template_kwargs` has no effect on plain prompts"):
+        check_chat_template(tokenizer, TaskArguments("x", prompt_style="plain", chat_template_kwargs={"a": 1}))
+
+
+def test_the_day_in_a_prompt_is_that_of_the_variable_or_of_the_run():
+    """For every format of the day; the run's day is known, so that it can be recorded."""
+    formats = ["%d %b %Y", "%Y-%m-%d", "%A, %-d %B %y"]
+    calls = " ".join(f"{{{{ strftime_now({text!r}) }}}}" for text in formats)
+    tokenizer = chat_tokenizer("\n" + calls + TURNS + START)
+    prompter = Prompter(tokenizer, TASK, 512, template_kwargs={"strftime_now": "2024-07-06"})
+    (text,) = prompter.prompt_texts(["Q"])
+    assert text.startswith("\n06 Jul 2024 2024-07-06 Saturday, 6 July 24<|user|>")
+    today = Prompter(tokenizer, TASK, 512)
+    expected = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Q"}], tokenize=False, add_generation_prompt=True
+    )
+    assert today.prompt_texts(["Q"]) == [expected]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", today.format.variables["strftime_now"])
+    with pytest.raises(ValueError, match="strftime_now=yesterday: give a date"):
+        Prompter(tokenizer, TASK, 512, template_kwargs={"strftime_now": "yesterday"})
+
+
+@pytest.mark.parametrize(
+    "name, message", [("think_frst", "nearest is think_first"), ("messages", "no such"), ("tokenize", "no such")]
+)
+def test_a_variable_that_the_template_does_not_read_is_refused(name, message):
+    """It would have no effect, or break the call."""
+    with pytest.raises(ValueError, match=f"`--chat_template_kwargs` {name}: .*{message}"):
+        Prompter(chat_tokenizer(SWITCHED), TASK, 512, template_kwargs={name: True})
