@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from hf_llm.data.arrow import token_lists
 from hf_llm.data.few_shot import example_of
 from hf_llm.data.prompting import Prompter
+from hf_llm.mappings import format_mapping
 from hf_llm.messages import ORIGIN, add_origin
 
 logger = logging.getLogger(__name__)
@@ -30,10 +31,11 @@ class ExamplesReport:
     examples_dropped: int  # without a completion
     examples_shortened: int  # whose document is shortened
     tokens_cut: int
+    chat_template_kwargs: str = ""  # the day of the run among them, where the template writes a day
 
-    def metrics(self, prefix: str) -> dict[str, float]:
-        """The counts under the names that the results files use, e.g. `train_examples_shortened`."""
-        return {f"{prefix}_{key}": value for key, value in asdict(self).items()}
+    def metrics(self, prefix: str) -> dict[str, float | str]:
+        """The fields that are not empty under the names that the results files use, e.g. `train_examples_shortened`."""
+        return {f"{prefix}_{key}": value for key, value in asdict(self).items() if value != ""}
 
 
 def encode_examples(rows: Dataset, prompter: Prompter, split: str = "train") -> tuple[Dataset, ExamplesReport]:
@@ -75,7 +77,7 @@ def encode_examples(rows: Dataset, prompter: Prompter, split: str = "train") -> 
         tables.append(pa.table({"input_ids": input_ids, "labels": labels}))
     if not tables:
         raise ValueError(f"`{split}`: none of the {len(rows)} rows has a completion to learn")
-    return Dataset(pa.concat_tables(tables)), new_report(removed, len(rows) - len(removed), split, max_length)
+    return Dataset(pa.concat_tables(tables)), new_report(removed, len(rows) - len(removed), split, prompter)
 
 
 def encode_prompts(rows: Dataset, prompter: Prompter, split: str = "validation") -> tuple[Dataset, ExamplesReport]:
@@ -119,7 +121,7 @@ def encode_prompts(rows: Dataset, prompter: Prompter, split: str = "validation")
         columns = {"prompt": token_lists(prompts), "completion": token_lists(completions)}
         columns["choices"] = pa.array(ranked, pa.list_(pa.list_(pa.int32())))
         tables.append(pa.table(columns | {"references": pa.array(references, pa.list_(pa.string()))}))
-    return Dataset(pa.concat_tables(tables)), new_report(removed, 0, split, prompter.max_length)
+    return Dataset(pa.concat_tables(tables)), new_report(removed, 0, split, prompter)
 
 
 def batches_with_origins(rows: Dataset, split: str) -> Iterator[list[tuple[str, dict[str, Any]]]]:
@@ -131,15 +133,16 @@ def batches_with_origins(rows: Dataset, split: str) -> Iterator[list[tuple[str, 
             bar.update(len(batch))
 
 
-def new_report(removed: list[int], dropped: int, split: str, max_length: int) -> ExamplesReport:
+def new_report(removed: list[int], dropped: int, split: str, prompter: Prompter) -> ExamplesReport:
     """Count the rows, of which `removed` has the tokens removed from each, and log what was dropped or shortened."""
-    report = ExamplesReport(len(removed), dropped, int(np.count_nonzero(removed)), sum(removed))
+    variables = format_mapping(prompter.format.variables) if prompter.format else ""
+    report = ExamplesReport(len(removed), dropped, int(np.count_nonzero(removed)), sum(removed), variables)
     if dropped:
         logger.warning(f"{split}: {dropped} rows without a completion dropped")
     if report.tokens_cut:
         logger.warning(
             f"{split}: {report.examples_shortened} of {len(removed)} documents shortened by {report.tokens_cut} tokens "
-            f"together to fit in {max_length}"
+            f"together to fit in {prompter.max_length}"
         )
     return report
 

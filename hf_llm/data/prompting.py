@@ -1,6 +1,7 @@
 """Token ids of a task's prompts and completions: plain text or chat template, shortened to fit."""
 
 import contextlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_llm.arguments import GenerateArguments, TaskArguments
 from hf_llm.data.chat_answers import ANSWER, QUESTION, ChatFormat, check_token_border
+from hf_llm.data.chats import DAY
 from hf_llm.data.few_shot import draw_shots
 from hf_llm.mappings import read_settings
 from hf_llm.tasks import Task
+
+logger = logging.getLogger(__name__)
 
 CONTEXT_CHARACTERS = 8  # of the prompt, tokenized before a completion so that it is split as within the whole text
 
@@ -225,4 +229,8 @@ def new_prompter(
     set_chat_template(tokenizer, task_args)
     shots, rest = draw_shots(rows, task, task_args.num_fewshot or 0, seed)
     style, variables = task_args.prompt_style, task_args.chat_template_kwargs
-    return Prompter(tokenizer, task, max_length, style, shots, variables), rest
+    prompter = Prompter(tokenizer, task, max_length, style, shots, variables)
+    if prompter.format and DAY in prompter.format.variables:
+        day = f"`--chat_template_kwargs {DAY}={prompter.format.variables[DAY]}`"
+        logger.info(f"The chat template writes the day of the run into each prompt: {day} repeats it")
+    return prompter, rest

@@ -247,10 +247,10 @@ class Evaluation:
 
     def settings(self) -> dict[str, Any]:
         """What the scores depend on besides model and rows, for the results file."""
-        names = ("task", "task_options", "prompt_style", "chat_template", "chat_template_kwargs", "num_fewshot")
+        names = ("task", "task_options", "prompt_style", "chat_template", "num_fewshot")
         settings = {name: getattr(self.task_args, name) for name in names}
-        for name in ("task_options", "chat_template_kwargs"):
-            settings[name] = settings[name] and format_mapping(settings[name])
+        if settings["task_options"] is not None:
+            settings["task_options"] = format_mapping(settings["task_options"])
         settings["chat_template"] = settings["chat_template"] and Path(settings["chat_template"]).name
         settings["num_fewshot"] = settings["num_fewshot"] or 0
         return settings | {"max_length": self.max_length, "seed": self.args.seed, "dtype": self.args.dtype}

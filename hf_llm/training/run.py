@@ -124,6 +124,8 @@ def run_training(
         FloatingPointError: a loss is not finite.
     """
     args, rows, facts = trainer.args, trainer.train_dataset, run_facts(trainer)
+    variables = [report.metrics("train").get("train_chat_template_kwargs") for report in reports["train"]]
+    facts["chat_template_kwargs"] = next(filter(None, variables), None)  # a day in the prompts explains other data
     logger.info(f"Precision: {'bfloat16' if args.bf16 else 'float16' if args.fp16 else 'float32'} on {args.device}")
     if checkpoint:
         check_same_run(checkpoint, facts)

@@ -99,7 +99,7 @@ def test_rows_in_batches_are_encoded_as_each_row_by_itself(monkeypatch):
 def test_rows_without_a_completion_are_counted_without_a_count_of_shortened_ones(caplog):
     """A warning that 0 of the documents were shortened by 0 tokens would be noise."""
     caplog.set_level("WARNING", "hf_llm")
-    new_report([0, 0, 0], 2, "train", 512)
+    new_report([0, 0, 0], 2, "train", Prompter(TOKENIZER, TASK, 512))
     assert caplog.messages == ["train: 2 rows without a completion dropped"]
-    new_report([0, 7, 0], 0, "train", 512)
+    new_report([0, 7, 0], 0, "train", Prompter(TOKENIZER, TASK, 512))
     assert caplog.messages[1:] == ["train: 1 of 3 documents shortened by 7 tokens together to fit in 512"]
