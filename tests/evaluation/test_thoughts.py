@@ -67,7 +67,7 @@ def test_only_what_follows_the_thought_is_scored(monkeypatch, tokenizer, templat
     assert [row.get("thought", "") for row in result.predictions] == [thought.strip() for thought in thoughts]
 
 
-def test_a_thought_may_begin_in_the_prompt(tokenizer):
+def test_a_thought_may_begin_in_the_prompt(monkeypatch, tokenizer):
     """As in the chat templates of R1 and Qwen3.5; without an end it is no answer, and a warning counts it."""
     template = PLAIN_CHAT + "{% if add_generation_prompt %}<think>\n{% endif %}"
     result = answer(monkeypatch, tokenizer, ["It was nine.\n</think>\nnine", "nine"], template)
