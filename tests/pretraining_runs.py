@@ -284,7 +284,7 @@ BAD_INPUTS = {
     ),
     "beyond_the_positions": Bad(
         {"model_name_or_path": "model", "max_length": 128},
-        ["`--max_length` 128 is beyond the model's 64 positions"],
+        ["`--max_length` 128 is beyond the model's 64 positions: give `--max_length 64`"],
     ),
     "unknown_model_type": Bad({"model_type": "lama"}, ["`--model_type` lama ", "the nearest is llama"]),
     "unknown_setting_of_the_model": Bad(
@@ -304,6 +304,18 @@ BAD_INPUTS = {
     "no_samples": Bad({"max_train_samples": 0}, ["`--max_train_samples` is 0: give at least 1"]),
     "no_steps": Bad({"max_steps": 0}, ["`--max_steps` is 0: give at least 1, or -1"]),
     "learning_rate_that_is_no_number": Bad({"learning_rate": "nan"}, ["`--learning_rate` is nan: give at least 0"]),
+    "metric_of_a_task": Bad(
+        {"metric_for_best_model": "rougeL", "eval_strategy": "epoch"},
+        ["`--metric_for_best_model` rougeL is not a score of `pretrain.py`: give loss, perplexity, bits_per_byte"],
+    ),
+    "order_of_a_stream": Bad(
+        {"streaming": True, "train_sampling_strategy": "group_by_length"},
+        ["`--streaming` keeps the order of the files"],
+    ),
+    "batch_that_is_dropped": Bad(
+        {"dataloader_drop_last": True, "per_device_train_batch_size": 10_000},
+        ["`--dataloader_drop_last` drops all ", " rows, which do not fill one batch of 10000"],
+    ),
     "no_epochs": Bad({"num_train_epochs": 0}, ["`--num_train_epochs` is 0.0: give a number above 0"]),
     "tracker_that_is_not_installed": Bad(
         {"report_to": "wandb"}, ["`--report_to` wandb is not installed: `pip install wandb`"]
@@ -346,7 +358,7 @@ BAD_INPUTS = {
     ),
     "early_stopping_without_evaluation": Bad({"early_stopping_patience": 2}, ["`--early_stopping_patience` needs"]),
     "checkpoint_that_would_be_ignored": Bad(
-        {"enable_jit_checkpoint": True}, ["`--enable_jit_checkpoint` would save at SIGTERM without a manifest"]
+        {"enable_jit_checkpoint": True}, ["`--enable_jit_checkpoint` True is not supported: it would save at"]
     ),
     "checkpoint_that_is_not_there": Bad(
         {"resume_from_checkpoint": "nowhere"}, ["`--resume_from_checkpoint` nowhere: there is no such folder; give"]

@@ -45,3 +45,18 @@ def test_an_unknown_encoding_is_refused():
         with pytest.raises(ValueError, match=f"`--encoding` {name} is unknown: give a codec of Python"):
             arguments.ReadingArguments(encoding=name)
     assert arguments.DataArguments(encoding="cp1252").reading() == arguments.ReadingArguments(encoding="cp1252")
+
+
+@pytest.mark.parametrize(
+    "given, validation",
+    [
+        ({}, 20),
+        ({"train_file": ["a.txt"]}, 20),
+        ({"max_eval_samples": 7}, 7),
+        ({"validation_file": ["b.txt"]}, None),
+        ({"dataset_name": "me/data"}, None),
+    ],
+)
+def test_a_short_try_is_evaluated_on_as_few_rows(given, validation):
+    """Unless the validation rows were chosen: 20 rows to train on would else be evaluated on hundreds."""
+    assert DataArguments(max_train_samples=20, **given).limits() == {"train": 20, "validation": validation}

@@ -107,6 +107,13 @@ def test_flags_override_the_file(parse):
         (["--prompt", "--x"], "unknown argument `--prompt`"),
         (["--run_name", "--x"], "`--x`; write a value that begins with -- as `--name=--value`"),
         (["stray"], "unknown argument `stray`"),
+        (["--lora_r", "8"], "unknown argument `--lora_r`: it is an argument of recipes/finetune.py"),
+        (
+            ["--overwrite_output_dir"],
+            "`--overwrite_output_dir`: name another `--output_dir`, or resume with `--resume_",
+        ),
+        (["--warmup_ratio", "0.1"], "`--warmup_ratio`: give it as `--warmup_steps`, where a number below 1 is"),
+        (["--evaluation_strategy", "no"], "`--evaluation_strategy`; the nearest is `--eval_strategy`"),
         (["--max_length", "many"], "argument --max_length/--max-length: invalid int value: 'many'"),
         (["--lr_scheduler_type", "cosin"], "invalid choice: 'cosin'"),
         (["--packing", "perhaps"], "argument --packing: "),
@@ -458,3 +465,24 @@ def test_two_tasks_of_one_name_are_refused():
     argv = ["--model_name_or_path", "m", "--task", "bias", "other/bias.yaml"]
     with pytest.raises(ValueError, match="`--task` has `bias` twice"):
         parse_tasks(argv, *parse_args([EvalTaskArguments, DataArguments, EvalArguments], argv))
+
+
+def test_help_says_what_the_recipes_do_and_not_what_the_trainer_would(parse, capsys):
+    """Flags that turn something off do not repeat what it does; defaults and values are those of the recipes."""
+    with pytest.raises(SystemExit):
+        parse("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "The same as --packing false." in text and text.count("Put several documents or examples into one row") == 1
+    assert "Train in bfloat16 (mixed precision). Default: if the hardware supports it." in text
+    assert "`true` resumes from the newest complete checkpoint in --output_dir" in text
+    assert "Whether a new repository is private. Default: true." in text and "will be public" not in text
+
+
+def test_without_a_tracker_there_is_none(parse):
+    """argparse gives None for a list that is not on the command line, which the Trainer refuses."""
+    assert parse()[-1].report_to == []
+
+
+def test_a_setting_at_its_default_needs_no_other_flag(parse):
+    """`--load_best_model_at_end false` has the effect that it asks for."""
+    assert not parse("--load_best_model_at_end", "false", "--hub_always_push", "false")[-1].load_best_model_at_end

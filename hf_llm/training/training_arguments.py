@@ -43,7 +43,11 @@ ONLY_VALUES: dict[str, tuple[Any, str]] = {
         "it would change the number of rows per step: give a smaller `--per_device_train_batch_size` and more "
         "`--gradient_accumulation_steps`",
     ),
-    "enable_jit_checkpoint": (False, "its checkpoints are incomplete: give `--save_steps`, all are resumed exactly"),
+    "enable_jit_checkpoint": (
+        False,
+        "it would save at SIGTERM without a manifest, and without one a checkpoint is not resumed from: leave it out, "
+        "and give a smaller `--save_steps`",
+    ),
     "fsdp": (None, "shard the model with `--deepspeed ds_configs/zero3.json`"),
     "fsdp_config": (None, "shard the model with `--deepspeed ds_configs/zero3.json`"),
     "parallelism_config": (None, "shard the model with `--deepspeed ds_configs/zero3.json`"),
@@ -76,11 +80,6 @@ def build_training_arguments(values: dict[str, Any], script: str = "SCRIPT") -> 
     check_only_values(values)
     check_what_to_do(values)
     check_trackers(values["report_to"])
-    if values["enable_jit_checkpoint"]:
-        raise ValueError(
-            "`--enable_jit_checkpoint` would save at SIGTERM without a manifest, and a checkpoint without one is not "
-            "resumed from: leave it out, and give a smaller `--save_steps`"
-        )
     on_cpu = values["use_cpu"] or not torch.accelerator.is_available()
     check_launcher(values, on_cpu, script)
     if values["bf16"] is None:

@@ -210,7 +210,7 @@ FIELDS: dict[str, list] = {
         Same("--save_total_limit 1 --save_strategy steps --save_steps 2"),
         Refused("--save_total_limit 0", "`--save_total_limit` is 0: give at least 1"),
     ],
-    "enable_jit_checkpoint": [Refused("--enable_jit_checkpoint true", "its checkpoints are incomplete")],
+    "enable_jit_checkpoint": [Refused("--enable_jit_checkpoint true", "it would save at SIGTERM without a manifest")],
     "push_to_hub": [Elsewhere("test_recipes.py::test_a_push_brings_the_final_folder_to_a_private_repository")],
     "hub_token": [Elsewhere("test_command_line.py::test_the_token_goes_to_the_environment_and_nowhere_else")],
     "hub_private_repo": [Elsewhere("publishing/test_hub.py::test_a_push_is_public_only_with_private_false")],
