@@ -1,6 +1,7 @@
 """The facts of a run: what must be equal for a resumed run to be the same run. Checkpoint manifests hold them."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,7 +23,6 @@ COMPARED_ARGUMENTS = (
 # Entries of configs that say where a model is from or how it computes, not what it is.
 UNCOMPARED_CONFIG = ("transformers_version", "architectures", "dtype", "use_cache")
 UNCOMPARED_ADAPTER = ("base_model_name_or_path", "peft_version", "revision", "inference_mode", "auto_mapping")
-INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by their bytes
 
 
 def run_facts(trainer: Trainer) -> dict[str, Any]:
@@ -30,7 +30,18 @@ def run_facts(trainer: Trainer) -> dict[str, Any]:
 
     Data, weights and tokenizer are compared by their contents: their files may move. The keys are those of the
     manifests. Paths are not among the values. All ranks must call, before the weights of a checkpoint are loaded.
+
+    Returns:
+        The facts that rank 0 collects, as JSON would give them back. Under ZeRO-3 the ranks hold other weights.
     """
+    facts: list[Any] = [None]
+    if trainer.is_world_process_zero():
+        facts = [json.loads(json.dumps(collect_facts(trainer), default=str))]
+    return broadcast_object_list(facts)[0]
+
+
+def collect_facts(trainer: Trainer) -> dict[str, Any]:
+    """Collect the facts of this rank. Data and weights are hashed at some GB a second, faster than they are read."""
     args, model, rows, collator = trainer.args, trainer.model, trainer.train_dataset, trainer.data_collator
     facts: dict[str, Any] = {
         **({"rows": len(rows), "data": hash_rows(rows)} if has_length(rows) else rows.facts),  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
@@ -44,15 +55,14 @@ def run_facts(trainer: Trainer) -> dict[str, Any]:
     }
     if args.metric_for_best_model:  # scores on other rows cannot be compared with the best one so far
         facts["validation data"] = hash_rows(trainer.eval_dataset)  # pyright: ignore[reportArgumentType]
-    # As a manifest holds them. Those of rank 0, which under ZeRO-3 has other shards of the weights than the others.
-    return broadcast_object_list([json.loads(json.dumps(facts, default=str))])[0]
+    return facts
 
 
 def argument_facts(args: TrainingArguments) -> dict[str, Any]:
     """Batch, optimizer, schedule, seeds, sampling and precision; a saved optimizer continues with its old settings."""
     values = args.to_dict()
     return {
-        "rows per step": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        "rows per step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
         **{name: None if values[name] in ({}, "") else values[name] for name in COMPARED_ARGUMENTS},
         "data_seed": args.seed if args.data_seed is None else args.data_seed,
     }
@@ -73,12 +83,14 @@ def early_stopping_patience(trainer: Trainer) -> int | None:
 
 def hash_rows(rows: Dataset) -> str:
     """Hash all columns of packed rows, which are lists of integers."""
-    hasher = Hasher()
-    for table in rows.with_format("arrow").iter(1000):
-        for name in sorted(table.column_names):
-            lists = table[name].combine_chunks()
-            hasher.update([name, lists.value_lengths().to_numpy(), lists.flatten().to_numpy()])
-    return hasher.hexdigest()
+
+    def buffers() -> Iterator[Any]:
+        for table in rows.with_format("arrow").iter(1000):
+            for name in sorted(table.column_names):
+                lists = table[name].combine_chunks()
+                yield from (name.encode(), lists.value_lengths().to_numpy(), lists.flatten().to_numpy())
+
+    return Hasher.hash_bytes(buffers())  # pyright: ignore[reportArgumentType]  # it takes all that is made of bytes
 
 
 def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -90,7 +102,7 @@ def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         content = sorted(tokenizer.get_vocab().items())
     content = json.dumps([content, tokenizer.special_tokens_map, tokenizer.chat_template], sort_keys=True, default=str)
     return {
-        "tokenizer": f"{len(tokenizer):,} entries, {Hasher.hash(content)}",
+        "tokenizer": f"{len(tokenizer):,} entries, {Hasher.hash_bytes(content.encode())}",
         "vocab_size": getattr(tokenizer, "trained_vocab_size", None),
     }
 
@@ -115,13 +127,10 @@ def model_facts(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def hash_weights(parameters: list[torch.nn.Parameter]) -> str:
-    """Hash the sums of all parameters, whose bits are read as integers: so they are exact on every device.
-
-    Under ZeRO-3 those of this rank's shards.
-    """
-    shards = [getattr(p, "ds_tensor", p).detach() for p in parameters]
-    sums = [shard.view(INTEGERS[shard.element_size()]).sum(dtype=torch.int64) for shard in shards]
-    return Hasher.hash([total.item() for total in sums])
+    """Hash the bits of all parameters; under ZeRO-3 those of this rank's shards."""
+    shards = (getattr(parameter, "ds_tensor", parameter).detach() for parameter in parameters)
+    bits = (shard.cpu().contiguous().view(-1).view(torch.uint8).numpy() for shard in shards)
+    return Hasher.hash_bytes(bits)  # pyright: ignore[reportArgumentType]  # it takes all that is made of bytes
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

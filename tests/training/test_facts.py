@@ -167,9 +167,24 @@ def test_the_model_is_compared_by_its_config_and_the_weights_that_were_loaded(be
     loaded = facts(tmp_path, model)
     model.config.name_or_path = "moved"
     assert differences(loaded, facts(tmp_path, model)) == []
-    model.lm_head.weight.data[7, 7] += 1e-3
+    model.lm_head.weight.data = model.lm_head.weight.flip(0).contiguous()
     (difference,) = differences(loaded, facts(tmp_path, model))
     assert difference.startswith("loaded weights was ")
+
+
+def test_several_devices_of_one_process_count(before, tmp_path):
+    """Each of them takes `--per_device_train_batch_size` rows."""
+    trainer = new_trainer(tmp_path, TOKENIZER)
+    trainer.args._n_gpu = 2
+    assert differences(before, run_facts(trainer)) == ["rows per step was 2 and is 4"]
+
+
+def test_only_rank_0_hashes(tmp_path, monkeypatch):
+    """The others get its facts: eight ranks of a machine need not read all data and weights eight times."""
+    trainer = new_trainer(tmp_path, TOKENIZER)
+    monkeypatch.setattr(trainer, "is_world_process_zero", lambda: False)
+    monkeypatch.setattr("hf_llm.training.facts.broadcast_object_list", lambda own: [{"own": own[0]}])
+    assert run_facts(trainer) == {"own": None}
 
 
 def adapted(change=0.0, **settings):
