@@ -306,7 +306,7 @@ BAD_INPUTS = {
     "learning_rate_that_is_no_number": Bad({"learning_rate": "nan"}, ["`--learning_rate` is nan: give at least 0"]),
     "metric_of_a_task": Bad(
         {"metric_for_best_model": "rougeL", "eval_strategy": "epoch"},
-        ["`--metric_for_best_model` rougeL is not a score of `pretrain.py`: give loss, perplexity, bits_per_byte"],
+        ["`--metric_for_best_model` rougeL is not a score of this objective: give loss, perplexity, bits_per_byte"],
     ),
     "order_of_a_stream": Bad(
         {"streaming": True, "train_sampling_strategy": "group_by_length"},

@@ -64,18 +64,23 @@ def run_harness(
     thought_end = END.search(str(tokenizer.chat_template)) if chat else None
     language_model: Any = HFLM  # its decorator hides the arguments
     options = {"batch_size": batch_size, "think_end_token": thought_end and thought_end[0]}
-    results: Any = simple_evaluate(
-        language_model(pretrained=model, tokenizer=tokenizer, **options),
-        tasks=tasks,
-        task_manager=manager,
-        num_fewshot=shots,
-        limit=max_samples,
-        apply_chat_template=chat,
-        random_seed=args.seed,
-        numpy_random_seed=args.seed,
-        torch_random_seed=args.seed,
-        fewshot_random_seed=args.seed,
-    )
+    try:
+        results: Any = simple_evaluate(
+            language_model(pretrained=model, tokenizer=tokenizer, **options),
+            tasks=tasks,
+            task_manager=manager,
+            num_fewshot=shots,
+            limit=max_samples,
+            apply_chat_template=chat,
+            random_seed=args.seed,
+            numpy_random_seed=args.seed,
+            torch_random_seed=args.seed,
+            fewshot_random_seed=args.seed,
+        )
+    except ConnectionError as error:
+        raise ValueError(
+            f"`--harness` {' '.join(args.harness)}: {error}: run it once with a network, or name local YAML files"
+        ) from None
     if results is None:
         return {}, {}
     settings = {

@@ -62,3 +62,16 @@ def test_a_missing_installation_is_reported_with_the_remedy(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ValueError, match="`--harness` needs lm-evaluation-harness: `pip install"):
         load_harness("pairs")
+
+
+def test_data_that_cannot_be_reached_are_reported_with_the_remedy(folder, monkeypatch):
+    """Offline, the tasks are known and their data are not."""
+    monkeypatch.chdir(ROOT)
+    args = EvalArguments(model_name_or_path=folder, harness=["docs/harness/capitals.yaml"], dtype="float32")
+
+    def unreachable(*args, **options):
+        raise ConnectionError("Couldn't reach 'me/data' on the Hub")
+
+    monkeypatch.setattr(lm_eval.evaluator, "simple_evaluate", unreachable)
+    with pytest.raises(ValueError, match=r"Couldn't reach .*: run it once with a network, or name local YAML files"):
+        run_harness(folder, args, TaskArguments(task=""), 3)
