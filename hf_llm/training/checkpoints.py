@@ -50,16 +50,14 @@ def read_manifest(checkpoint: Path) -> dict:
         raise ValueError(f"there is no checkpoint `{checkpoint}`")
     try:
         manifest = read_json_file(checkpoint / CHECKPOINT_MANIFEST)
-        sizes = manifest.get("files")
-        if not (
-            sizes and all(isinstance(manifest.setdefault(name, {}), dict) for name in ("run", "files", "checksums"))
-        ):
+        entries = [manifest.setdefault(name, {}) for name in ("run", "files", "checksums")]
+        if not (manifest["files"] and all(isinstance(entry, dict) for entry in entries)):
             raise ValueError
     except (OSError, ValueError):
         problem = f"has no {CHECKPOINT_MANIFEST}: it is half written or was not written by hf_llm"
         problem = "is half written" if (checkpoint / HALF_WRITTEN).exists() else problem
         raise ValueError(f"checkpoint `{checkpoint}` {problem}") from None
-    for name, size in sizes.items():
+    for name, size in manifest["files"].items():
         path = checkpoint / name
         if not path.is_file() or path.stat().st_size != size:
             raise ValueError(f"checkpoint `{checkpoint}` is half written: {name} is missing or has another size")
@@ -206,7 +204,10 @@ def check_same_run(checkpoint: str, run: dict[str, object]) -> None:
     Raises:
         ValueError: facts differ; the message lists each with both values.
     """
-    if changed := differences(read_manifest(Path(checkpoint))["run"], run):
+    before = read_manifest(Path(checkpoint))["run"]
+    if not run.get("best checkpoint"):  # none is chosen any more
+        before.pop("best checkpoint", None)
+    if changed := differences(before, run):
         raise ValueError(
             f"checkpoint `{checkpoint}` is of another run: {'; '.join(changed)}. Give the earlier values, or "
             f"{restart_remedy(Path(checkpoint))}"

@@ -11,14 +11,13 @@ from datasets.fingerprint import Hasher
 from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_utils import has_length
 
-# Arguments of the Trainer that change what is trained, or which weights count as the best. The others change only
-# logs, files, speed or rounding; `tests/training/test_facts.py` has all of them.
+# Arguments of the Trainer that change what is trained. The others change only which weights count as the best, logs,
+# files, speed or rounding; `tests/training/test_facts.py` has all of them.
 COMPARED_ARGUMENTS = (
     *("optim", "optim_args", "optim_target_modules", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs"),
     *("warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
     *("label_smoothing_factor", "neftune_noise_alpha", "average_tokens_across_devices", "bf16", "fp16", "seed"),
     *("train_sampling_strategy", "length_column_name", "dataloader_drop_last", "accelerator_config"),
-    *("metric_for_best_model", "greater_is_better"),
 )
 # Entries of configs that say where a model is from or how it computes, not what it is.
 UNCOMPARED_CONFIG = ("transformers_version", "architectures", "dtype", "use_cache")
@@ -43,7 +42,7 @@ def run_facts(trainer: Trainer) -> dict[str, Any]:
 def collect_facts(trainer: Trainer) -> dict[str, Any]:
     """Collect the facts of this rank. Data and weights are hashed at some GB a second, faster than they are read."""
     args, model, rows, collator = trainer.args, trainer.model, trainer.train_dataset, trainer.data_collator
-    facts: dict[str, Any] = {
+    return {
         **({"rows": len(rows), "data": hash_rows(rows)} if has_length(rows) else rows.facts),  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
         "ranks": args.world_size,
         "ZeRO stage": zero_stage(trainer),
@@ -52,10 +51,8 @@ def collect_facts(trainer: Trainer) -> dict[str, Any]:
         **tokenizer_facts(trainer.processing_class),  # pyright: ignore[reportArgumentType]
         **model_facts(model),  # pyright: ignore[reportArgumentType]
         "early_stopping_patience": early_stopping_patience(trainer),
+        "best checkpoint": best_facts(trainer),
     }
-    if args.metric_for_best_model:  # scores on other rows cannot be compared with the best one so far
-        facts["validation data"] = hash_rows(trainer.eval_dataset)  # pyright: ignore[reportArgumentType]
-    return facts
 
 
 def argument_facts(args: TrainingArguments) -> dict[str, Any]:
@@ -66,6 +63,15 @@ def argument_facts(args: TrainingArguments) -> dict[str, Any]:
         **{name: None if values[name] in ({}, "") else values[name] for name in COMPARED_ARGUMENTS},
         "data_seed": args.seed if args.data_seed is None else args.data_seed,
     }
+
+
+def best_facts(trainer: Trainer) -> dict[str, Any] | None:
+    """What scores must have in common to be compared with the best one so far; None if no best checkpoint is chosen."""
+    args = trainer.args
+    if not args.metric_for_best_model:
+        return None
+    chosen_by = {name: getattr(args, name) for name in ("metric_for_best_model", "greater_is_better")}
+    return chosen_by | {"validation data": hash_rows(trainer.eval_dataset)}  # pyright: ignore[reportArgumentType]
 
 
 def zero_stage(trainer: Trainer) -> int | None:

@@ -76,6 +76,13 @@ class KeepEvaluationRows(TrainerCallback):
         args.dataloader_drop_last = False  # the loader of training is made
 
 
+class KeepSteps(TrainerCallback):
+    """Logs, evaluates and saves at the steps of the arguments. A resuming Trainer takes those in the checkpoint."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        state.compute_steps(args, state.max_steps)
+
+
 def enable_early_stopping(args: TrainingArguments, patience: int | None) -> list[TrainerCallback]:
     """Change `args` to keep the best weights and load them at the end, and return the callback that stops the run.
 
@@ -191,6 +198,7 @@ def add_callbacks(
     for callback in [
         *([DeepSpeedInForce(trainer)] if args.deepspeed else []),
         KeepEvaluationRows(),
+        KeepSteps(),
         CheckAttention(collator, packing),
         *collator.callbacks(),
         StopOnNonFiniteLoss(trainer, checkpoint),
@@ -218,7 +226,7 @@ def train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
         logger.warning(f"{checkpoint} is the end of the run: no step is left to train")
         return load_finished_run(trainer, checkpoint, saved)
     logger.info(f"Resuming from step {saved.global_step:,}: {checkpoint}")
-    with hide_tied_weights_warning(model):
+    with hide_resume_warnings(model):
         return trainer.train(resume_from_checkpoint=checkpoint, ignore_keys_for_eval=ignored).metrics
 
 
@@ -247,15 +255,25 @@ def load_finished_run(trainer: Trainer, checkpoint: str, saved: TrainerState) ->
 
 
 @contextlib.contextmanager
-def hide_tied_weights_warning(model: PreTrainedModel):
-    """Hide the Trainer's warning of missing weights where all of them are tied to others, which are saved."""
-    warning = f"There were missing keys in the checkpoint model loaded: {list(model.all_tied_weights_keys)}."
-    log, is_other_message = logging.getLogger("transformers.trainer"), lambda record: record.getMessage() != warning
-    log.addFilter(is_other_message)
+def hide_resume_warnings(model: PreTrainedModel):
+    """Hide warnings of a resuming Trainer that are not true here.
+
+    All missing weights are tied to others, which are saved; and where steps of logs, evaluations and checkpoints are
+    not those of the checkpoint, `KeepSteps` sees to it that the arguments are in force.
+    """
+    hidden = (
+        f"There were missing keys in the checkpoint model loaded: {list(model.all_tied_weights_keys)}.",
+        "Warning: The following arguments do not match the ones in the `trainer_state.json`",
+    )
+    logs = [logging.getLogger(f"transformers.{module}") for module in ("trainer", "trainer_utils")]
+    is_other_message = lambda record: not record.getMessage().startswith(hidden)  # noqa: E731 (a filter is a function)
+    for log in logs:
+        log.addFilter(is_other_message)
     try:
         yield
     finally:
-        log.removeFilter(is_other_message)
+        for log in logs:
+            log.removeFilter(is_other_message)
 
 
 def describe_schedule(args: TrainingArguments, rows: int | None) -> str:

@@ -323,6 +323,17 @@ def test_saving_removes_what_an_earlier_model_left(tmp_path):
     assert {"notes.txt", "config.json"} <= names and "_saving" not in names
 
 
+def test_a_resumed_run_need_not_choose_a_best_checkpoint_any_more(tmp_path):
+    """Its training is the same; chosen by another score, or only from now on, the best one would be another."""
+    best = RUN | {"best checkpoint": {"metric_for_best_model": "loss"}}
+    checkpoint = write_checkpoint(tmp_path, 5, best)
+    check_same_run(checkpoint, RUN | {"best checkpoint": None})
+    with pytest.raises(ValueError, match=r"best checkpoint\.metric_for_best_model was loss and is perplexity"):
+        check_same_run(checkpoint, RUN | {"best checkpoint": {"metric_for_best_model": "perplexity"}})
+    with pytest.raises(ValueError, match="best checkpoint was None and is"):
+        check_same_run(write_checkpoint(tmp_path, 6, RUN | {"best checkpoint": None}), best)
+
+
 def test_a_run_does_not_write_through_a_link(tmp_path):
     """One that is there at the start is refused; one that appears later under the temporary name is removed."""
     (tmp_path / "victim").mkdir()

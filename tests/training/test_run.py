@@ -18,7 +18,7 @@ from hf_llm.publishing import hub
 from hf_llm.training.run import (
     describe_schedule,
     enable_early_stopping,
-    hide_tied_weights_warning,
+    hide_resume_warnings,
     run_training,
     save_results,
 )
@@ -138,9 +138,23 @@ def test_tied_weights_are_not_reported_as_missing(tmp_path, caplog, monkeypatch)
     checkpoint = str(run(whole) and tmp_path / "whole" / "checkpoint-2")
     for tied in (True, False):
         model, caplog.records[:] = new_model(tie_word_embeddings=tied), []
-        with hide_tied_weights_warning(model):
+        with hide_resume_warnings(model):
             new_trainer(tmp_path / "again", TOKENIZER, model)._load_from_checkpoint(checkpoint)
         assert any("missing keys" in message for message in caplog.messages) != tied
+
+
+def test_a_resumed_run_logs_and_saves_at_the_steps_of_its_own_arguments(tmp_path, caplog):
+    """The Trainer would take those in the checkpoint, and only warn that they differ."""
+    run(new_trainer(tmp_path, TOKENIZER, max_steps=2, save_strategy="steps", save_steps=2, logging_steps=2))
+    longer = {"max_steps": 9, "save_strategy": "steps", "save_steps": 3, "logging_steps": 0.4}
+    resumed = new_trainer(tmp_path, TOKENIZER, **longer)
+    run(resumed, f"{tmp_path}/checkpoint-2")
+    steps = [entry["step"] for entry in resumed.state.log_history if "loss" in entry]
+    assert steps == [2, 4, 8]
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [
+        f"checkpoint-{step}" for step in (2, 3, 6, 9)
+    ]
+    assert not any("do not match" in message for message in caplog.messages)
 
 
 @pytest.mark.parametrize("save_strategy", ["steps", "epoch"])
