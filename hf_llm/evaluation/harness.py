@@ -72,10 +72,7 @@ def run_harness(
             num_fewshot=shots,
             limit=max_samples,
             apply_chat_template=chat,
-            random_seed=args.seed,
-            numpy_random_seed=args.seed,
-            torch_random_seed=args.seed,
-            fewshot_random_seed=args.seed,
+            **{f"{kind}random_seed": args.seed for kind in ("", "numpy_", "torch_", "fewshot_")},
         )
     except ConnectionError as error:
         raise ValueError(
