@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 # GLUE's test splits have -1, SNLI and MNLI "-" where the annotators disagreed; NaN is a missing value as text.
 HIDDEN_LABELS = {"-1", "-", "nan", "NaN"}
+JUDGEMENTS = ("label", "labels", "is_correct", "correct")  # columns that may say whether an answer is right
+WRONG = {"0", "0.0", "False", "false"}
 
 
 @dataclass
@@ -184,6 +186,21 @@ def reference_list(value: str | list[str] | None) -> list[str]:
     if not (isinstance(values, list) and all(isinstance(text, str) for text in values)):
         raise ValueError(f"`{value}` is not a text or a list of texts")
     return [text.strip() for text in values if text.strip()]
+
+
+def refuse_wrong_answers(rows: Dataset) -> None:
+    """Refuse rows some of whose answers are wrong, as in MultiRC, WikiQA and KTO: a column of 0 and 1 says which.
+
+    Raises:
+        ValueError: there is such a column.
+    """
+    for name in JUDGEMENTS:
+        values = {str(value) for value in rows[name][:]} if name in rows.column_names else set()
+        if values & WRONG and values <= {*WRONG, "1", "1.0", "True", "true", "None"}:
+            raise ValueError(
+                f"`{name}` says that some answers are wrong: keep only the rows where it is 1 or true, or, if it says "
+                "something else, remove the column; `--task understanding` learns such a label"
+            )
 
 
 def drop_unlabelled(rows: Dataset, labels: Sequence[Any], split: str, hint: str = "") -> Dataset:

@@ -9,11 +9,13 @@ from datasets import Dataset, DatasetDict
 from hf_llm.messages import add_origin
 from hf_llm.metrics.text import FreeText
 from hf_llm.python_docs import python_docs
-from hf_llm.tasks import Task, reference_list
+from hf_llm.tasks import Task, reference_list, refuse_wrong_answers
 
 HUMAN = "### Human:"  # begins a conversation as text, as in openassistant-guanaco
 TURN = re.compile(r"\s*### (Human|Assistant):")
 ROLES = {"human": "user", "gpt": "assistant", "prompter": "user", "bot": "assistant"}  # of ShareGPT, OpenAssistant
+
+UNREAD = ("reasoning_content", "reasoning", "thinking", "function_call")  # of a message, beside its text
 
 
 @dataclass
@@ -23,12 +25,13 @@ class Generation(Task):
     max_new_tokens: int = 128
 
     columns: ClassVar = {
+        "system": ("system_prompt",),
         "instruction": ("prompt", "question"),
         "input": ("context",),
         "output": ("completion", "response", "answer"),
     }
-    text_columns = ("instruction", "input")
-    optional_columns = ("input",)
+    text_columns = ("system", "instruction", "input")
+    optional_columns = ("system", "input")
     nested_columns = ("messages", "conversations", "conversation")
     document_column = "input"
     stop_strings = ()
@@ -36,6 +39,9 @@ class Generation(Task):
 
     def adapt(self, rows):
         """Take question and answer from conversations of one exchange, in the formats of OpenAI, ShareGPT and TRL."""
+        refuse_wrong_answers(rows)
+        if "history" in rows.column_names and any(rows["history"][:]):  # of LLaMA-Factory's Alpaca format
+            raise ValueError("`history` has earlier turns: put them into the instruction, or keep rows without them")
         names = [name for name in self.nested_columns if name in rows.column_names]
         first = rows[0]
         if is_chat(first.get("prompt")) and is_chat(first.get("completion")):
@@ -51,13 +57,12 @@ class Generation(Task):
                     raise ValueError("`tools` are not supported: keep rows without tools")
                 exchanges.append(exchange_of([turn for name in names for turn in turns_of(row[name])]))
         instructions, outputs = map(list, zip(*exchanges, strict=True))
-        return rows.remove_columns(names).add_column("instruction", instructions).add_column("output", outputs)
+        replaced = [name for name in rows.column_names if name in (*names, "instruction", "output")]
+        return rows.remove_columns(replaced).add_column("instruction", instructions).add_column("output", outputs)
 
     def to_example(self, row):
-        prompt = row["instruction"].strip()
-        if (row.get("input") or "").strip():
-            prompt += f"\n\n{row['input'].strip()}"
-        return {"prompt": prompt, "completion": "".join(self.references(row)[:1])}
+        texts = [(row.get(name) or "").strip() for name in ("system", "instruction", "input")]
+        return {"prompt": "\n\n".join(filter(None, texts)), "completion": "".join(self.references(row)[:1])}
 
     def references(self, row):
         return reference_list(row["output"])
@@ -99,6 +104,8 @@ def turns_of(value: Any) -> list[tuple[str, str]]:
             text = "".join(part["text"] for part in text)
         if not isinstance(role, str) or not isinstance(text, str) or message.get("tool_calls"):
             raise ValueError(f"`{message}` is not a message with a role and a text: correct or remove the row")
+        if lost := [name for name in UNREAD if message.get(name)]:
+            raise ValueError(f"`{lost[0]}` of a message is not supported: put it into the text, or remove it")
         turns.append((ROLES.get(role, role), text))
     return turns
 

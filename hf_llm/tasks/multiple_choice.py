@@ -14,9 +14,11 @@ from hf_llm.tasks import HIDDEN_LABELS, Task, drop_unlabelled
 
 logger = logging.getLogger(__name__)
 
+CHOICE_LISTS = ("choices", "options", "endings")
 # Columns with one choice each: choice1, option2, ending0, answerA, sol1, opa, distractor3, or only A, B, C.
 CHOICE_COLUMN = re.compile(r"(choice|option|ending|answer|sol|op|distractor)_?([0-9]|[A-Ea-e])|()([A-E])")
-NUMBER = re.compile(r"(?:choice|option|ending|answer|sol)?([0-9]+)")  # COPA on the Hub has the labels choice1, choice2
+NUMBER = re.compile(r"(?:choice|option|ending|answer|sol)?([0-9]+)(?:\.0)?")  # also of COPA: choice1, choice2
+LETTER = re.compile(r"\(?([A-Ja-j])[.)]?")
 
 
 @dataclass
@@ -35,7 +37,7 @@ class MultipleChoice(Task):
 
     columns: ClassVar = {
         "question": ("question_stem", "query", "ctx", "goal", "sentence", "startphrase"),
-        "choices": ("options", "endings"),
+        "choices": CHOICE_LISTS[1:],
         "answer": ("answerKey", "label", "answer_idx", "answer_index", "correct_answer", "correct_option", "cop"),
         "context": ("passage", "article", "paragraph", "support", "premise"),
     }
@@ -50,18 +52,20 @@ class MultipleChoice(Task):
         if self.first_number not in ("", "0", "1"):
             raise ValueError(f"`--task_options` first_number={self.first_number}: choose 0 or 1")
         self.first = int(self.first_number or 0)
+        self.answers_are_texts = True  # or numbers and letters, even where 1 or A is the text of a choice too
 
     def adapt(self, rows):
         """Collect the choices that have a column each, as in PIQA, SWAG and SciQ."""
-        families: dict[str, list[str]] = {}
-        for name in sorted(rows.column_names):
-            if found := CHOICE_COLUMN.fullmatch(name):
-                families.setdefault(found[1] or "", []).append(name)
-        names = max(families.values(), key=len, default=[])
-        if len(names) < 2 or {"choices", "options", "endings"} & {*rows.column_names}:
+        names = choice_columns(rows.column_names)
+        if not names:
             return rows
         right = ["correct_answer"] if names[0].startswith("distractor") else []  # SciQ
         choices = [list(row) for row in zip(*(rows[name][:] for name in [*right, *names]), strict=True)]
+        for texts in choices:
+            if right:  # not always the first one
+                texts.sort(key=str)
+            while texts and texts[-1] in (None, ""):  # rows with fewer choices than others
+                texts.pop()
         return rows.remove_columns(names).add_column("choices", choices)
 
     def select(self, rows, split):
@@ -69,14 +73,17 @@ class MultipleChoice(Task):
         return drop_unlabelled(rows, answers, split)
 
     def prepare(self, rows):
-        if self.first_number:
-            return
         numbers = set()  # each with whether it is the number of choices
         for row in (row for split_rows in rows.values() for row in split_rows.to_list()):
             with add_origin(row):
                 texts, labels = choices_of(row)
-            if row["answer"] not in (*labels, *texts) and (found := NUMBER.fullmatch(str(row["answer"]))):
-                numbers.add((int(found[1]), int(found[1]) == len(texts)))
+            answer = str(row["answer"]).strip()
+            if answer not in labels:
+                self.answers_are_texts &= isinstance(row["answer"], str) and " ".join(answer.split()) in texts
+                if found := NUMBER.fullmatch(answer):
+                    numbers.add((int(found[1]), int(found[1]) == len(texts)))
+        if self.first_number or self.answers_are_texts:
+            return
         self.first = int(any(is_last for _, is_last in numbers) and (0, False) not in numbers)
         if numbers and not self.first and (0, False) not in numbers:
             logger.warning("the numbers in `answer` count from 0: if not, set `first_number=1` in `--task_options`")
@@ -89,14 +96,13 @@ class MultipleChoice(Task):
 
     def references(self, row):
         texts, labels = choices_of(row)
-        answer = row["answer"]
-        if isinstance(answer, str) and answer.strip() in labels:
-            return [texts[labels.index(answer.strip())]]
-        if isinstance(answer, str) and " ".join(answer.split()) in texts:
-            return [" ".join(answer.split())]
-        found = NUMBER.fullmatch(str(answer).strip())
-        letter = re.fullmatch("[A-Ja-j]", str(answer).strip())
-        number = int(found[1]) - self.first if found else ord(str(answer).strip().upper()) - ord("A") if letter else -1
+        answer = " ".join(str(row["answer"]).split())
+        if isinstance(row["answer"], str) and answer in labels:
+            return [texts[labels.index(answer)]]
+        found, letter = NUMBER.fullmatch(answer), LETTER.fullmatch(answer)
+        if isinstance(row["answer"], str) and answer in texts and (self.answers_are_texts or not (found or letter)):
+            return [answer]
+        number = int(found[1]) - self.first if found else ord(letter[1].upper()) - ord("A") if letter else -1
         if not 0 <= number < len(texts):
             raise ValueError(
                 f"the answer `{answer}` is none of the {len(texts)} choices: give its number, letter or text; numbers "
@@ -116,6 +122,21 @@ class MultipleChoice(Task):
     def sample(self):
         """Which of four Python modules a line of the documentation is about."""
         return DatasetDict({split: Dataset.from_list(sample_rows(rows)) for split, rows in python_docs().items()})
+
+
+def choice_columns(names: list[str]) -> list[str]:
+    """The columns that hold one choice each, in their order; none if a column holds all choices.
+
+    Example:
+        >>> choice_columns(["question", "option2", "option1", "answer"])
+        ['option1', 'option2']
+    """
+    families: dict[str, list[str]] = {}
+    for name in sorted(names):
+        if found := CHOICE_COLUMN.fullmatch(name):
+            families.setdefault(found[1] or "", []).append(name)
+    largest = max(families.values(), key=len, default=[])
+    return [] if len(largest) < 2 or {*CHOICE_LISTS} & {*names} else largest
 
 
 def is_hidden(answer: Any) -> bool:
@@ -139,8 +160,9 @@ def choices_of(row: dict[str, Any]) -> tuple[list[str], list[str]]:
     elif isinstance(choices, dict):  # MedQA: {"A": "one", "B": "nine"}
         labels = [label for label, text in choices.items() if text is not None]
         choices = [choices[label] for label in labels]
-    texts = [" ".join(text.split()) for text in choices or [] if isinstance(text, str)]
-    if len(texts) != len(choices or []) or len(texts) < 2 or not all(texts):
+    choices = choices if isinstance(choices, list) else []
+    texts = [" ".join(text.split()) for text in choices if isinstance(text, str)]
+    if len(texts) != len(choices) or len(texts) < 2 or not all(texts):
         raise ValueError(f"`choices` is `{row['choices']}`: give a list of at least two texts")
     return texts, list(labels)
 

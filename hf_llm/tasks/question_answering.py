@@ -11,7 +11,8 @@ from hf_llm.messages import ORIGIN, add_origin
 from hf_llm.metrics import question_answering as squad
 from hf_llm.metrics.segmentation import starts_with_words
 from hf_llm.python_docs import python_docs
-from hf_llm.tasks import Task, reference_list
+from hf_llm.tasks import Task, reference_list, refuse_wrong_answers
+from hf_llm.tasks.multiple_choice import CHOICE_LISTS
 
 logger = logging.getLogger(__name__)
 
@@ -19,8 +20,9 @@ NO_ANSWER = "unanswerable"
 # What a written answer may say instead, after e.g. "the question is".
 NO_ANSWER_TEXTS = (NO_ANSWER, "not answerable", "no answer", "cannot be answered", "can not be answered")
 LEADING_WORDS = "the|this|that|it|it['’]s|there|question|answer|is|has"  # noqa: RUF001
-FINAL = "####"  # before the final answer of a solution, in GSM8K
-CHOICES = ("choices", "options", "endings")
+FINAL = "\n####"  # before the final answer of a solution, in GSM8K
+NO_ANSWER_MARKS = ("No Answer Present.", "CANNOTANSWER")  # gold answers of MS MARCO and QuAC
+UNANSWERED = {"is_impossible": ("True", "true", "1"), "has_answer": ("False", "false", "0")}  # columns and values
 
 
 @dataclass
@@ -38,7 +40,7 @@ class QuestionAnswering(Task):
 
     columns: ClassVar = {
         "question": ("query", "query_text"),
-        "answers": ("answer", "possible_answers"),
+        "answers": ("answer", "possible_answers", "answers_spans"),
         "context": ("passage", "passages", "paragraph", "article", "story", "context_text"),
     }
     text_columns = ("question", "context")
@@ -48,11 +50,21 @@ class QuestionAnswering(Task):
     allows_no_answer = True
 
     def adapt(self, rows):
-        """Make a row of each question, where paragraphs have several as in the official files; refuse choices."""
-        if found := [name for name in CHOICES if name in rows.column_names]:
+        """Make a row of each question, where paragraphs have several as in the official files; refuse choices.
+
+        Answers of rows with `is_impossible`, or without `has_answer`, are only plausible ones and are removed.
+        """
+        if found := [name for name in CHOICE_LISTS if name in rows.column_names]:
             raise ValueError(f"the answer is one of the row's `{found[0]}`: take `--task multiple_choice`")
         if "paragraphs" in rows.column_names or "qas" in rows.column_names:
             return Dataset.from_list([*questions_of(rows)])
+        refuse_wrong_answers(rows)
+        column = next((name for name in ("answers", *self.columns["answers"]) if name in rows.column_names), None)
+        for name, unanswered in UNANSWERED.items():
+            if column and name in rows.column_names:
+                pairs = zip(rows[column][:], rows[name][:], strict=True)
+                answers = [[] if str(mark) in unanswered else answer_texts(answer) for answer, mark in pairs]
+                rows = rows.remove_columns(column).add_column(column, answers)
         return rows
 
     def select(self, rows, split):
@@ -60,9 +72,9 @@ class QuestionAnswering(Task):
         if {*map(str, answers)} <= {"True", "False", "true", "false"}:  # BoolQ, as text in CSV
             words = ["yes" if str(answer).lower() == "true" else "no" for answer in answers]
             rows = rows.remove_columns("answers").add_column("answers", words)
-        if solutions := sum(isinstance(answer, str) and f"\n{FINAL} " in answer for answer in answers):
+        if solutions := sum(isinstance(answer, str) and FINAL in answer for answer in answers):
             logger.info(
-                f"{split}: of {solutions} answers only what follows `{FINAL}` is used: `--task generation` takes all"
+                f"{split}: of {solutions} answers only what follows `####` is used: `--task generation` takes all"
             )
         return rows
 
@@ -91,7 +103,7 @@ class QuestionAnswering(Task):
         texts = answer_texts(row["answers"])
         if texts is None:
             raise ValueError(f"`answers` is `{row['answers']}`: give its texts, or [] if there is no answer")
-        return reference_list([text.rpartition(f"\n{FINAL} ")[2] for text in texts])
+        return reference_list([text.rpartition(FINAL)[2] for text in texts if text not in NO_ANSWER_MARKS])
 
     def answer(self, text, row):
         text = text.strip()
@@ -142,7 +154,7 @@ def answer_texts(answers: Any) -> list[str] | None:
     if isinstance(answers, str):
         return [answers]
     if isinstance(answers, dict):
-        texts = answers.get("text", answers.get("spans"))
+        texts = drop_texts(answers) if "spans" in answers else answers.get("text")
         if texts is None and isinstance(answers.get("value"), str):  # TriviaQA
             texts = [answers["value"], *(answers.get("aliases") or [])]
         return answer_texts(texts)
@@ -155,6 +167,19 @@ def answer_texts(answers: Any) -> list[str] | None:
         f"`{answers}` is not a text or a list of texts: write it as text, or, if it is the number of a choice, take "
         "`--task multiple_choice`"
     )
+
+
+def drop_texts(answer: dict[str, Any]) -> list[str]:
+    """The answer in the format of DROP: spans, a number or a date.
+
+    Raises:
+        ValueError: it has several spans, of which each alone would count as an answer.
+    """
+    spans = [*dict.fromkeys(answer["spans"] or [])]
+    if len(spans) > 1:
+        raise ValueError(f"the spans {spans} are one answer: join them to one text, or give a list if each is right")
+    date = " ".join(filter(None, (answer.get("date") or {}).values()))
+    return spans or [text for text in (answer.get("number"), date) if text]
 
 
 def sample_rows(rows: Dataset) -> list[dict]:

@@ -50,6 +50,10 @@ class Translation(Task):
     columns: ClassVar = {"translation": ()}
     nested_columns = ("translation",)
 
+    def __post_init__(self):
+        if self.source == self.target:
+            raise ValueError(f"`--task_options` source={self.source},target={self.target}: choose two languages")
+
     def column_names(self):
         return [*self.columns, self.source, self.target]
 

@@ -14,11 +14,14 @@ from hf_llm.metrics.classification import Classification
 from hf_llm.metrics.segmentation import starts_with_words
 from hf_llm.python_docs import python_docs
 from hf_llm.tasks import HIDDEN_LABELS, Task, drop_unlabelled
+from hf_llm.tasks.multiple_choice import CHOICE_LISTS, choice_columns
 
 logger = logging.getLogger(__name__)
 
 HINT = "; if -1 is a label, name all labels by `labels=a|b|...` in `--task_options`"
-LEADING_WORDS = "the|this|it|text|label|answer|category|class|sentiment|is"  # of a written answer, before its label
+# What a written answer may say before its label.
+LEADING_WORDS = "the|this|it|text|final|correct|label|answer|response|option|category|class|sentiment|is"
+BOOLEANS = {"false": "0", "true": "1"}
 INTEGER, FRACTION = re.compile(r"([+-]?\d+)\.0+"), re.compile(r"[+-]?\d*\.\d+(e[+-]?\d+)?|[+-]?inf", re.IGNORECASE)
 
 
@@ -44,7 +47,7 @@ class Understanding(Task):
             *("sentence", "premise", "sentence1", "question1", "passage", "paragraph", "context", "question"),
             *("content", "review", "utt"),
         ),
-        "text2": ("hypothesis", "sentence2", "question2", "question", "span1_text"),
+        "text2": ("hypothesis", "hypo", "sentence2", "question2", "question", "span1_text"),
         "text3": ("answer", "word", "span2_text"),
         "label": ("labels", "intent", "category", "gold_label"),
     }
@@ -55,8 +58,15 @@ class Understanding(Task):
     def __post_init__(self):
         if self.scoring not in ("likelihood", "normalized", "generated"):
             raise ValueError(f"`--task_options` scoring={self.scoring}: choose likelihood, normalized or generated")
-        self.label_names = [name.strip() for name in self.labels.split("|") if name.strip()]
+        names = [label_text(name) for name in self.labels.split("|")]
+        self.label_names = [name for name in names if name]
         self.class_names = []
+
+    def adapt(self, rows):
+        """Refuse rows whose label is the number of a choice: without the choices it means nothing."""
+        if found := choice_columns(rows.column_names) or [name for name in CHOICE_LISTS if name in rows.column_names]:
+            raise ValueError(f"the label is one of the row's choices (`{found[0]}`): take `--task multiple_choice`")
+        return rows
 
     def name_classes(self, column, names):
         if column == "label":
@@ -105,6 +115,8 @@ class Understanding(Task):
 
     def references(self, row):
         label = label_text(row["label"]) or ""
+        if self.labels and label not in self.label_names:
+            label = BOOLEANS.get(label.lower(), label)
         if self.labels and label.isdecimal() and label not in self.label_names and int(label) < len(self.label_names):
             label = self.label_names[int(label)]
         if label not in self.label_names:
@@ -169,6 +181,9 @@ def collect_label_names(counts: dict[str, Counter[str]]) -> list[str]:
         The labels in alphabetical order, numbers in numerical order after them.
     """
     names = set().union(*counts.values())
+    for name in sorted(names):
+        if name.lower() != name and name.lower() in names:
+            logger.warning(f"`{name}` and `{name.lower()}` are two labels: if they are one, write it in one way")
     if all(name.isdecimal() for name in names):
         logger.warning("the labels are numbers: name them by `labels=a|b|...` in `--task_options`")
     if "train" not in counts:

@@ -548,7 +548,7 @@ def test_the_columns_of_flores_are_a_translation(codes, row, tmp_path):
         (
             "understanding",
             {"goal": "q", "sol1": "a", "sol2": "b", "label": 0},
-            "or take `--task multiple_choice`, which reads",
+            "take `--task multiple_choice`",
         ),
         (
             "understanding",

@@ -1,0 +1,53 @@
+"""What of a row is prompt and completion."""
+
+import json
+
+import pytest
+
+from hf_llm import DataArguments, TaskArguments, load_rows, load_task
+
+
+def load(tmp_path, task, rows):
+    """Rows of a task from a file of JSON Lines."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return load_rows(DataArguments(validation_file=[str(path)]), TaskArguments(task="generation"), task, 42)[
+        "validation"
+    ]
+
+
+def test_a_system_prompt_comes_before_the_instruction(tmp_path):
+    """In a column of its own, as in OpenOrca."""
+    task = load_task("generation")
+    (row,) = load(tmp_path, task, [{"system_prompt": "Be brief.", "question": "Why?", "response": "So."}])
+    assert task.to_example(row) == {"prompt": "Be brief.\n\nWhy?", "completion": "So."}
+
+
+def test_a_conversation_replaces_the_instruction_that_it_repeats(tmp_path):
+    """As in Magpie."""
+    turns = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]
+    task = load_task("generation")
+    (row,) = load(tmp_path, task, [{"instruction": "Why?", "response": "So.", "conversations": turns}])
+    assert task.to_example(row) == {"prompt": "Why?", "completion": "So."}
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ({"prompt": "Why?", "completion": "Because.", "label": False}, "`label` says that some answers are wrong"),
+        ({"instruction": "Why?", "output": "So.", "history": [["Who?", "You."]]}, "`history` has earlier turns"),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": "Why?"},
+                    {"role": "assistant", "content": "So.", "reasoning_content": "Hm."},
+                ]
+            },
+            "`reasoning_content` of a message is not supported",
+        ),
+    ],
+)
+def test_what_would_be_lost_or_learned_wrongly_is_refused(row, message, tmp_path):
+    """Bad completions of KTO, earlier turns, and thoughts."""
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, load_task("generation"), [row, row])

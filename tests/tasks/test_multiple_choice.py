@@ -1,0 +1,48 @@
+"""Which choice of a row is the right one."""
+
+import json
+
+import pytest
+
+from hf_llm import DataArguments, TaskArguments, load_rows, load_task
+
+
+def load(tmp_path, task, rows):
+    """Rows of a task from a file of JSON Lines."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return load_rows(DataArguments(validation_file=[str(path)]), TaskArguments(task="multiple_choice"), task, 42)[
+        "validation"
+    ]
+
+
+@pytest.mark.parametrize(
+    "answers, expected",
+    [(("1", "0"), ["3", "1"]), (("1", "3"), ["1", "3"]), (("1.0", "0.0"), ["3", "1"]), (("(B)", "A."), ["3", "1"])],
+)
+def test_a_number_is_not_taken_for_the_text_of_a_choice(answers, expected, tmp_path):
+    """In a .csv file 1 may be either: it is a text only if all answers of the file are texts of choices."""
+    task = load_task("multiple_choice")
+    rows = load(tmp_path, task, [{"question": "q", "choices": ["1", "3", "5"], "answer": answer} for answer in answers])
+    assert [task.references(row) for row in rows] == [[text] for text in expected]
+
+
+def test_the_right_choice_is_not_always_the_first_one(tmp_path):
+    """SciQ has it in a column of its own; equally likely choices would always be right."""
+    task = load_task("multiple_choice")
+    row = {"question": "q", "correct_answer": "heron", "distractor1": "eel", "distractor2": "owl"}
+    (loaded,) = load(tmp_path, task, [row])
+    assert task.choices(loaded) == ["eel", "heron", "owl"] and task.references(loaded) == ["heron"]
+
+
+def test_rows_may_have_fewer_choices_than_others(tmp_path):
+    """A column of a choice may be empty."""
+    task = load_task("multiple_choice")
+    rows = load(tmp_path, task, [{"question": "q", "A": "a", "B": "b", "C": last, "answer": "B"} for last in ("c", "")])
+    assert [task.choices(row) for row in rows] == [["a", "b", "c"], ["a", "b"]]
+
+
+def test_a_text_is_not_a_list_of_choices(tmp_path):
+    """Its letters would be the choices."""
+    with pytest.raises(ValueError, match=r"`choices` is `a\|b`: give a list of at least two texts"):
+        load(tmp_path, load_task("multiple_choice"), [{"question": "q", "choices": "a|b", "answer": 1}])

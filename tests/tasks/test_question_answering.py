@@ -1,0 +1,62 @@
+"""Answers that must not become gold answers."""
+
+import json
+
+import pytest
+
+from hf_llm import DataArguments, TaskArguments, load_rows, load_task
+
+
+def load(tmp_path, task, rows):
+    """Rows of a task from a file of JSON Lines."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return load_rows(DataArguments(validation_file=[str(path)]), TaskArguments(task="question_answering"), task, 42)[
+        "validation"
+    ]
+
+
+@pytest.mark.parametrize(
+    "name, values",
+    [("label", (0, 1)), ("is_correct", (False, True)), ("label", ("0", "1"))],
+)
+def test_wrong_answers_are_not_gold_answers(name, values, tmp_path):
+    """As in MultiRC and WikiQA, where a column says whether the answer is right; without the wrong ones it is read."""
+    task = load_task("question_answering")
+    rows = [
+        {"question": "How many?", "answer": answer, name: value} for answer, value in zip("ab", values, strict=True)
+    ]
+    with pytest.raises(ValueError, match=f"`{name}` says that some answers are wrong: keep only the rows"):
+        load(tmp_path, task, rows)
+    assert task.references(load(tmp_path, task, rows[1:])[0]) == ["b"], "the remedy helps"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"answers": {"text": ["b"], "answer_start": [0]}, "is_impossible": True},
+        {"answer": "b", "has_answer": False},
+        {"answers": ["No Answer Present."]},
+        {"answers": {"text": ["CANNOTANSWER"], "answer_start": [0]}},
+    ],
+)
+def test_a_plausible_answer_is_no_gold_answer(row, tmp_path):
+    """As in KLUE, MS MARCO and QuAC."""
+    task = load_task("question_answering")
+    (loaded,) = load(tmp_path, task, [{"question": "How many?", **row}])
+    assert task.references(loaded) == [] and task.version == "2.0"
+
+
+def test_numbers_and_dates_of_drop_are_answers(tmp_path):
+    """Without spans the answer is a number or a date; several spans are one answer, not several right ones."""
+    task = load_task("question_answering")
+    date = {"day": "", "month": "May", "year": "1921"}
+    answers = [
+        {"number": "9", "date": dict.fromkeys(date, ""), "spans": []},
+        {"number": "", "date": date, "spans": []},
+        {"number": "", "date": dict.fromkeys(date, ""), "spans": ["a goat", "a goat"]},
+    ]
+    rows = load(tmp_path, task, [{"question": "Which?", "answer": answer} for answer in answers])
+    assert [task.references(row) for row in rows] == [["9"], ["May 1921"], ["a goat"]]
+    with pytest.raises(ValueError, match="are one answer: join them to one text"):
+        load(tmp_path, task, [{"question": "Which?", "answers_spans": {"spans": ["a", "b"], "types": ["span"] * 2}}])
