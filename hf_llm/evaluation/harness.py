@@ -64,6 +64,7 @@ def run_harness(
     thought_end = END.search(str(tokenizer.chat_template)) if chat else None
     language_model: Any = HFLM  # its decorator hides the arguments
     options = {"batch_size": batch_size, "think_end_token": thought_end and thought_end[0]}
+    seeds: Any = {f"{kind}random_seed": args.seed for kind in ("", "numpy_", "torch_", "fewshot_")}
     try:
         results: Any = simple_evaluate(
             language_model(pretrained=model, tokenizer=tokenizer, **options),
@@ -72,7 +73,7 @@ def run_harness(
             num_fewshot=shots,
             limit=max_samples,
             apply_chat_template=chat,
-            **{f"{kind}random_seed": args.seed for kind in ("", "numpy_", "torch_", "fewshot_")},
+            **seeds,
         )
     except ConnectionError as error:
         raise ValueError(
