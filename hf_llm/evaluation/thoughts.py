@@ -9,16 +9,20 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_llm.evaluation.generation import StopRows, decode_completion, truncate_at
 
-# Tags of R1, Qwen3, GLM, Granite and Seed, of Magistral, Command A, Kimi and Gemma, and the channels of gpt-oss.
+# Tags of R1, Qwen3, GLM, Granite and Seed, of OpenThinker, Magistral, Command A, Kimi and Gemma, and the channels of
+# gpt-oss.
 TAGS = r"(?:seed:)?(?:think|thinking|thought|reasoning)>"
 BEGIN = regex.compile(
-    rf"<{TAGS}|\[THINK\]|<\|START_THINKING\|>|◁think▷|<\|channel>thought|<\|channel\|>(?:analysis|commentary)"
+    rf"<{TAGS}|<\|begin_of_thought\|>|\[THINK\]|<\|START_THINKING\|>"
+    r"|◁think▷|<\|channel>thought|<\|channel\|>(?:analysis|commentary)"
 )
 END = re.compile(
-    rf"</{TAGS}|\[/THINK\]|<\|END_THINKING\|>|◁/think▷|<channel\|>"
+    rf"</{TAGS}|<\|end_of_thought\|>|\[/THINK\]|<\|END_THINKING\|>|◁/think▷|<channel\|>"
     r"|<\|channel\|>final(?:[^<]|<\|constrain\|>)*<\|message\|>"
 )
-WRAPPED = re.compile(r"\s*<(response|answer)>(.*?)(?:</\1>.*)?$", re.DOTALL)  # an answer after a thought
+WRAPPED = re.compile(  # an answer after a thought
+    r"\s*<(?:(response|answer)|\|begin_of_solution\|)>(.*?)(?:</\1>.*|<\|end_of_solution\|>.*)?$", re.DOTALL
+)
 MARK_TOKENS = 40  # more than any mark has: a token is at least one byte
 
 

@@ -45,6 +45,7 @@ class Rouge(TaskMetric):
         # scorer tokenizes a prediction twice for each reference.
         stemmer = SimpleNamespace(stem=lru_cache(maxsize=None)(PorterStemmer().stem)) if use_stemmer else None
         tokenize = partial(ascii_words, stemmer=stemmer) if english else segment_words
+        self.drops_letters = english and tokenizer is None
         self.tokenize = lru_cache(maxsize=64)(tokenizer.tokenize if tokenizer else tokenize)
         self.scorer = RougeScorer(self.score_names, tokenizer=SimpleNamespace(tokenize=self.tokenize))
 
@@ -52,13 +53,16 @@ class Rouge(TaskMetric):
         """Compute the F-measures of each row, (N, 3).
 
         Raises:
-            ValueError: most references have no token, so the tokenizer must be for another language.
+            ValueError: most letters of the references are not Latin, and the tokenizer drops all others.
         """
-        rows, blank = [], 0
+        letters = [letter.isascii() for texts in references for text in texts for letter in text if letter.isalpha()]
+        if self.drops_letters and sum(letters) < len(letters) / 2:
+            raise ValueError(
+                "most letters of `references` are not Latin, and ROUGE of English drops all others: give their "
+                "language, e.g. 'zh' or 'th' (as `language=th` in `--task_options`)"
+            )
+        rows = []
         for prediction, texts in zip(predictions, references, strict=True):
             scores = self.scorer.score_multi(texts, prediction)
             rows.append([scores[name].fmeasure for name in self.score_names])
-            blank += not any(map(self.tokenize, texts))
-        if blank > len(rows) / 2:
-            raise ValueError(f"{blank} of {len(rows)} `references` have no token: give their `language`, e.g. 'zh'")
         return np.array(rows, dtype=float)

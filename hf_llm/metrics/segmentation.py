@@ -30,7 +30,8 @@ def starts_with_words(text: str, start: str, skipped: str = "") -> bool:
     """Whether a text starts with some words, after marks such as quotation marks or Markdown's asterisks.
 
     The words end where the text has no letter, digit or sign of the same word: "None" does not start with "no", nor
-    "C++" with "C", "no-one" with "no" or "3.5" with "3". Case and the spaces between the words do not matter.
+    "C++" with "C", "no-one" or "no or yes" with "no", "3.5" with "3". Case and the spaces between
+    the words do not matter.
 
     Args:
         skipped: words that may come before, separated by `|`.
@@ -40,7 +41,8 @@ def starts_with_words(text: str, start: str, skipped: str = "") -> bool:
         True
     """
     words = r"[\s_]+".join(regex.escape(word) for word in regex.split(r"[\s_]+", start.strip()))
-    before = rf"(?:[\s*_`~\"'“”‘’„«»()\[\]{{}}<>#:：.…!¡¿]|-\s|\\boxed|(?:{skipped or r'(?!)'})(?!{LETTER}))*"  # noqa: RUF001
-    after = rf"(?!{LETTER}|[+#]|[-.,'’/]{LETTER})"  # noqa: RUF001
+    listed = r"-\s|\d+[.)]\s|\\(?:boxed|text)"  # the mark of an item of a list, and commands of LaTeX
+    before = rf"(?:[\s*_`~\"'“”‘’„«»()\[\]{{}}<>#:：.…!¡¿$]|{listed}|(?:{skipped or r'(?!)'})(?!{LETTER}))*"  # noqa: RUF001
+    after = rf"(?!{LETTER}|[+#]|[-–.,'’/]{LETTER}|\s+or\s)"  # noqa: RUF001
     spaced = regex.match(LETTER, start.strip()[-1:], regex.V1)  # a script without spaces has no end of a word
     return bool(regex.match(f"{before}{words}{after if spaced else ''}", text, regex.V1 | regex.IGNORECASE))

@@ -93,6 +93,7 @@ def test_thought_and_answer_have_budgets_of_their_own(monkeypatch, tokenizer, ba
         ("<think></think>b", "b"), ("<think>a</think>b<think>c</think>d", "d"), ("b<think>a", "b"), ("<think>a", ""),
         ("a</think>b", "b"), ("<think>a</think><response>b</response>", "b"), ("<think>a</think>\n<answer>b", "b"),
         ("<|channel|>final<|message|>b", "b"), ("<response>b</response>", "<response>b</response>"), ("b", "b"),
+        ("<|begin_of_thought|>a<|end_of_thought|>\n\n<|begin_of_solution|>b<|end_of_solution|>", "b"),
         ("I think b", "I think b"), ("<|channel|>final <|constrain|>json<|message|>b", "b"),
     ],
 )  # fmt: skip

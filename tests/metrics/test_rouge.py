@@ -50,12 +50,18 @@ def test_rouge_lsum_is_not_reported():
 
 
 def test_chinese_scores_by_character():
-    """Two of three characters are correct; rouge_score's own tokenizer finds no token, which is refused."""
+    """Two of three characters are correct."""
     texts = {"predictions": ["北京市"], "references": [["北京人"]]}
     assert Rouge(language="zh").compute(**texts)["rouge1"] == pytest.approx(2 / 3)
     assert Rouge(language="zh").compute(**texts)["rouge2"] == pytest.approx(1 / 2)
-    with pytest.raises(ValueError, match=r"^1 of 1 `references` have no token: give their `language`"):
-        Rouge().compute(**texts)
+
+
+@pytest.mark.parametrize("text", ["北京人", "Паром ушёл в 5 утра, CNN", "เรือเฟอร์รี่"])
+def test_letters_that_english_drops_are_not_ignored(text):
+    """The score would be that of the few digits and Latin letters; with another language it counts all words."""
+    with pytest.raises(ValueError, match=r"most letters of `references` are not Latin.*`language=th`"):
+        Rouge().compute(predictions=["5 CNN"], references=[[text]])
+    assert Rouge(language="th").compute(predictions=[text], references=[[text]])["rouge1"] == 1
 
 
 def test_words_of_other_languages_are_not_split():

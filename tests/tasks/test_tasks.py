@@ -235,12 +235,20 @@ def test_a_generated_label_is_the_longest_that_the_answer_starts_with():
         ("C|D", "C++", "C++"), ("pos|neg", "positive", "positive"), ("pos|neg", "not pos", "not pos"),
         ("3|5", "3.5", "3.5"), ("3|5", "3.", "3"), ("好|坏", "好的", "好"),
         ("A|a", "a, surely", "a"), ("the|is", "the", "the"), ("yes|no", "\\boxed{no}", "no"),
+        ("yes|no", "1. Yes", "yes"), ("yes|no", "Final answer: $\\boxed{\\text{No}}$", "no"), ("1|2", "1. no", "1"),
+        ("yes|no", "yes or no", "yes or no"), ("yes|no", "Yes–no", "Yes–no"), ("A|B", "Option B", "B"),  # noqa: RUF001
     ],
 )  # fmt: skip
 def test_a_written_label_is_matched_by_whole_words(labels, text, answer):
     """After marks and words such as `the answer is`; another word that begins with the same letters is none."""
     task = load_task("understanding", labels=labels, scoring="generated")
     assert task.answer(text, {}) == answer
+
+
+def test_a_translation_needs_two_languages():
+    """One language would be scored as a copy."""
+    with pytest.raises(ValueError, match="source=de,target=de: choose two languages"):
+        load_task("translation", source="de")
 
 
 def test_the_tokenizer_of_bleu_can_be_chosen():
