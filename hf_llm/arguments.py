@@ -676,7 +676,7 @@ class EvalArguments(Arguments):
         default_factory=list,
         metadata={
             "help": "Tasks of lm-evaluation-harness, by name or as local YAML files; --num_fewshot, --seed, "
-            "--max_eval_samples and --prompt_style chat apply to them. Requires the extra `harness`."
+            "--max_eval_samples, and --prompt_style chat with its template apply to them. Requires the extra `harness`."
         },
     )
     output_dir: str | None = field(

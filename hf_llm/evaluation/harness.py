@@ -9,9 +9,11 @@ from typing import Any
 from accelerate import PartialState
 
 from hf_llm.arguments import EvalArguments, TaskArguments
+from hf_llm.data.prompting import set_chat_template
 from hf_llm.evaluation.generation import BATCH_SIZE
 from hf_llm.evaluation.thoughts import END
 from hf_llm.files import write_json
+from hf_llm.mappings import format_mapping
 from hf_llm.models.loading import load_for_generation
 
 logger = logging.getLogger(__name__)
@@ -61,9 +63,11 @@ def run_harness(
     tasks, manager = load_harness(*args.harness)
     model, tokenizer = load_for_generation(name, args.trust_remote_code, args.dtype)
     batch_size, chat, shots = args.batch_size or BATCH_SIZE, task_args.prompt_style == "chat", task_args.num_fewshot
+    set_chat_template(tokenizer, task_args)
     thought_end = END.search(str(tokenizer.chat_template)) if chat else None
     language_model: Any = HFLM  # its decorator hides the arguments
     options = {"batch_size": batch_size, "think_end_token": thought_end and thought_end[0]}
+    options["chat_template_args"] = (task_args.chat_template_kwargs or {}) if chat else {}
     seeds: Any = {f"{kind}random_seed": args.seed for kind in ("", "numpy_", "torch_", "fewshot_")}
     try:
         results: Any = simple_evaluate(
@@ -86,6 +90,7 @@ def run_harness(
         "task_versions": results["versions"],
         "rows": {task: count["effective"] for task, count in results["n-samples"].items()},
         "prompt_style": "chat" if chat else "plain",
+        "chat_template_kwargs": format_mapping(options["chat_template_args"]),
         "seed": args.seed,
         "dtype": str(model.dtype).removeprefix("torch."),
         "batch_size": batch_size,

@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 from tiny import new_model, new_tokenizer, new_trainer
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from hf_llm.arguments import AdapterArguments, ModelArguments
+from hf_llm.models.loading import load_for_generation, load_to_finetune
 from hf_llm.training import checkpoints
 from hf_llm.training.checkpoints import (
     CHECKPOINT_MANIFEST,
@@ -302,6 +304,22 @@ def test_the_old_checkpoint_goes_only_after_the_new_one_is_complete(tmp_path, mo
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, save_total_limit=1)
     assert find_checkpoint("true", str(tmp_path)) == str(tmp_path / "checkpoint-2")
+
+
+@pytest.mark.parametrize("lora_r", [None, 2])
+def test_the_token_that_ends_an_answer_is_saved_with_the_model(tmp_path, lora_r):
+    """A model, or an adapter on a base that does not know the token, stops generating at it; checkpoints too."""
+    tokenizer = new_tokenizer()
+    new_model(vocab_size=len(tokenizer)).save_pretrained(tmp_path / "base")
+    model_args, adapters = ModelArguments(model_name_or_path=str(tmp_path / "base")), AdapterArguments(lora_r=lora_r)
+    model = load_to_finetune(model_args, adapters, tokenizer, 64, bf16=False, end="<|pad|>")
+    trainer = new_trainer(tmp_path / "out", tokenizer, model=model, **SAVING)
+    trainer.add_callback(CompleteCheckpoints(trainer.args, RUN))
+    trainer.train()
+    save_final_model(trainer)
+    for folder in (tmp_path / "out", tmp_path / "out" / "checkpoint-4"):
+        saved, _ = load_for_generation(str(folder))
+        assert saved.generation_config.eos_token_id == sorted([tokenizer.eos_token_id, tokenizer.pad_token_id])
 
 
 def test_the_cache_stays_off_in_training_after_saving(tmp_path):
