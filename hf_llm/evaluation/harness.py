@@ -72,12 +72,8 @@ def run_harness(
     try:
         results: Any = simple_evaluate(
             language_model(pretrained=model, tokenizer=tokenizer, **options),
-            tasks=tasks,
-            task_manager=manager,
-            num_fewshot=shots,
-            limit=max_samples,
-            apply_chat_template=chat,
-            **seeds,
+            **{"tasks": tasks, "task_manager": manager, "num_fewshot": shots, "limit": max_samples},
+            **{"apply_chat_template": chat, **seeds},
         )
     except ConnectionError as error:
         raise ValueError(
