@@ -23,7 +23,8 @@ TOKEN = "hf_" + "ThisTokenIsASecret" * 2
 
 NEW_MODEL = {
     "config_overrides": "hidden_size=32,intermediate_size=64,num_hidden_layers=2,num_attention_heads=2,"
-    "num_key_value_heads=2",
+    "num_key_value_heads=2,tie_word_embeddings=false",
+    "initializer_range": 0.02,
     "vocab_size": 300,
 }
 OPT = {
@@ -35,6 +36,7 @@ TRAINING = {
     "max_steps": 60,
     "per_device_train_batch_size": 4,
     "learning_rate": 0.01,
+    "lr_scheduler_type": "cosine",
     "logging_steps": 10,
     "save_strategy": "steps",
     "save_steps": 10,

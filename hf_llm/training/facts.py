@@ -99,8 +99,13 @@ def hash_rows(rows: Dataset) -> str:
     return Hasher.hash_bytes(buffers())  # pyright: ignore[reportArgumentType]  # it takes all that is made of bytes
 
 
-def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Number of entries and hash of the tokenizer and its chat template; the `--vocab_size` that a new one was for."""
+def tokenizer_facts(tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
+    """Number of entries and hash of the tokenizer and its chat template; the `--vocab_size` that a new one was for.
+
+    A Trainer of packed rows needs no tokenizer; then there are no facts.
+    """
+    if tokenizer is None:
+        return {}
     if tokenizer.is_fast:
         content = json.loads(tokenizer.backend_tokenizer.to_str())
         content = {name: part for name, part in content.items() if name not in ("truncation", "padding")}

@@ -13,6 +13,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import SaveStrategy, has_length
 
+from hf_llm.data.examples import ExamplesReport
 from hf_llm.distributed.zero import DeepSpeedInForce
 from hf_llm.files import atomic_path, write_json
 from hf_llm.models.inspection import outputs_besides_logits
@@ -131,8 +132,9 @@ def run_training(
         FloatingPointError: a loss is not finite.
     """
     args, rows, facts = trainer.args, trainer.train_dataset, run_facts(trainer)
-    variables = [report.metrics("train").get("train_chat_template_kwargs") for report in reports["train"]]
-    facts["chat_template_kwargs"] = next(filter(None, variables), None)  # a day in the prompts explains other data
+    # A day in the prompts explains other data.
+    variables = [report.chat_template_kwargs for report in reports["train"] if isinstance(report, ExamplesReport)]
+    facts["chat_template_kwargs"] = next(filter(None, variables), None)
     logger.info(f"Precision: {'bfloat16' if args.bf16 else 'float16' if args.fp16 else 'float32'} on {args.device}")
     if checkpoint:
         check_same_run(checkpoint, facts)
