@@ -224,6 +224,8 @@ def test_the_day_in_a_prompt_is_that_of_the_variable_or_of_the_run():
     prompter = Prompter(tokenizer, TASK, 512, template_kwargs={"strftime_now": "2024-07-06"})
     (text,) = prompter.prompt_texts(["Q"])
     assert text.startswith("\n06 Jul 2024 2024-07-06 Saturday, 6 July 24<|user|>")
+    _, report = encode_examples(ROWS, prompter)
+    assert report.metrics("train")["train_chat_template_kwargs"] == "strftime_now=2024-07-06"
     today = Prompter(tokenizer, TASK, 512)
     expected = tokenizer.apply_chat_template(
         [{"role": "user", "content": "Q"}], tokenize=False, add_generation_prompt=True

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
-from tiny import ISOLATED, new_model, random_documents, relative_error
+from tiny import ISOLATED, new_model, new_tokenizer, random_documents, relative_error
 from transformers import BartConfig, BartForCausalLM, Trainer, TrainingArguments
 
 from hf_llm.data.packing import PackingCollator, pack
-from hf_llm.models.inspection import can_skip_prompts, count_parameters, detect_auto_class
+from hf_llm.models.inspection import can_skip_prompts, count_parameters, detect_auto_class, end_token_ids
 
 ARGS = {"use_liger_kernel": False, "label_smoothing_factor": 0.0, "torch_compile": False, "n_gpu": 1}
 ARGS |= {"accelerator_config": SimpleNamespace(dispatch_batches=None)}
@@ -75,3 +75,11 @@ def test_a_config_that_is_not_one_is_named(tmp_path, config, message):
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(ValueError, match=f"config.json`.*{message}"):
         detect_auto_class(str(tmp_path))
+
+
+@pytest.mark.parametrize("known, ends", [(7, [1, 2, 7]), ([7, 2], [1, 2, 7]), (None, [1, 2])])
+def test_an_answer_ends_at_the_tokens_of_model_tokenizer_and_template(known, ends):
+    """One token, several or none in the generation config."""
+    model, tokenizer = new_model(), new_tokenizer()
+    model.generation_config.eos_token_id = known
+    assert tokenizer.eos_token_id == 1 and end_token_ids(model, tokenizer, tokenizer.pad_token) == ends
