@@ -1,5 +1,6 @@
 """Score a model on a task: encode its rows, generate or rank answers, compute its metric."""
 
+import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -249,8 +250,9 @@ class Evaluation:
         """What the scores depend on besides model and rows, for the results file."""
         names = ("task", "task_options", "prompt_style", "chat_template", "num_fewshot")
         settings = {name: getattr(self.task_args, name) for name in names}
-        if settings["task_options"] is not None:
-            settings["task_options"] = format_mapping(settings["task_options"])
+        fields = {field.name: field.default for field in dataclasses.fields(self.task)}
+        options = {name: getattr(self.task, name) for name in fields if getattr(self.task, name) != fields[name]}
+        settings["task_options"] = format_mapping(options) or None  # in effect, also those that the data decide
         settings["chat_template"] = settings["chat_template"] and Path(settings["chat_template"]).name
         settings["num_fewshot"] = settings["num_fewshot"] or 0
         return settings | {"max_length": self.max_length, "seed": self.args.seed, "dtype": self.args.dtype}

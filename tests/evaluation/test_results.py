@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from recipe_runs import contents, read_json, read_json_lines
 
 from hf_llm.arguments import EvalArguments, EvalTaskArguments, TaskArguments
@@ -87,3 +87,11 @@ def test_the_folder_is_named_after_model_and_tasks(output_dir, folder):
     """The files' endings are left out, the model's version number is kept; `--output_dir` comes first."""
     args = EvalArguments(model_name_or_path="models/Qwen3-1.7B", harness=["x/pairs.yaml"], output_dir=output_dir)
     assert results_folder(EvalTaskArguments(task=["bias", "configs/spelling.yaml"]), args) == folder
+
+
+def test_the_settings_hold_the_options_that_the_data_decide():
+    """Whether the prompt offers `unanswerable` depends on the rows of this evaluation."""
+    task, task_args = load_task("question_answering"), TaskArguments(task="question_answering")
+    evaluation = Evaluation("squad", task, DatasetDict(), task_args, 64, new_args())
+    evaluation.task.prepare(DatasetDict({"validation": Dataset.from_list([{"question": "q", "answers": []}])}))
+    assert evaluation.settings()["task_options"] == "offer_no_answer=true"
