@@ -129,8 +129,8 @@ def test_the_folder_loads_with_stock_transformers(trained, work):
     assert not any(loading.values())
     assert model.config.use_cache
     generate = transformers.pipeline("text-generation", model=str(work / "trained"))
-    (answer,) = generate("the cat", max_new_tokens=8, do_sample=False)
-    assert answer["generated_text"].startswith("the cat ")
+    (answer,) = generate("the dog", max_new_tokens=8, do_sample=False)
+    assert answer["generated_text"].startswith("the dog ")
 
 
 def test_all_files_of_a_run_can_be_read_by_whom_the_umask_lets(trained, work):
@@ -179,13 +179,13 @@ def test_no_file_holds_the_token_or_the_users_path(trained, work):
 def test_the_run_ends_with_a_table_a_sample_and_the_folder(trained, work):
     """What a person reads at the end is on stdout, and the token is nowhere in the log."""
     run = expect_success(trained)
-    table, sample = run.stdout.split("A sample of its text, begun with 'the cat':")
+    table, sample = run.stdout.split("A sample of its text, begun with 'the dog':")
     results = read_json(work / "trained" / "eval_results.json")
     figures = dict(line.strip().rsplit(maxsplit=1) for line in table.splitlines() if "  " in line)
     assert float(figures["validation loss"]) == pytest.approx(results["eval_loss"], rel=1e-3)
     assert float(figures["bits per byte"]) == pytest.approx(results["eval_bits_per_byte"], rel=1e-3)
     assert re.search(r"packed, dropped +[\d,]+, 0\n", table)
-    assert "\n  the cat " in sample
+    assert "\n  the dog " in sample
     assert run.stdout.endswith(f"Model and results: {work / 'trained'}\n")
     assert TOKEN not in run.stdout + run.stderr
 
@@ -330,7 +330,7 @@ def test_a_push_brings_the_final_folder_to_a_private_repository(name, history, h
 LOAD = """
 import sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-assert AutoTokenizer.from_pretrained(sys.argv[1])("the cat").input_ids
+assert AutoTokenizer.from_pretrained(sys.argv[1])("the dog").input_ids
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
 torch.save(model(torch.arange(20).reshape(2, 10)).logits.detach(), sys.argv[2])
 """
@@ -404,10 +404,10 @@ def test_refused_runs_leave_no_file_anywhere(short_runs):
 def test_a_prompt_is_completed_on_stdout(trained, processes, work):
     """Nothing but the prompt, its completion and an empty line is printed: the output can be piped."""
     expect_success(trained)
-    command = [GENERATE, "--model_name_or_path", work / "trained", "--prompt", "the cat", "--max_new_tokens", 8]
+    command = [GENERATE, "--model_name_or_path", work / "trained", "--prompt", "the dog", "--max_new_tokens", 8]
     run = processes.fork(command, work)
     assert run.status == 0, run.stderr
-    assert run.stdout.startswith("the cat ") and run.stdout.endswith("\n\n")
+    assert run.stdout.startswith("the dog ") and run.stdout.endswith("\n\n")
     assert len(run.stdout.splitlines()) == 2
 
 
