@@ -33,7 +33,7 @@ class MultipleChoice(Task):
 
     scoring: str = "normalized"
     show_choices: bool = False
-    first_number: str = ""
+    first_number: int | None = None
 
     columns: ClassVar = {
         "question": ("question_stem", "query", "ctx", "goal", "sentence", "startphrase"),
@@ -49,7 +49,7 @@ class MultipleChoice(Task):
     def __post_init__(self):
         if self.scoring not in ("likelihood", "normalized"):
             raise ValueError(f"`--task_options` scoring={self.scoring}: choose likelihood or normalized")
-        if self.first_number not in ("", "0", "1"):
+        if self.first_number not in (None, 0, 1):
             raise ValueError(f"`--task_options` first_number={self.first_number}: choose 0 or 1")
         self.first = int(self.first_number or 0)
         self.answers_are_texts = True  # or numbers and letters, even where 1 or A is the text of a choice too
@@ -73,7 +73,7 @@ class MultipleChoice(Task):
         return drop_unlabelled(rows, answers, split)
 
     def prepare(self, rows):
-        numbers = set()  # each with whether it is the number of choices
+        numbers, counts_to_last = set(), False  # whether one equals the number of choices
         for row in (row for split_rows in rows.values() for row in split_rows.to_list()):
             with add_origin(row):
                 texts, labels = choices_of(row)
@@ -81,11 +81,12 @@ class MultipleChoice(Task):
             if answer not in labels:
                 self.answers_are_texts &= isinstance(row["answer"], str) and " ".join(answer.split()) in texts
                 if found := NUMBER.fullmatch(answer):
-                    numbers.add((int(found[1]), int(found[1]) == len(texts)))
-        if self.first_number or self.answers_are_texts:
+                    numbers.add(int(found[1]))
+                    counts_to_last |= int(found[1]) == len(texts)
+        if self.first_number is not None or self.answers_are_texts:
             return
-        self.first = int(any(is_last for _, is_last in numbers) and (0, False) not in numbers)
-        if numbers and not self.first and (0, False) not in numbers:
+        self.first = int(counts_to_last and 0 not in numbers)
+        if numbers and not self.first and 0 not in numbers:
             logger.warning("the numbers in `answer` count from 0: if not, set `first_number=1` in `--task_options`")
 
     def to_example(self, row):

@@ -27,6 +27,14 @@ def test_a_number_is_not_taken_for_the_text_of_a_choice(answers, expected, tmp_p
     assert [task.references(row) for row in rows] == [[text] for text in expected]
 
 
+@pytest.mark.parametrize("first, right", [(0, "3"), ("1", "1"), (1, "1")])
+def test_the_number_of_the_first_choice_can_be_given(first, right, tmp_path):
+    """As text on a command line or as a number in a YAML file; it overrules what the data show."""
+    task = load_task("multiple_choice", first_number=first)
+    rows = load(tmp_path, task, [{"question": "q", "choices": ["1", "3", "5"], "answer": n} for n in (1, 2)])
+    assert task.references(rows[0]) == [right]
+
+
 def test_the_right_choice_is_not_always_the_first_one(tmp_path):
     """SciQ has it in a column of its own; equally likely choices would always be right."""
     task = load_task("multiple_choice")
