@@ -63,11 +63,12 @@ def run_harness(
     tasks, manager = load_harness(*args.harness)
     model, tokenizer = load_for_generation(name, args.trust_remote_code, args.dtype)
     batch_size, chat, shots = args.batch_size or BATCH_SIZE, task_args.prompt_style == "chat", task_args.num_fewshot
+    template_kwargs = (task_args.chat_template_kwargs or {}) if chat else {}
     set_chat_template(tokenizer, task_args)
     thought_end = END.search(str(tokenizer.chat_template)) if chat else None
     language_model: Any = HFLM  # its decorator hides the arguments
-    options = {"batch_size": batch_size, "think_end_token": thought_end and thought_end[0]}
-    options["chat_template_args"] = (task_args.chat_template_kwargs or {}) if chat else {}
+    options = {"batch_size": batch_size, "chat_template_args": template_kwargs}
+    options["think_end_token"] = thought_end and thought_end[0]
     seeds: Any = {f"{kind}random_seed": args.seed for kind in ("", "numpy_", "torch_", "fewshot_")}
     try:
         results: Any = simple_evaluate(
@@ -77,32 +78,40 @@ def run_harness(
         )
     except ConnectionError as error:
         raise ValueError(
-            f"`--harness` {' '.join(args.harness)}: {error}: run it once with a network, or name local YAML files"
+            f"`--harness` {' '.join(args.harness)}: {error}: run it once with a network, "
+            "or give YAML files of tasks with local data"
         ) from None
     if results is None:
         return {}, {}
+    for task, number in results["n-shot"].items():
+        if shots not in (None, number):
+            logger.warning(f"`--num_fewshot` {shots}: the harness has {number} for {task}, whose file fixes it")
     settings = {
-        "num_fewshot": results["n-shot"],
-        "task_versions": results["versions"],
-        "rows": {task: count["effective"] for task, count in results["n-samples"].items()},
         "prompt_style": "chat" if chat else "plain",
-        "chat_template_kwargs": format_mapping(options["chat_template_args"]),
+        "chat_template_kwargs": format_mapping(template_kwargs),
         "seed": args.seed,
         "dtype": str(model.dtype).removeprefix("torch."),
         "batch_size": batch_size,
+    }
+    scores, settings_of_tasks = read_results(results)
+    return scores, settings_of_tasks | settings
+
+
+def read_results(results: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
+    """Scores, and settings of the tasks, from what the harness's `simple_evaluate` returns."""
+    scores: dict[str, float] = {
+        f"{task}_{name.removesuffix(',none').replace(',', '_')}": value
+        for task, task_scores in results["results"].items()
+        for name, value in task_scores.items()
+        if isinstance(value, int | float)
+    }
+    return scores, {
+        "num_fewshot": results["n-shot"],
+        "task_versions": results["versions"],
+        "rows": {task: count["effective"] for task, count in results["n-samples"].items()},
         "lm_eval": results["lm_eval_version"],
         "transformers": results["transformers_version"],
     }
-    for task, number in settings["num_fewshot"].items():
-        if shots not in (None, number):
-            logger.warning(f"`--num_fewshot` {shots}: the harness has {number} for {task}, whose file fixes it")
-    scores: dict[str, float] = {
-        f"{task}_{name.removesuffix(',none').replace(',', '_')}": value
-        for task, scores in results["results"].items()
-        for name, value in scores.items()
-        if isinstance(value, int | float)
-    }
-    return scores, settings
 
 
 def save_harness(args: EvalArguments, results: list[tuple[dict[str, float], dict[str, Any]]]) -> dict[str, float]:

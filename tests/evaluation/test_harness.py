@@ -73,5 +73,7 @@ def test_data_that_cannot_be_reached_are_reported_with_the_remedy(folder, monkey
         raise ConnectionError("Couldn't reach 'me/data' on the Hub")
 
     monkeypatch.setattr(lm_eval.evaluator, "simple_evaluate", unreachable)
-    with pytest.raises(ValueError, match=r"Couldn't reach .*: run it once with a network, or name local YAML files"):
+    with pytest.raises(
+        ValueError, match=r"Couldn't reach .*: run it once with a network, or give YAML files of tasks with local data"
+    ):
         run_harness(folder, args, TaskArguments(task=""), 3)
