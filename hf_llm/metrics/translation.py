@@ -50,8 +50,7 @@ class Translation(TaskMetric):
         try:
             bleu = BLEU(tokenize=name)
         except RuntimeError:
-            remedy = f"pip install 'sacrebleu[{name[:2]}]'"
-            raise ValueError(f"`target_language` {target_language!r} is tokenized by MeCab: {remedy}") from None
+            raise ValueError(f"BLEU's tokenizer {name} needs MeCab: pip install 'sacrebleu[{name[:2]}]'") from None
         except (ImportError, OSError, SystemExit) as error:  # SystemExit: a download failed
             raise ValueError(missing_model(name, error)) from None
         self.metrics = {"bleu": bleu, "chrf": CHRF()} | ({"ter": TER()} if ter else {})

@@ -127,9 +127,7 @@ def test_resamples_do_not_tokenize_again(monkeypatch):
 def test_a_missing_tokenizer_is_one_line_with_the_remedy(monkeypatch):
     """Instead of a RuntimeError of several lines."""
     monkeypatch.setattr(mecab, "MeCab", None)
-    with pytest.raises(
-        ValueError, match=r"^`target_language` 'ja' is tokenized by MeCab: pip install 'sacrebleu\[ja\]'$"
-    ):
+    with pytest.raises(ValueError, match=r"^BLEU's tokenizer ja-mecab needs MeCab: pip install 'sacrebleu\[ja\]'$"):
         Translation("ja")
 
 
