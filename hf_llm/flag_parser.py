@@ -126,10 +126,8 @@ class RecipeParser(HfArgumentParser):
         known = {option for action in self._actions for option in action.option_strings}
         for flag in argv:
             # With one dash, argparse would take `-hub_token=...` for `-h` and print the rest.
-            unknown = (
-                flag_name(flag) not in known and " " not in flag if flag[:2] == "--" else re.match("-[a-z]{2}", flag)
-            )
-            if unknown:
+            unknown_long = flag.startswith("--") and " " not in flag and flag_name(flag) not in known
+            if unknown_long or re.match("-[a-z]{2}", flag):
                 hint = self.suggest(f"-{shown_name(flag)}") or "; write a value that begins with -- as `--name=--value`"
                 self.error(f"unknown argument `{shown_name(flag)}`{hint}")
         for action in self._actions:

@@ -116,7 +116,7 @@ class ChatFormat:
         return text[max(0, text.rfind(self.last_token)) :] if self.last_token else text
 
     def split(self, prompt: str, completion: str) -> None:
-        """Prove that prompt and completion are split between two tokens of the template's rendering of both.
+        """Check that prompt and completion are split between two tokens of the template's rendering of both.
 
         Raises:
             ValueError: they are not.
@@ -187,10 +187,10 @@ def completion_after(text: str, whole: str, prompt: str, completion: str) -> str
         )
     written = whole[len(text) :]
     answer = text[text.rfind(prompt) + len(prompt) :] + written  # with thoughts that the prompt opens
-    for name, content, place in (("prompt", prompt, text), ("answer", completion, answer)):
-        if not writes(content, place):
+    for name, content, rendering in (("prompt", prompt, text), ("answer", completion, answer)):
+        if not writes(content, rendering):
             raise ValueError(
-                f"the chat template changes the {name} `{excerpt(content)}`, and writes `{excerpt(place)}`"
+                f"the chat template changes the {name} `{excerpt(content)}`, and writes `{excerpt(rendering)}`"
             )
     return written
 
@@ -201,6 +201,6 @@ def excerpt(text: str) -> str:
 
 
 def switches(tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
-    """Settings of the variables by which a template may be told to open no thoughts, e.g. `enable_thinking=False`."""
+    """Values of variables with which a template may open no thoughts, e.g. `enable_thinking=False`."""
     names = dict.fromkeys(re.findall(r"\b[a-z_]*(?:think|reason)[a-z_]*\b", str(tokenizer.chat_template)))
     return [{name: value} for name in names for value in (False, "none", True)]

@@ -55,17 +55,17 @@ def encode_examples(rows: Dataset, prompter: Prompter, split: str = "train") -> 
     """
     max_length, tables, removed = prompter.max_length, [], []  # removed: tokens of each row's document
     for batch in batches_with_origins(rows, split):
-        examples = [(origin, row, example_of(row, prompter.task, origin)) for origin, row in batch]
-        examples = [entry for entry in examples if entry[-1]["completion"]]
+        examples = [(row, example_of(row, prompter.task)) for row in batch]
+        examples = [(row, example) for row, example in examples if example["completion"]]
         if not examples:
             continue
-        prompts = [example["prompt"] for *_, example in examples]
-        texts, origins = prompter.prompt_texts(prompts), [row.get(ORIGIN, origin) for origin, row, _ in examples]
-        completions = [example["completion"] for *_, example in examples]
+        prompts = [example["prompt"] for _, example in examples]
+        texts, origins = prompter.prompt_texts(prompts), [row[ORIGIN] for row, _ in examples]
+        completions = [example["completion"] for _, example in examples]
         completions = prompter.completion_ids(completions, prompts, texts=texts, origins=origins)
         prompts = prompter.prompt_ids(prompts, texts)
-        for i, (origin, row, _) in enumerate(examples):
-            with add_origin(row, origin):
+        for i, (row, _) in enumerate(examples):
+            with add_origin(row):
                 size = len(completions[i])
                 if size >= max_length:
                     raise ValueError(f"a completion of {size} tokens does not fit in `--max_length` {max_length}")
@@ -96,27 +96,25 @@ def encode_prompts(rows: Dataset, prompter: Prompter, split: str = "validation")
     task, tables, removed = prompter.task, [], []
     for batch in batches_with_origins(rows, split):
         examples, references, choices = [], [], []
-        for origin, row in batch:
-            with add_origin(row, origin):
+        for row in batch:
+            with add_origin(row):
                 examples.append(task.to_example(row))
                 references.append(task.references(row))
                 choices.append(task.choices(row) or [])
                 if not (references[-1] or task.allows_no_answer):
                     raise ValueError("the reference is empty: remove the row, or give it one")
         prompts = [example["prompt"] for example in examples]
-        texts, origins = prompter.prompt_texts(prompts), [row.get(ORIGIN, origin) for origin, row in batch]
+        texts, origins = prompter.prompt_texts(prompts), [row[ORIGIN] for row in batch]
         completions = [[] for _ in prompts]
         if task.scores_perplexity:
             golds = [example["completion"] for example in examples]
             completions = prompter.completion_ids(golds, prompts, texts=texts, origins=origins)
         ranked = encode_choices(prompter, choices, prompts, texts, origins)
         prompts = prompter.prompt_ids(prompts, texts)
-        for i, (origin, row) in enumerate(batch):
-            answer = max(
-                map(len, ranked[i]), default=max(task.max_new_tokens, len(completions[i]))
-            )  # tokens to leave free for it
-            with add_origin(row, origin):
-                prompts[i], tokens = prompter.fit(row, prompts[i], prompter.max_length - answer)
+        for i, row in enumerate(batch):
+            answer_tokens = max(map(len, ranked[i]), default=max(task.max_new_tokens, len(completions[i])))
+            with add_origin(row):
+                prompts[i], tokens = prompter.fit(row, prompts[i], prompter.max_length - answer_tokens)
             removed.append(tokens)
         columns = {"prompt": token_lists(prompts), "completion": token_lists(completions)}
         columns["choices"] = pa.array(ranked, pa.list_(pa.list_(pa.int32())))
@@ -124,12 +122,12 @@ def encode_prompts(rows: Dataset, prompter: Prompter, split: str = "validation")
     return Dataset(pa.concat_tables(tables)), new_report(removed, 0, split, prompter)
 
 
-def batches_with_origins(rows: Dataset, split: str) -> Iterator[list[tuple[str, dict[str, Any]]]]:
-    """Yield batches of (origin, row), e.g. ("`train` row 0", row), with a progress bar on rank 0."""
+def batches_with_origins(rows: Dataset, split: str) -> Iterator[list[dict[str, Any]]]:
+    """Yield batches of rows, with a progress bar on rank 0; a row without an origin gets one, e.g. "`train` row 0"."""
     with tqdm(total=len(rows), desc=f"Prompts of {split}", disable=not PartialState().is_main_process) as bar:
         for start in range(0, len(rows), ROWS_PER_BATCH):
             batch = rows.select(range(start, min(start + ROWS_PER_BATCH, len(rows)))).to_list()
-            yield [(f"`{split}` row {number}", row) for number, row in enumerate(batch, start)]
+            yield [{ORIGIN: f"`{split}` row {number}"} | row for number, row in enumerate(batch, start)]
             bar.update(len(batch))
 
 

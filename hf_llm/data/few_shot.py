@@ -27,23 +27,24 @@ def draw_shots(rows: DatasetDict, task: Task, number: int, seed: int) -> tuple[l
         return [], rows
     split = "train" if "train" in rows else "validation"
     held_out = rows["validation"].to_list() if split == "train" else []
-    seen, drawn, shots, shown = {prompt_key(example_of(row, task)) for row in held_out}, [], [], set()
+    taken, drawn, shots = {prompt_key(example_of(row, task)) for row in held_out}, [], []
     for index in np.random.default_rng(seed).permutation(len(rows[split])).tolist():
         example = example_of(rows[split][index], task)
         if len(shots) == number:
             break
         key = prompt_key(example)
-        if example["completion"] and key not in seen and key not in shown:
+        if example["completion"] and key not in taken:
             drawn.append(index)
             shots.append(example)
-            shown.add(key)
+            taken.add(key)
     rest = np.setdiff1d(np.arange(len(rows[split])), drawn).tolist()
     if split == "validation":  # a row with the prompt of a few-shot example would see an answer to it
-        rest = [index for index in rest if prompt_key(example_of(rows[split][index], task)) not in shown]
+        rest = [index for index in rest if prompt_key(example_of(rows[split][index], task)) not in taken]
     if len(shots) < number or not rest:
         raise ValueError(
             f"`--num_fewshot` {number}: `{split}` has {len(shots)} different prompts to draw from"
-            f"{' that are not in `validation`' if split == 'train' else ''}, and a row with another one must be left"
+            f"{' that are not in `validation`' if split == 'train' else ''}, and a row with another one must be left: "
+            "give fewer examples, or more rows"
         )
     logger.info(f"{number} few-shot examples before each prompt: rows {drawn} of {split}, which are not used otherwise")
     return shots, DatasetDict({**rows, split: rows[split].select(rest)})
@@ -54,7 +55,7 @@ def prompt_key(example: dict[str, str]) -> str:
     return example["prompt"] or example["completion"]
 
 
-def example_of(row: dict[str, Any], task: Task, origin: str = "a row") -> dict[str, str]:
-    """Prompt and completion of a row; an error names its file and line, or `origin`."""
-    with add_origin(row, origin):
+def example_of(row: dict[str, Any], task: Task) -> dict[str, str]:
+    """Prompt and completion of a row; an error names the row's origin."""
+    with add_origin(row):
         return task.to_example(row)

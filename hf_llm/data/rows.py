@@ -81,15 +81,14 @@ def draw_rows(rows: Dataset, limit: int | None, seed: int) -> Dataset:
 
 def warn_of_shared_rows(splits: dict[str, Dataset]) -> None:
     """Warn of rows of `validation` that are in `train` too, e.g. because both are the same file."""
-    if "train" not in splits:
-        return
     names = [name for name in splits["validation"].column_names if name != ORIGIN]
+    if "train" not in splits or not {*names} <= {*splits["train"].column_names}:
+        return
     keys = {
-        split: [hash(repr(values)) for values in zip(*(rows[name][:] for name in names), strict=True)]
-        for split, rows in splits.items()
-        if {*names} <= {*rows.column_names}
+        split: [hash(repr(values)) for values in zip(*(splits[split][name][:] for name in names), strict=True)]
+        for split in ("train", "validation")
     }
-    trained = {*keys.get("train", [])}
+    trained = {*keys["train"]}
     if shared := sum(key in trained for key in keys["validation"]):
         logger.warning(
             f"validation is not independent: {shared} of its {len(keys['validation'])} rows are in `train` as well: "
@@ -150,7 +149,6 @@ def to_task_columns(rows: Dataset, split: str, task: Task, mapping: dict[str, st
     for name in task.nested_columns:
         for match in {name, *task.columns.get(name, ())} & {*rows.column_names}:
             rows = parse_column(rows, match, split)
-    adapted, chosen = rows, {}
     try:
         adapted = task.adapt(rows)
         chosen = choose_columns(adapted, task)
@@ -290,18 +288,18 @@ def join_texts(value: Any) -> str | None:
 
     Example:
         >>> join_texts({"title": ["Rain", "Sun"], "sentences": [["It rained.", "All day."], ["It shone."]]})
-        'Rain: It rained. All day.\nSun: It shone.'
+        'Rain: It rained. All day.\\nSun: It shone.'
     """
     if isinstance(value, str):
         return value
     if isinstance(value, list):
         texts = [join_texts(item) for item in value]
         return " ".join(text for text in texts if text is not None) if None not in texts else None
-    body = next((value[name] for name in BODIES if name in value), None) if isinstance(value, dict) else None
-    titles = value.get("title") if isinstance(value, dict) else None
-    if isinstance(titles, list) and isinstance(body, list) and len(titles) == len(body):
-        pairs = [(title, join_texts(item)) for title, item in zip(titles, body, strict=True)]
-        return (
-            None if any(text is None for _, text in pairs) else "\n".join(f"{title}: {text}" for title, text in pairs)
-        )
-    return None if body is None else join_texts(body)
+    if not isinstance(value, dict):
+        return None
+    titles, body = value.get("title"), next((value[name] for name in BODIES if name in value), None)
+    if not (isinstance(titles, list) and isinstance(body, list) and len(titles) == len(body)):
+        return join_texts(body)
+    texts = [join_texts(item) for item in body]
+    lines = [f"{title}: {text}" for title, text in zip(titles, texts, strict=True)]
+    return "\n".join(lines) if None not in texts else None

@@ -62,17 +62,17 @@ def batch_by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def rank_batches(batches: list[list[int]], synced_ranks: bool, label: str | None) -> Iterator[tuple[int, list[int]]]:
-    """Iterate over this rank's batches and their numbers, with a progress bar on rank 0.
+def rank_batches(batches: list[list[int]], synced_ranks: bool, label: str | None) -> Iterator[list[int]]:
+    """Iterate over this rank's batches, with a progress bar on rank 0.
 
     Args:
         synced_ranks: give every rank the same number of batches; ranks that have one less get the first one again.
         label: label of the progress bar; None for no bar.
     """
     state = PartialState()
-    own = list(enumerate(batches))[state.process_index :: state.num_processes]
+    own = batches[state.process_index :: state.num_processes]
     if synced_ranks and len(own) < -(-len(batches) // state.num_processes):
-        own.append((0, batches[0]))
+        own.append(batches[0])
     yield from tqdm(own, desc=label, disable=label is None or not state.is_main_process)
 
 
@@ -98,7 +98,7 @@ def complete(
         tokenizer: the model's tokenizer.
         prompts: N texts, or the token ids of each.
         batch_size: prompts per batch.
-        seed: of sampling; with another seed, every prompt has other random numbers.
+        seed: seed of sampling; with another one, every prompt has other random numbers.
         show_progress: show a progress bar on rank 0.
         stop_strings: a completion ends before the first of them.
         options: arguments of `model.generate`, e.g. `max_new_tokens`, `do_sample`, `temperature`, `top_k`, `top_p`.
@@ -113,7 +113,7 @@ def complete(
         >>> complete(model, tokenizer, ["The capital of France is"], max_new_tokens=5)
     """
     encoded, new_tokens = tokenize_prompts(tokenizer, prompts), options.get("max_new_tokens", 0)
-    longest, positions = max(map(len, encoded)), num_positions(getattr(model, "module", model))
+    longest, positions = max(map(len, encoded)), num_positions(model)
     if longest + new_tokens > positions:  # beyond its positions, the output of a model is noise
         raise ValueError(
             f"`--max_new_tokens` {new_tokens} after a prompt of {longest} tokens is beyond the model's {positions} "
@@ -145,7 +145,7 @@ def generate_ids(
         batches = batch_by_length(list(map(len, prompts)), batch_size)
         end: Any = options.get("eos_token_id", plain.generation_config.eos_token_id)
         ends = {*(end if isinstance(end, list) else [end])}
-        for _, batch in rank_batches(batches, synced_ranks, "Generating" if show_progress else None):
+        for batch in rank_batches(batches, synced_ranks, "Generating" if show_progress else None):
             rows = [{"input_ids": prompts[i]} for i in batch]
             inputs = tokenizer.pad(rows, padding_side="left", return_tensors="pt").to(plain.device)
             width = inputs["input_ids"].shape[1]

@@ -56,7 +56,7 @@ def score_by_pair(
     keys = [(i, j) for i, choices in enumerate(completions) for j in range(len(choices))]
     batches = batch_by_length([len(prompts[i]) + len(completions[i][j]) for i, j in keys], batch_size)
     scores = {}
-    for _, batch in rank_batches(batches, synced_ranks, label):
+    for batch in rank_batches(batches, synced_ranks, label):
         batch_keys = [keys[k] for k in batch]
         pairs = [(prompts[i], completions[i][j]) for i, j in batch_keys]
         scores |= zip(batch_keys, score_pairs(model, tokenizer, pairs), strict=True)
@@ -74,7 +74,7 @@ def score_by_prompt(
 ) -> CompletionScores:
     """Score this rank's share of the completions, with one forward pass over each prompt for all its completions."""
     scores = {}
-    for _, batch in rank_batches(batch_by_length(list(map(len, prompts)), batch_size), synced_ranks, label):
+    for batch in rank_batches(batch_by_length(list(map(len, prompts)), batch_size), synced_ranks, label):
         keys = [(i, j) for i in batch for j in range(len(completions[i]))]
         choices = [(batch.index(i), completions[i][j]) for i, j in keys]
         scores |= zip(

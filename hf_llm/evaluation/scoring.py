@@ -177,7 +177,7 @@ def generate_answers(model: torch.nn.Module, encoded: EncodedTask, **options) ->
     """
     prompter, task, prompts = encoded.prompter, encoded.prompter.task, encoded.prompts["prompt"]
     plain: Any = getattr(model, "module", model)
-    longest, positions = max(map(len, prompts)), num_positions(plain)
+    longest, positions = max(map(len, prompts)), num_positions(model)
     room = positions - longest - task.max_new_tokens
     if room < 0:
         raise ValueError(
@@ -195,10 +195,10 @@ def generate_answers(model: torch.nn.Module, encoded: EncodedTask, **options) ->
     texts = [truncate_at(text.removeprefix(prompter.opening), stop_strings) for text in texts]
     thinking = sum(map(bool, thoughts))
     if empty := sum(bool(thought) and not text.strip() for text, thought in zip(texts, thoughts, strict=True)):
-        remedy = "a smaller `--max_length`" if thought_tokens == room else "more by `max_thought_tokens`"
+        more = "more by `max_thought_tokens` in `--task_options`"
+        remedy = "a smaller `--max_length`" if thought_tokens == room else more
         logger.warning(
             f"{empty} of {thinking} thoughts end without an answer, within {thought_tokens} tokens: give {remedy}"
-            f"{'' if thought_tokens == room else ' in `--task_options`'}"
         )
     return texts, thoughts
 

@@ -33,7 +33,7 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int], **options) -> str
 
 
 def begins_thought(prompt: str) -> bool:
-    """Whether a prompt ends with the begin of a thought, as the chat templates of R1 and Qwen3.5 do."""
+    """Whether a prompt ends with the beginning of a thought, as the chat templates of R1 and Qwen3.5 do."""
     return any(not prompt[mark.end() :].strip() for mark in BEGIN.finditer(prompt))
 
 
@@ -44,7 +44,7 @@ def split_thought(text: str, begun: bool = False) -> tuple[str, str]:
         begun: whether the prompt begins a thought.
 
     Returns:
-        Answer and thought; the answer is empty if the thought has no end, the thought if there is none.
+        Answer and thought. The answer is empty if the thought has no end; the thought is empty if there is none.
 
     Example:
         >>> split_thought("<think>2 + 2</think>4")
@@ -75,11 +75,11 @@ def decode_answer(tokenizer: PreTrainedTokenizerBase, prompt: list[int], complet
 
 
 class StopAfterAnswer(StopRows):
-    """Ends a row after so many tokens of thoughts or of the answer, or at a stop string in the answer.
+    """Ends a row when its thoughts or its answer are as long as they may be, or at a stop string in the answer.
 
     Args:
-        answer_tokens: of an answer at most, not counting the thoughts before it.
-        thought_tokens: of the thoughts at most, if they have not ended by then.
+        answer_tokens: the most tokens of an answer, not counting the thoughts before it.
+        thought_tokens: the most tokens of thoughts; a row whose thoughts are longer has no answer.
     """
 
     def __init__(

@@ -30,8 +30,8 @@ def starts_with_words(text: str, start: str, skipped: str = "") -> bool:
     """Whether a text starts with some words, after marks such as quotation marks or Markdown's asterisks.
 
     The words end where the text has no letter, digit or sign of the same word: "None" does not start with "no", nor
-    "C++" with "C", "no-one" or "no or yes" with "no", "3.5" with "3". Case and the spaces between
-    the words do not matter.
+    "C++" with "C", "no-one" or "no or yes" with "no", "3.5" with "3". Case and the spaces between the words do not
+    matter.
 
     Args:
         skipped: words that may come before, separated by `|`.

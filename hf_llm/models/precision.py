@@ -1,6 +1,5 @@
 """The precision in which a trained model is saved: training itself keeps its weights in float32."""
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -10,10 +9,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoConfig, PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME
 
 from hf_llm.arguments import ModelArguments
-from hf_llm.files import write_text
+from hf_llm.files import write_json
 from hf_llm.mappings import read_json_file
 from hf_llm.models.inspection import unwrap_adapters
 
@@ -21,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def choose_saved_dtype(model: Any, model_args: ModelArguments, base: str | None = None) -> None:
-    """Note on the model in which precision it is to be saved, for `cast_saved_weights`.
+    """Set `model.saved_dtype`, the precision to which `cast_saved_weights` converts the saved model.
 
     Args:
         base: folder or Hub id of the model to start from, whose precision is the default; None: float32.
@@ -35,7 +34,7 @@ def choose_saved_dtype(model: Any, model_args: ModelArguments, base: str | None 
 
 
 def cast_saved_weights(folder: Path, model: PreTrainedModel) -> None:
-    """Convert the float32 tensors of a saved model or adapter to the precision that `choose_saved_dtype` has noted.
+    """Convert the float32 tensors of a saved model or adapter to the precision that `choose_saved_dtype` has chosen.
 
     Tensors that the architecture keeps in float32, and those whose values are too large for float16, stay as they are.
     """
@@ -58,11 +57,10 @@ def cast_saved_weights(folder: Path, model: PreTrainedModel) -> None:
         save_file(tensors, cast, metadata)
         os.replace(cast, path)
         size += sum(tensor.nbytes for tensor in tensors.values())
-    for name, change in (
-        (SAFE_WEIGHTS_INDEX_NAME, lambda index: index["metadata"].update(total_size=size)),
-        ("config.json", lambda config: config.update(dtype=str(dtype).removeprefix("torch."))),
-    ):
-        if (folder / name).is_file():
-            change(content := read_json_file(folder / name))
-            write_text(folder / name, json.dumps(content, indent=2) + "\n")
-    logger.info(f"Saved in {str(dtype).removeprefix('torch.')}; `--save_dtype float32` keeps the precision of training")
+    dtype_name = str(dtype).removeprefix("torch.")
+    if (index := folder / SAFE_WEIGHTS_INDEX_NAME).is_file():
+        content = read_json_file(index)
+        write_json(index, content | {"metadata": content["metadata"] | {"total_size": size}})
+    if (config := folder / CONFIG_NAME).is_file():  # an adapter has none
+        write_json(config, read_json_file(config) | {"dtype": dtype_name})
+    logger.info(f"Saved in {dtype_name}; `--save_dtype float32` keeps the precision of training")

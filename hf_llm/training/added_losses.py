@@ -4,6 +4,7 @@ transformers' models return the sum of both. They divide the tokens' loss by the
 they add, which would count once for every micro-batch: four times in four micro-batches of a row, once in one of four.
 """
 
+import inspect
 import logging
 import sys
 from typing import Any
@@ -43,7 +44,7 @@ def router_coefficient(model: PreTrainedModel) -> float:
     balance = getattr(sys.modules[type(model).__module__], "load_balancing_loss_func", None)
     if balance is None or not getattr(config, "output_router_logits", False):
         return 0.0
-    if not hasattr(model, "num_experts_per_tok") or "num_keys" in balance.__code__.co_varnames:
+    if not hasattr(model, "num_experts_per_tok") or "num_keys" in inspect.signature(balance).parameters:
         raise ValueError(
             f"the router's loss of {type(model).__name__} cannot be divided among micro-batches: set "
             "`output_router_logits` to false in the model's config"
@@ -101,7 +102,9 @@ class DividedLoss:
         return loss
 
 
-def router_losses(model: PreTrainedModel, router_logits: tuple[torch.Tensor, ...], labels: torch.Tensor):
+def router_losses(
+    model: PreTrainedModel, router_logits: tuple[torch.Tensor, ...], labels: torch.Tensor
+) -> torch.Tensor:
     """Compute the model's load-balancing loss for each row, without the padding after its last label, (B,).
 
     Args:
