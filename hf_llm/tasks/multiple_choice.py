@@ -62,10 +62,10 @@ class MultipleChoice(Task):
         right = ["correct_answer"] if names[0].startswith("distractor") else []  # SciQ
         choices = [list(row) for row in zip(*(rows[name][:] for name in [*right, *names]), strict=True)]
         for texts in choices:
-            if right:  # not always the first one
-                texts.sort(key=str)
             while texts and texts[-1] in (None, ""):  # rows with fewer choices than others
                 texts.pop()
+            if right:  # not always the first one
+                texts.sort(key=str)
         return rows.remove_columns(names).add_column("choices", choices)
 
     def select(self, rows, split):
@@ -106,8 +106,8 @@ class MultipleChoice(Task):
         number = int(found[1]) - self.first if found else ord(letter[1].upper()) - ord("A") if letter else -1
         if not 0 <= number < len(texts):
             raise ValueError(
-                f"the answer `{answer}` is none of the {len(texts)} choices: give its number, letter or text; numbers "
-                f"count from {self.first}, or as `first_number` in `--task_options` says"
+                f"the answer `{answer}` is none of the {len(texts)} choices: give its letter, its text or its "
+                f"number, counted from {self.first} unless `first_number` in `--task_options` says otherwise"
             )
         return [texts[number]]
 

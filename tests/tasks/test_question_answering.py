@@ -1,19 +1,9 @@
 """Answers that must not become gold answers."""
 
-import json
-
 import pytest
+from task_rows import load
 
-from hf_llm import DataArguments, TaskArguments, load_rows, load_task
-
-
-def load(tmp_path, task, rows):
-    """Rows of a task from a file of JSON Lines."""
-    path = tmp_path / "rows.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)))
-    return load_rows(DataArguments(validation_file=[str(path)]), TaskArguments(task="question_answering"), task, 42)[
-        "validation"
-    ]
+from hf_llm import load_task
 
 
 @pytest.mark.parametrize(
@@ -40,7 +30,7 @@ def test_wrong_answers_are_not_gold_answers(name, values, tmp_path):
         {"answers": {"text": ["CANNOTANSWER"], "answer_start": [0]}},
     ],
 )
-def test_a_plausible_answer_is_no_gold_answer(row, tmp_path):
+def test_a_plausible_answer_is_not_a_gold_answer(row, tmp_path):
     """As in KLUE, MS MARCO and QuAC."""
     task = load_task("question_answering")
     (loaded,) = load(tmp_path, task, [{"question": "How many?", **row}])

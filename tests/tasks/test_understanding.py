@@ -1,19 +1,9 @@
 """Labels that would be matched with others."""
 
-import json
-
 import pytest
+from task_rows import load
 
-from hf_llm import DataArguments, TaskArguments, load_rows, load_task
-
-
-def load(tmp_path, task, rows):
-    """Rows of a task from a file of JSON Lines."""
-    path = tmp_path / "rows.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)))
-    return load_rows(DataArguments(validation_file=[str(path)]), TaskArguments(task="understanding"), task, 42)[
-        "validation"
-    ]
+from hf_llm import load_task
 
 
 def test_the_number_of_a_choice_is_no_label(tmp_path):
