@@ -128,7 +128,7 @@ class RecipeParser(HfArgumentParser):
             # With one dash, argparse would take `-hub_token=...` for `-h` and print the rest.
             unknown_long = flag.startswith("--") and " " not in flag and flag_name(flag) not in known
             if unknown_long or re.match("-[a-z]{2}", flag):
-                hint = self.suggest(f"-{shown_name(flag)}") or "; write a value that begins with -- as `--name=--value`"
+                hint = self.suggest(f"-{shown_name(flag)}") or "; write a value that begins with - as `--name=-value`"
                 self.error(f"unknown argument `{shown_name(flag)}`{hint}")
         for action in self._actions:
             if action.nargs == "+" and sum(flag_name(flag) in action.option_strings for flag in argv) > 1:

@@ -105,7 +105,7 @@ def test_flags_override_the_file(parse):
         (["--block_size", "2"], "unknown argument `--block_size`; the nearest is `--max_length`"),
         (["--max-lenght=3"], "unknown argument `--max-lenght`; the nearest is `--max_length`"),
         (["--prompt", "--x"], "unknown argument `--prompt`"),
-        (["--run_name", "--x"], "`--x`; write a value that begins with -- as `--name=--value`"),
+        (["--run_name", "--x"], "`--x`; write a value that begins with - as `--name=-value`"),
         (["stray"], "unknown argument `stray`"),
         (["--lora_r", "8"], "unknown argument `--lora_r`: it is an argument of recipes/finetune.py"),
         (
