@@ -26,12 +26,6 @@ WRAPPED = re.compile(  # an answer after a thought
 MARK_TOKENS = 40  # more than any mark has: a token is at least one byte
 
 
-def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int], **options) -> str:
-    """Decode one list of token ids."""
-    (text,) = tokenizer.batch_decode([ids], **options)
-    return text
-
-
 def begins_thought(prompt: str) -> bool:
     """Whether a prompt ends with the beginning of a thought, as the chat templates of R1 and Qwen3.5 do."""
     return any(not prompt[mark.end() :].strip() for mark in BEGIN.finditer(prompt))
@@ -63,8 +57,9 @@ def split_thought(text: str, begun: bool = False) -> tuple[str, str]:
 
 def decode_answer(tokenizer: PreTrainedTokenizerBase, prompt: list[int], completion: list[int]) -> tuple[str, str]:
     """Decode a completion as answer and thought; see `split_thought`."""
-    begun = begins_thought(decode(tokenizer, prompt[-MARK_TOKENS:]))
-    text = decode(tokenizer, completion)  # with special tokens, which the marks may be
+    # With special tokens, which the marks may be.
+    prompt_end, text = tokenizer.batch_decode([prompt[-MARK_TOKENS:], completion])
+    begun = begins_thought(prompt_end)
     answer, thought = split_thought(text, begun)
     if not (thought or begun):
         return decode_completion(tokenizer, prompt, completion), ""
@@ -120,7 +115,7 @@ class StopAfterAnswer(StopRows):
             return len(ids) >= self.thought_tokens
         answer = ids[self.answer_starts[row] :]
         if len(answer) >= self.answer_tokens:
-            text = decode(self.tokenizer, answer).strip()
+            text = self.tokenizer.batch_decode([answer])[0].strip()
             return not (text and BEGIN.fullmatch(text, partial=True))  # a mark of many tokens, which is not complete
-        text = decode(self.tokenizer, answer, skip_special_tokens=True) if self.stop_strings else ""
+        (text,) = self.tokenizer.batch_decode([answer], skip_special_tokens=True)
         return truncate_at(text, self.stop_strings) != text
