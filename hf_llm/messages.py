@@ -111,7 +111,7 @@ def report_errors():
             exit_with_error("another rank has ended: see its error", status=1)
         raise
     except KeyboardInterrupt:
-        remedy = "`--resume_from_checkpoint true` resumes from a checkpoint in `--output_dir`"
+        remedy = "`--resume_from_checkpoint true` resumes from the newest checkpoint in `--output_dir`, if there is one"
         exit_with_error(f"interrupted; {remedy}", status=130)
 
 

@@ -58,8 +58,8 @@ def render_chats(
     except Exception as error:  # templates raise any class of error
         cause = f"it takes more than {MAX_EXTRA_BYTES >> 30} GiB" if isinstance(error, MemoryError) else one_line(error)
         raise ValueError(
-            f"the chat template of `{tokenizer.name_or_path}` fails: {cause}: correct the model's "
-            "`chat_template.jinja`, give another file by `--chat_template`, or take `--prompt_style plain`"
+            f"the chat template of `{tokenizer.name_or_path}` fails: {cause}: correct the file of `--chat_template`, "
+            "or without one the model's `chat_template.jinja`; or take `--prompt_style plain`"
         ) from None
 
 

@@ -68,7 +68,10 @@ def encode_examples(rows: Dataset, prompter: Prompter, split: str = "train") -> 
             with add_origin(row):
                 size = len(completions[i])
                 if size >= max_length:
-                    raise ValueError(f"a completion of {size} tokens does not fit in `--max_length` {max_length}")
+                    raise ValueError(
+                        f"a completion of {size} tokens does not fit in `--max_length` {max_length}: shorten or remove "
+                        "the row, or give a larger one, if the model has as many positions"
+                    )
                 prompts[i], tokens = prompter.fit(row, prompts[i], max_length - size)
             removed.append(tokens)
         pairs = list(zip(prompts, completions, strict=True))

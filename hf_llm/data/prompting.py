@@ -150,10 +150,13 @@ class Prompter:
             shortened = row | {column: document[: ends[keep - 1] if keep else 0]}
             (ids,) = self.prompt_ids([self.task.to_example(shortened)["prompt"]])
         if len(ids) > budget:
+            answer = self.max_length - budget
+            smaller = "; or a smaller `max_new_tokens` in `--task_options`" * (answer == self.task.max_new_tokens)
+            fewer = "; or fewer `--num_fewshot`" * bool(self.shots)
             raise ValueError(
-                f"a prompt of {len(ids)} tokens leaves no room for {self.max_length - budget} more in `--max_length` "
-                f"{self.max_length}: give {len(ids) + self.max_length - budget} or more for this row, or a smaller "
-                f"`max_new_tokens` in `--task_options`{', or fewer `--num_fewshot`' if self.shots else ''}"
+                f"a prompt of {len(ids)} tokens leaves no room for an answer of {answer} in "
+                f"`--max_length` {self.max_length}: shorten or remove the row, or, if the model has as many positions, "
+                f"give {len(ids) + answer} or more{smaller}{fewer}"
             )
         return ids, len(ends) - keep
 

@@ -11,6 +11,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, co
 
 from hf_llm.arguments import DataArguments, ReadingArguments, TaskArguments
 from hf_llm.data.arrow import column as column_of
+from hf_llm.data.byte_streams import file_format
 from hf_llm.data.checks import refuse_bad_files
 from hf_llm.data.locations import find_files
 from hf_llm.data.parquet_rows import read_classes
@@ -107,6 +108,11 @@ def read_files(argument: str, patterns: list[str], reading: ReadingArguments) ->
     rows = [row for path in paths for row in read_rows(path, reading)]
     if not rows:
         raise ValueError(f"`{argument}` {' '.join(patterns)}: the files have no rows: name other files")
+    if len(rows) == 1 and file_format(paths[0])[0] == ".json" and holds_columns(rows[0]):
+        raise ValueError(
+            f"`{argument}` {' '.join(patterns)} holds whole columns, not rows: write it by "
+            "`DataFrame.to_json(file, orient='records', lines=True)` of pandas"
+        )
     columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
     for name, values in columns.items():
         try:
@@ -122,6 +128,13 @@ def read_files(argument: str, patterns: list[str], reading: ReadingArguments) ->
     labels = {name: label for name, label in labels.items() if {*columns[name].to_pylist()} <= {None, *label.names}}
     table = pa.table(columns | {name: label.cast_storage(columns[name]) for name, label in labels.items()})
     return Dataset(table, DatasetInfo(features=Features(Features.from_arrow_schema(table.schema) | labels)))
+
+
+def holds_columns(row: dict[str, Any]) -> bool:
+    """Whether the only object of a file is a table of columns, as pandas writes it: of equally many values each."""
+    columns = [value for name, value in row.items() if name != ORIGIN]
+    sizes = {len(column) if isinstance(column, list | dict) else 0 for column in columns}
+    return len(columns) > 1 and len(sizes) == 1 and max(sizes) > 1 and len({*map(type, columns)}) == 1
 
 
 def add_origins(rows: Dataset, split: str) -> Dataset:

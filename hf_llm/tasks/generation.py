@@ -1,5 +1,6 @@
 """Follow an instruction or continue a text: rows in the format of Alpaca, or prompt and completion."""
 
+import logging
 import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,6 +11,8 @@ from hf_llm.messages import add_origin
 from hf_llm.metrics.text import FreeText
 from hf_llm.python_docs import python_docs
 from hf_llm.tasks import Task, reference_list, refuse_wrong_answers
+
+logger = logging.getLogger(__name__)
 
 HUMAN = "### Human:"  # begins a conversation as text, as in openassistant-guanaco
 TURN = re.compile(r"\s*### (Human|Assistant):")
@@ -56,9 +59,19 @@ class Generation(Task):
                 if row.get("tools"):
                     raise ValueError("`tools` are not supported: keep rows without tools")
                 exchanges.append(exchange_of([turn for name in names for turn in turns_of(row[name])]))
-        instructions, outputs = map(list, zip(*exchanges, strict=True))
-        replaced = [name for name in rows.column_names if name in (*names, "instruction", "output")]
-        return rows.remove_columns(replaced).add_column("instruction", instructions).add_column("output", outputs)
+        columns = ("system", "instruction", "output")
+        rows = rows.remove_columns([name for name in rows.column_names if name in (*names, *columns)])
+        for name, texts in zip(columns, map(list, zip(*exchanges, strict=True)), strict=True):
+            rows = rows.add_column(name, texts)
+        return rows
+
+    def prepare(self, rows):
+        for split, split_rows in rows.items():
+            if count := sum(bool(text) for text in split_rows["system"][:]) if "system" in split_rows.features else 0:
+                logger.warning(
+                    f"{split}: the system messages of {count} of {len(split_rows)} rows are written before the prompt, "
+                    "into the user's turn, and not as the system's turn of a chat template"
+                )
 
     def to_example(self, row):
         texts = [(row.get(name) or "").strip() for name in ("system", "instruction", "input")]
@@ -110,8 +123,8 @@ def turns_of(value: Any) -> list[tuple[str, str]]:
     return turns
 
 
-def exchange_of(turns: list[tuple[str, str]]) -> tuple[str, str]:
-    """Question and answer of a conversation; a system message comes before the question.
+def exchange_of(turns: list[tuple[str, str]]) -> tuple[str, str, str]:
+    """The system message, empty if there is none, the question and the answer of a conversation.
 
     Raises:
         ValueError: it has another form.
@@ -122,7 +135,8 @@ def exchange_of(turns: list[tuple[str, str]]) -> tuple[str, str]:
             f"the conversation has the turns {', '.join(roles)}: give one question and its answer in a row, after a "
             'system message or not; earlier turns may be in the question: {"prompt": "...", "completion": "..."}'
         )
-    return "\n\n".join(text.strip() for _, text in turns[:-1]), turns[-1][1]
+    system, question, answer = [""] * (3 - len(turns)) + [text for _, text in turns]
+    return system.strip(), question.strip(), answer
 
 
 def sample_row(row: dict[str, str]) -> dict[str, str]:

@@ -98,11 +98,31 @@ class Understanding(Task):
         return None if label in HIDDEN_LABELS - {*self.label_names} else label
 
     def prepare(self, rows):
-        if not self.label_names:
-            counts = {str(split): Counter(split_rows["label"]) for split, split_rows in rows.items()}
+        counts = {str(split): Counter(split_rows["label"]) for split, split_rows in rows.items()}
+        if self.labels:
+            self.report_named_labels(set().union(*counts.values()))
+        else:
             self.label_names = self.class_names or collect_label_names(counts)
             warn_of_rare_labels(counts)
         self.shows_labels = len(self.label_names) <= 20 if self.show_labels is None else self.show_labels
+
+    def report_named_labels(self, found: set[str]) -> None:
+        """Log which names the numbers in the data stand for, and warn of names that no row has."""
+        names = {label: self.name_of(label) for label in found}
+        if numbered := sorted((label, name) for label, name in names.items() if label != name):
+            logger.info(f"labels: {', '.join(f'{label} is {name}' for label, name in numbered)}")
+        if absent := [name for name in self.label_names if name not in names.values()]:
+            logger.warning(
+                f"no row has the label {', '.join(absent)}: `labels` names them all, and numbers count from 0"
+            )
+
+    def name_of(self, label: str) -> str:
+        """Return the name of a label, which may be its number or a boolean."""
+        if label not in self.label_names:
+            label = BOOLEANS.get(label.lower(), label)
+        if label.isdecimal() and label not in self.label_names and int(label) < len(self.label_names):
+            return self.label_names[int(label)]
+        return label
 
     def to_example(self, row):
         texts = f"Text: {row['text'].strip()}\n"
@@ -115,13 +135,13 @@ class Understanding(Task):
 
     def references(self, row):
         label = label_text(row["label"]) or ""
-        if self.labels and label not in self.label_names:
-            label = BOOLEANS.get(label.lower(), label)
-        if self.labels and label.isdecimal() and label not in self.label_names and int(label) < len(self.label_names):
-            label = self.label_names[int(label)]
+        label = self.name_of(label) if self.labels else label
         if label not in self.label_names:
             choices = ", ".join(self.label_names[:20])
-            raise ValueError(f"label `{label}` is not among the choices {choices}: see `labels`")
+            raise ValueError(
+                f"label `{label}` is not among the choices {choices}: name all by `labels=a|b|...` in `--task_options` "
+                "in the order of their numbers from 0, or leave `labels` out"
+            )
         return [label]
 
     def choices(self, row):

@@ -228,7 +228,7 @@ class CompleteCheckpoints(TrainerCallback):
     """
 
     def __init__(self, args: TrainingArguments, run: dict[str, object], checkpoint: str | None = None):
-        self.run, self.checkpoint = run, checkpoint
+        self.run, self.checkpoint, self.begun = run, checkpoint, Path()  # begun: the checkpoint that was last marked
         self.save_total_limit, args.save_total_limit = args.save_total_limit, None
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -254,17 +254,18 @@ class CompleteCheckpoints(TrainerCallback):
             self.begin(args, state)
 
     def on_step_begin(self, args, state, control, **kwargs):
-        checkpoint = checkpoint_folder(args, state)
-        if args.should_save and [*checkpoint.glob("*")] == [checkpoint / HALF_WRITTEN]:
-            remove(checkpoint)  # it was not
+        if self.begun.name and [*self.begun.glob("*")] == [self.begun / HALF_WRITTEN]:
+            remove(self.begun)  # it was not written
+        self.begun = Path()
 
     on_train_end = on_step_begin
 
     def begin(self, args: TrainingArguments, state: TrainerState) -> None:
         """Mark the checkpoint that is about to be written."""
         if args.should_save:
-            checkpoint_folder(args, state).mkdir(parents=True, exist_ok=True)
-            (checkpoint_folder(args, state) / HALF_WRITTEN).touch()
+            self.begun = checkpoint_folder(args, state)
+            self.begun.mkdir(parents=True, exist_ok=True)
+            (self.begun / HALF_WRITTEN).touch()
 
     def on_save(self, args, state, control, **kwargs):
         args.distributed_state.wait_for_everyone()
@@ -300,8 +301,7 @@ def save_final_model(trainer: Trainer) -> None:
         RuntimeError: weights are missing in the saved files.
     """
     args, (model, *_) = trainer.args, trainer_parts(trainer)
-    folder = Path(f"{args.output_dir}")
-    temporary = folder / "_saving"
+    folder, temporary = Path(f"{args.output_dir}"), Path(f"{args.output_dir}/_saving")
     if args.should_save:
         remove(temporary)  # left by a killed run; its shards may have other names
     trainer.accelerator.wait_for_everyone()

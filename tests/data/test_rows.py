@@ -608,3 +608,18 @@ def test_columns_that_nothing_reads_are_named(tmp_path, caplog):
     assert record.levelname == "WARNING" and "background. They have 94% of the text" in record.message
     loaded = load("generation", {"background": "input"}, validation_file=[str(tmp_path / "a.jsonl")])["validation"]
     assert loaded["input"][:] == [row["background"]], "the remedy helps"
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"question": ["a", "b"], "answers": ["c", "d"]},
+        {"question": {"0": "a", "1": "b"}, "answers": {"0": "c", "1": "d"}},
+    ],
+)
+def test_a_file_of_columns_is_refused(table, tmp_path):
+    """As pandas writes it by default and with `orient="list"`: it would be one row."""
+    path = tmp_path / "columns.json"
+    path.write_text(json.dumps(table))
+    with pytest.raises(ValueError, match=r"columns.json holds whole columns, not rows: write it by `DataFrame.to_json"):
+        load("question_answering", validation_file=[str(path)])

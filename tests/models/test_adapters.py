@@ -15,19 +15,6 @@ from hf_llm.models.adapters import add_adapter, frozen_weight_options
 from hf_llm.models.loading import load_for_generation, load_model
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return new_tokenizer()
-
-
-@pytest.fixture
-def folder(tmp_path, tokenizer):
-    """A saved Llama in bfloat16, with its tokenizer."""
-    new_model(vocab_size=len(tokenizer)).to(torch.bfloat16).save_pretrained(tmp_path / "saved")
-    tokenizer.save_pretrained(tmp_path / "saved")
-    return tmp_path / "saved"
-
-
 def adapter_on(base, folder, tokenizer=None):
     """A saved LoRA adapter that changes the logits of its base."""
     model = load_model(ModelArguments(model_name_or_path=str(base)), new_tokenizer(), 64)

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from tiny import TEXTS, new_model, new_tokenizer, relative_error
+from tiny import TEXTS, new_model, relative_error
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from hf_llm.arguments import ModelArguments, TokenizerArguments
@@ -45,19 +45,6 @@ OVERRIDES = {
     "mistral": GROUPED | {"hidden_act": "gelu"},
     "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4},
 }
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return new_tokenizer()
-
-
-@pytest.fixture
-def folder(tmp_path, tokenizer):
-    """A saved Llama in bfloat16, with its tokenizer."""
-    new_model(vocab_size=len(tokenizer)).to(torch.bfloat16).save_pretrained(tmp_path / "saved")
-    tokenizer.save_pretrained(tmp_path / "saved")
-    return tmp_path / "saved"
 
 
 def build(tokenizer, max_length=32, **arguments):

@@ -41,3 +41,12 @@ def test_what_would_be_lost_or_learned_wrongly_is_refused(row, message, tmp_path
     """Bad completions of KTO, earlier turns, and thoughts."""
     with pytest.raises(ValueError, match=message):
         load(tmp_path, load_task("generation"), [row, row])
+
+
+def test_system_messages_in_the_turn_of_the_user_are_counted(tmp_path, caplog):
+    """Of conversations and of columns; rows without one are not."""
+    task, answer = load_task("generation"), {"role": "assistant", "content": "So."}
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}, answer]
+    rows = load(tmp_path, task, [{"messages": turns}, {"messages": turns[1:]}])
+    assert [task.to_example(row)["prompt"] for row in rows] == ["Be brief.\n\nWhy?", "Why?"]
+    assert "validation: the system messages of 1 of 2 rows are written before the prompt" in caplog.text

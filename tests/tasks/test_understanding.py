@@ -32,3 +32,19 @@ def test_labels_that_differ_in_case_are_named(tmp_path, caplog):
     """They may be one."""
     load(tmp_path, load_task("understanding"), [{"text": "a", "label": label} for label in ("Yes", "yes", "no")])
     assert "`Yes` and `yes` are two labels" in caplog.text
+
+
+def test_what_the_numbers_of_named_labels_stand_for_is_said(tmp_path, caplog):
+    """Numbers from 1 would be one name too far; a name that no row has is reported."""
+    caplog.set_level("INFO", "hf_llm")
+    task = load_task("understanding", labels="neg|neutral|pos")
+    rows = load(tmp_path, task, [{"text": "a", "label": label} for label in (1, 2, 1)])
+    assert [task.references(row) for row in rows] == [["neutral"], ["pos"], ["neutral"]]
+    assert "labels: 1 is neutral, 2 is pos" in caplog.text and "no row has the label neg" in caplog.text
+
+
+def test_no_name_is_missing_where_each_has_rows(tmp_path, caplog):
+    """Names and numbers."""
+    task = load_task("understanding", labels="neg|pos")
+    load(tmp_path, task, [{"text": "a", "label": label} for label in ("neg", "1")])
+    assert "no row has" not in caplog.text
