@@ -115,7 +115,7 @@ class ChatFormat:
         """The end of a prompt's text, from its last special token on: what follows is tokenized alike after both."""
         return text[max(0, text.rfind(self.last_token)) :] if self.last_token else text
 
-    def split(self, prompt: str, completion: str) -> None:
+    def check_split(self, prompt: str, completion: str) -> None:
         """Check that prompt and completion are split between two tokens of the template's rendering of both.
 
         Raises:
@@ -140,7 +140,7 @@ class ChatFormat:
         """What to do about an answer that the template writes otherwise: a switch of the template, if one helps."""
         for switch in switches(self.tokenizer):
             try:
-                ChatFormat(self.tokenizer, self.shots, self.template_kwargs | switch).split(prompt, completion)
+                ChatFormat(self.tokenizer, self.shots, self.template_kwargs | switch).check_split(prompt, completion)
             except ValueError:
                 continue
             kwargs = format_mapping(self.template_kwargs | switch)

@@ -208,9 +208,9 @@ def check_chat_template(tokenizer: PreTrainedTokenizerBase, args: TaskArguments)
     set_chat_template(tokenizer, args)
     if chat := new_chat_format(tokenizer, args.prompt_style, args.chat_template_kwargs):
         with contextlib.suppress(ValueError):
-            return chat.split(QUESTION, f"<think>\n{ANSWER}\n</think>\n\n{ANSWER}")
+            return chat.check_split(QUESTION, f"<think>\n{ANSWER}\n</think>\n\n{ANSWER}")
         with chat.add_remedy(f"tokenizer `{tokenizer.name_or_path}`", QUESTION, ANSWER):
-            chat.split(QUESTION, ANSWER)
+            chat.check_split(QUESTION, ANSWER)
 
 
 def without_end(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
