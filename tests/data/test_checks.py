@@ -11,6 +11,7 @@ import pytest
 
 from hf_llm.arguments import DataArguments, ReadingArguments, TextArguments
 from hf_llm.data.checks import check_files, refuse_bad_files
+from hf_llm.data.locations import find_sources
 from hf_llm.data.rows import read_files
 from hf_llm.data.sources import load_splits
 
@@ -129,3 +130,10 @@ def test_another_way_to_read_files_is_not_served_from_the_cache(tmp_path):
         files = {"train_file": [path], "validation_file": [path]}
         texts += load_splits(TextArguments(**files, encoding=encoding), seed=0)["train"]["text"][:]
     assert texts == ["\u00e9t\u00e9 text", "\u0398t\u0398 text"]
+
+
+def test_the_files_of_the_readmes_commands_can_be_read():
+    """`--files README.md docs`, and `--train_file docs README.md`: everything in docs that looks like text has some."""
+    found = find_sources("--files", ["README.md", "docs"])
+    assert len(found.files) > 10
+    assert check_files([file.path for file in found.files], "text", ReadingArguments()) == {}
