@@ -107,3 +107,10 @@ def new_trainer(output_dir: Path, tokenizer: PreTrainedTokenizerBase, model=None
         compute_metrics=LanguageModelingMetrics(held_out, held_out_rows, tokenizer),
         preprocess_logits_for_metrics=token_losses,
     )
+
+
+def save_model(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """Save a Llama in bfloat16 with its tokenizer."""
+    new_model(vocab_size=len(tokenizer)).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -7,12 +7,22 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from tiny import new_model, new_tokenizer, relative_error
+from tiny import new_model, new_tokenizer, relative_error, save_model
 from transformers import AutoModelForCausalLM
 
 from hf_llm.arguments import AdapterArguments, ModelArguments
 from hf_llm.models.adapters import add_adapter, frozen_weight_options
 from hf_llm.models.loading import load_for_generation, load_model
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return new_tokenizer()
+
+
+@pytest.fixture
+def folder(tmp_path, tokenizer):
+    return save_model(tmp_path / "saved", tokenizer)
 
 
 def adapter_on(base, folder, tokenizer=None):

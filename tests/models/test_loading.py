@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from tiny import TEXTS, new_model, relative_error
+from tiny import TEXTS, new_model, new_tokenizer, relative_error, save_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from hf_llm.arguments import ModelArguments, TokenizerArguments
@@ -45,6 +45,16 @@ OVERRIDES = {
     "mistral": GROUPED | {"hidden_act": "gelu"},
     "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4},
 }
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return new_tokenizer()
+
+
+@pytest.fixture
+def folder(tmp_path, tokenizer):
+    return save_model(tmp_path / "saved", tokenizer)
 
 
 def build(tokenizer, max_length=32, **arguments):

@@ -5,13 +5,18 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import new_model, new_trainer
+from tiny import new_model, new_tokenizer, new_trainer
 from transformers import AutoModelForCausalLM
 
 from hf_llm.arguments import AdapterArguments, ModelArguments
 from hf_llm.models.loading import load_model, load_to_finetune
 from hf_llm.models.precision import cast_saved_weights
 from hf_llm.training.checkpoints import save_final_model
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return new_tokenizer()
 
 
 @pytest.mark.parametrize("base_dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
