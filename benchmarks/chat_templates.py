@@ -152,7 +152,7 @@ def verdict(template: str, **variables) -> tuple[str, str]:
             return f"refused; {result} with `{switch[1]}={switch[2]}`", trained
         return "refused", re.sub(r"^.*?the chat template ", "", f"{problem}")
     for row, example in zip(rows, features, strict=True):
-        whole = whole_ids(prompter, prompter.format.chat(task.to_example(row)["prompt"], row["summary"]))
+        whole = whole_ids(prompter, prompter.format.conversation(task.to_example(row))["messages"])
         added = prompter.tokenizer.convert_tokens_to_ids([prompter.format.missing_end]) * bool(
             prompter.format.missing_end
         )

@@ -7,11 +7,14 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from hf_llm.data.chats import Chat, chat_variables, render_chats, writes
+from hf_llm.data.chats import Conversation, chat_variables, render_chats, writes
 from hf_llm.mappings import format_mapping
 
 QUESTION, ANSWER = "the question", "the completion"  # searched for in the output of the template
+PROBE = {"prompt": QUESTION, "completion": ANSWER}
 EXCERPT_CHARACTERS = 60
+
+Example = dict[str, Any]  # {"prompt": str, "completion": str, "system"?: str}, or a conversation
 
 
 class ChatFormat:
@@ -41,8 +44,8 @@ class ChatFormat:
         self.tokenizer, self.shots = tokenizer, shots
         self.template_kwargs = template_kwargs or {}
         self.variables = chat_variables(tokenizer, self.template_kwargs)
-        chat = self.chat(QUESTION, ANSWER)
-        (prompt,), (whole,) = self.prompts([QUESTION]), render_chats(tokenizer, [chat], **self.variables)
+        chat = self.conversation(PROBE)
+        (prompt,), (whole,) = self.prompts([PROBE]), render_chats(tokenizer, [chat], **self.variables)
         before, _, after = whole.rpartition(ANSWER)
         self.opening = before.removeprefix(prompt) if before.startswith(prompt) else ""
         self.last_token = next(reversed(self.special_tokens(prompt)), "")
@@ -50,16 +53,23 @@ class ChatFormat:
         self.missing_end = "" if self.end else self.end_before_next_turn(chat)
         self.end = self.end or self.missing_end
 
-    def chat(self, prompt: str, completion: str | None = None) -> Chat:
-        """The turns of the few-shot examples, of a prompt, and of its completion unless that is None."""
-        pairs = [*((shot["prompt"], shot["completion"]) for shot in self.shots), (prompt, completion)]
-        turns = [(role, text) for pair in pairs for role, text in zip(("user", "assistant"), pair, strict=True)]
-        return [{"role": role, "content": text} for role, text in turns if text is not None]
+    def conversation(self, example: Example) -> Conversation:
+        """The turns of an example: of a conversation its own, else system, few-shot examples, prompt and completion."""
+        if "messages" in example:
+            return example
+        turns = [("system", example.get("system"))]
+        for pair in (*self.shots, example):
+            turns += [("user", pair["prompt"]), ("assistant", pair.get("completion"))]
+        return {
+            "messages": [{"role": role, "content": text} for role, text in turns if text is not None],
+            "tools": None,
+        }
 
-    def end_before_next_turn(self, chat: Chat) -> str:
+    def end_before_next_turn(self, chat: Conversation) -> str:
         """The special token between an answer and the next question, as GLM has it, or the end-of-sequence token."""
+        longer = chat | {"messages": [*chat["messages"], {"role": "user", "content": QUESTION}]}
         try:
-            (text,) = render_chats(self.tokenizer, [[*chat, {"role": "user", "content": QUESTION}]], **self.variables)
+            (text,) = render_chats(self.tokenizer, [longer], **self.variables)
         except ValueError:  # the template takes no second question
             text = ""
         between = text.rpartition(ANSWER)[2].partition(QUESTION)[0]
@@ -71,15 +81,13 @@ class ChatFormat:
         longest_first = sorted(filter(str.strip, known), key=len, reverse=True)
         return re.findall("|".join(map(re.escape, longest_first)), text)
 
-    def prompts(self, prompts: list[str]) -> list[str]:
-        """Prompts with the few-shot examples before them and the start of an answer after them."""
-        chats = [self.chat(prompt) for prompt in prompts]
+    def prompts(self, examples: list[Example]) -> list[str]:
+        """Examples without their last answer, with the few-shot examples before and the start of an answer after."""
+        chats = [without_answer(self.conversation(example)) for example in examples]
         return render_chats(self.tokenizer, chats, add_generation_prompt=True, **self.variables)
 
-    def completions(
-        self, completions: list[str], prompts: list[str], texts: list[str], origins: Sequence[str]
-    ) -> list[str]:
-        """Read from the template's rendering of whole chats what it writes after each prompt.
+    def completions(self, examples: list[Example], texts: list[str], origins: Sequence[str]) -> list[str]:
+        """Read from the template's rendering of whole chats what it writes after the prompt of each example.
 
         Where rows have equal choices, each row is rendered with one choice, and each choice with one row; all of them
         only if a choice is not written alike in these rows.
@@ -91,61 +99,73 @@ class ChatFormat:
         Raises:
             ValueError: the template writes a finished answer otherwise than after the prompt, or changes it.
         """
-        pairs = list(zip(prompts, completions, strict=True))
+        chats = [self.conversation(example) for example in examples]
+        pairs = [(text, repr(chat["messages"][-1])) for text, chat in zip(texts, chats, strict=True)]
         firsts = {key: i for i, pair in reversed([*enumerate(pairs)]) for key in enumerate(pair)}  # (0, prompt) -> row
         chosen = sorted({*firsts.values()})
-        written = self.render_completions(chosen, pairs, texts, origins)
+        written = self.render_completions(chosen, pairs, chats, origins)
         by_completion = {completion: text for (_, completion), text in written.items()}
         if any(by_completion[completion] != text for (_, completion), text in written.items()):
-            written = self.render_completions(range(len(pairs)), pairs, texts, origins)
+            written = self.render_completions(range(len(pairs)), pairs, chats, origins)
         return [written.get(pair, by_completion[pair[1]]) + self.missing_end for pair in pairs]
 
     def render_completions(
-        self, chosen: Sequence[int], pairs: list[tuple[str, str]], texts: list[str], origins: Sequence[str]
+        self, chosen: Sequence[int], pairs: list[tuple[str, str]], chats: list[Conversation], origins: Sequence[str]
     ) -> dict[tuple[str, str], str]:
-        """What the template writes after the prompt of some of the pairs (prompt, completion)."""
-        wholes = render_chats(self.tokenizer, [self.chat(*pairs[i]) for i in chosen], **self.variables)
+        """What the template writes after the prompt of some of the pairs (text of the prompt, answer)."""
+        wholes = render_chats(self.tokenizer, [chats[i] for i in chosen], **self.variables)
         written = {}
         for i, whole in zip(chosen, wholes, strict=True):
-            with self.add_remedy(origins[i], *pairs[i]):
-                written[pairs[i]] = completion_after(texts[i], whole, *pairs[i])
+            with self.add_remedy(origins[i], chats[i]):
+                written[pairs[i]] = completion_after(pairs[i][0], whole, *contents_of(chats[i]))
         return written
 
     def context(self, text: str) -> str:
         """The end of a prompt's text, from its last special token on: what follows is tokenized alike after both."""
         return text[max(0, text.rfind(self.last_token)) :] if self.last_token else text
 
-    def check_split(self, prompt: str, completion: str) -> None:
+    def check_split(self, example: Example) -> None:
         """Check that prompt and completion are split between two tokens of the template's rendering of both.
 
         Raises:
             ValueError: they are not.
         """
-        (text,) = self.prompts([prompt])
-        (whole,) = render_chats(self.tokenizer, [self.chat(prompt, completion)], **self.variables)
-        context, written = self.context(text), completion_after(text, whole, prompt, completion)
+        (text,), chat = self.prompts([example]), self.conversation(example)
+        (whole,) = render_chats(self.tokenizer, [chat], **self.variables)
+        context, written = self.context(text), completion_after(text, whole, *contents_of(chat))
         check_token_border(
             context, written, *self.tokenizer([context, context + written], add_special_tokens=False).input_ids
         )
 
     @contextlib.contextmanager
-    def add_remedy(self, origin: str, prompt: str, completion: str) -> Iterator[None]:
+    def add_remedy(self, origin: str, example: Example) -> Iterator[None]:
         """Put origin and remedy around the message of a `ValueError` about an answer."""
         try:
             yield
         except ValueError as error:
-            raise ValueError(f"{origin}: {error}: {self.remedy(prompt, completion)}") from None
+            raise ValueError(f"{origin}: {error}: {self.remedy(example)}") from None
 
-    def remedy(self, prompt: str, completion: str) -> str:
+    def remedy(self, example: Example) -> str:
         """What to do about an answer that the template writes otherwise: a switch of the template, if one helps."""
         for switch in switches(self.tokenizer):
             try:
-                ChatFormat(self.tokenizer, self.shots, self.template_kwargs | switch).check_split(prompt, completion)
+                ChatFormat(self.tokenizer, self.shots, self.template_kwargs | switch).check_split(example)
             except ValueError:
                 continue
             kwargs = format_mapping(self.template_kwargs | switch)
             return f"give `--chat_template_kwargs {kwargs}`, with which they agree"
         return "give another template by `--chat_template FILE`, or take `--prompt_style plain`"
+
+
+def without_answer(chat: Conversation) -> Conversation:
+    """A conversation without its last message, if that is the assistant's."""
+    *earlier, last = chat["messages"]
+    return chat | {"messages": earlier} if last["role"] == "assistant" else chat
+
+
+def contents_of(chat: Conversation) -> tuple[str, str]:
+    """The text of the message before the answer, and that of the answer."""
+    return "".join(message["content"] for message in chat["messages"][-2:-1]), chat["messages"][-1]["content"]
 
 
 def check_token_border(context: str, written: str, context_ids: list[int], joined_ids: list[int]) -> None:

@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from hf_llm.limits import limited_memory, limited_time
 from hf_llm.messages import one_line
 
-Chat = list[dict[str, Any]]  # messages {"role": str, "content": str}
+Chat = list[dict[str, Any]]  # messages {"role": str, "content": str}, some with "tool_calls"
+Conversation = dict[str, Any]  # {"messages": Chat, "tools": list[dict] | None}
 
 MAX_SECONDS = 5  # of CPU time for one chat, which takes a well-behaved template about a millisecond
 MAX_EXTRA_BYTES = 2 << 30  # of memory while templates run
@@ -22,14 +23,18 @@ DAY = "strftime_now"  # the function by which templates ask for the day; as a va
 
 
 def render_chats(
-    tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat], add_generation_prompt: bool = False, **variables: Any
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Conversation],
+    add_generation_prompt: bool = False,
+    **variables: Any,
 ) -> list[str]:
     """Apply a tokenizer's chat template.
 
     Contents are given as text, or as a list of parts if the template takes only those.
 
     Args:
-        chats: messages `{"role": str, "content": str}`.
+        conversations: messages `{"role": str, "content": str}`, and the definitions of tools or None:
+            `{"messages": list[dict], "tools": list[dict] | None}`.
         add_generation_prompt: end with the start of an answer.
         variables: those that the template reads, e.g. `enable_thinking=False`. `strftime_now="2024-07-26"` is the day
             for templates that write the current one.
@@ -37,15 +42,16 @@ def render_chats(
     Raises:
         ValueError: the template is not valid, refuses a chat, or takes more time, memory or text than any real one.
     """
-    template = tokenizer.get_chat_template(tools=variables.get("tools"))
-    if DAY in variables:
-        template = with_fixed_day(template, datetime.fromisoformat(variables.pop(DAY)))
+    day, tools = variables.pop(DAY, None), variables.pop("tools", None)
+    template = tokenizer.get_chat_template(tools=tools or conversations[0].get("tools"))
+    if day:
+        template = with_fixed_day(template, datetime.fromisoformat(day))
 
-    def render(chat: Chat) -> str:
+    def render(chat: Chat, tools: list[Any] | None) -> str:
         with limited_time(MAX_SECONDS):
             options = {"chat_template": template, "add_generation_prompt": add_generation_prompt, **variables}
-            text = tokenizer.apply_chat_template(chat, tokenize=False, **options)
-        size = sum(len(message["content"]) for message in chat)
+            text = tokenizer.apply_chat_template(chat, tools=tools, tokenize=False, **options)
+        size = len(str([chat, tools]))
         if len(text) > 10 * size + MAX_EXTRA_CHARACTERS:
             raise ValueError(f"it makes {len(text):,} characters of a chat of {size:,}")
         return text  # pyright: ignore[reportReturnType]  # tokenize=False: a text
@@ -53,8 +59,9 @@ def render_chats(
     try:
         check_template(template)
         with limited_memory(MAX_EXTRA_BYTES):
-            lists = "text" in template and takes_lists(render, chats[0])  # the type of such parts
-            return [render(as_lists(chat) if lists else chat) for chat in chats]
+            chats = [(chat["messages"], chat.get("tools") or tools) for chat in conversations]
+            lists = "text" in template and takes_lists(render, *chats[0])  # the type of such parts
+            return [render(as_lists(chat) if lists else chat, tools) for chat, tools in chats]
     except Exception as error:  # templates raise any class of error
         cause = f"it takes more than {MAX_EXTRA_BYTES >> 30} GiB" if isinstance(error, MemoryError) else one_line(error)
         raise ValueError(
@@ -63,17 +70,17 @@ def render_chats(
         ) from None
 
 
-def takes_lists(render: Callable[[Chat], str], chat: Chat) -> bool:
+def takes_lists(render: Callable[..., str], chat: Chat, tools: list[Any] | None) -> bool:
     """Whether a template takes contents only as lists: given texts, it fails, or leaves them out without a word."""
     try:
-        if writes(chat[-1]["content"], render(chat)):
+        if writes(chat[-1]["content"], render(chat, tools)):
             return False
     except (TimeoutError, MemoryError):
         raise
     except Exception:  # templates raise any class of error
         pass
     try:
-        return writes(chat[-1]["content"], render(as_lists(chat)))
+        return writes(chat[-1]["content"], render(as_lists(chat), tools))
     except Exception:
         return False
 

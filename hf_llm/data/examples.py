@@ -13,6 +13,7 @@ from datasets.utils import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from hf_llm.data.arrow import token_lists
+from hf_llm.data.chat_answers import Example
 from hf_llm.data.few_shot import example_of
 from hf_llm.data.prompting import Prompter
 from hf_llm.mappings import format_mapping
@@ -59,12 +60,11 @@ def encode_examples(rows: Dataset, prompter: Prompter, split: str = "train") -> 
         examples = [(row, example) for row, example in examples if example["completion"]]
         if not examples:
             continue
-        prompts = [example["prompt"] for _, example in examples]
-        texts, origins = prompter.prompt_texts(prompts), [row[ORIGIN] for row, _ in examples]
-        completions = [example["completion"] for _, example in examples]
-        completions = prompter.completion_ids(completions, prompts, texts=texts, origins=origins)
-        prompts = prompter.prompt_ids(prompts, texts)
-        for i, (row, _) in enumerate(examples):
+        kept, examples = [row for row, _ in examples], [example for _, example in examples]
+        texts, origins = prompter.prompt_texts(examples), [row[ORIGIN] for row in kept]
+        completions = prompter.completion_ids(examples, texts=texts, origins=origins)
+        prompts = prompter.prompt_ids(examples, texts)
+        for i, row in enumerate(kept):
             with add_origin(row):
                 size = len(completions[i])
                 if size >= max_length:
@@ -106,14 +106,12 @@ def encode_prompts(rows: Dataset, prompter: Prompter, split: str = "validation")
                 choices.append(task.choices(row) or [])
                 if not (references[-1] or task.allows_no_answer):
                     raise ValueError("the reference is empty: remove the row, or give it one")
-        prompts = [example["prompt"] for example in examples]
-        texts, origins = prompter.prompt_texts(prompts), [row[ORIGIN] for row in batch]
-        completions = [[] for _ in prompts]
+        texts, origins = prompter.prompt_texts(examples), [row[ORIGIN] for row in batch]
+        completions = [[] for _ in examples]
         if task.scores_perplexity:
-            golds = [example["completion"] for example in examples]
-            completions = prompter.completion_ids(golds, prompts, texts=texts, origins=origins)
-        ranked = encode_choices(prompter, choices, prompts, texts, origins)
-        prompts = prompter.prompt_ids(prompts, texts)
+            completions = prompter.completion_ids(examples, texts=texts, origins=origins)
+        ranked = encode_choices(prompter, choices, examples, texts, origins)
+        prompts = prompter.prompt_ids(examples, texts)
         for i, row in enumerate(batch):
             answer_tokens = max(map(len, ranked[i]), default=max(task.max_new_tokens, len(completions[i])))
             with add_origin(row):
@@ -149,7 +147,7 @@ def new_report(removed: list[int], dropped: int, split: str, prompter: Prompter)
 
 
 def encode_choices(
-    prompter: Prompter, choices: list[list[str]], prompts: list[str], texts: list[str], origins: list[str]
+    prompter: Prompter, choices: list[list[str]], examples: list[Example], texts: list[str], origins: list[str]
 ) -> list[list[list[int]]]:
     """Token ids of the choices of each prompt; an empty list where the answer is generated.
 
@@ -159,11 +157,12 @@ def encode_choices(
     """
     rows = [i for i, row_choices in enumerate(choices) for _ in row_choices]
     if not rows:
-        return [[] for _ in prompts]
+        return [[] for _ in examples]
     flat = [text for row_choices in choices for text in row_choices]
+    flat = [examples[i] | {"completion": text} for i, text in zip(rows, flat, strict=True)]
     repeated = {"texts": [texts[i] for i in rows], "origins": [origins[i] for i in rows]}
     end = prompter.task.choices_with_end_token
-    ids = iter(prompter.completion_ids(flat, [prompts[i] for i in rows], end, **repeated))
+    ids = iter(prompter.completion_ids(flat, end, **repeated))
     return [[next(ids) for _ in row_choices] for row_choices in choices]
 
 

@@ -10,7 +10,7 @@ from datasets import DatasetDict
 from transformers import PreTrainedTokenizerBase
 
 from hf_llm.arguments import GenerateArguments, TaskArguments
-from hf_llm.data.chat_answers import ANSWER, QUESTION, ChatFormat, check_token_border
+from hf_llm.data.chat_answers import ANSWER, PROBE, ChatFormat, Example, check_token_border
 from hf_llm.data.chats import DAY
 from hf_llm.data.few_shot import draw_shots
 from hf_llm.mappings import read_settings
@@ -58,33 +58,45 @@ class Prompter:
         """Token ids of texts; a tokenizer is fastest with many texts in one call."""
         return self.tokenizer(texts, add_special_tokens=add_special_tokens, return_attention_mask=False).input_ids
 
-    def prompt_texts(self, prompts: list[str]) -> list[str]:
-        """Prompts as the model reads them, each with the few-shot examples before it."""
-        if self.format:
-            return self.format.prompts(prompts)
-        return ["".join(f"{shot['prompt']} {shot['completion']}\n\n" for shot in self.shots) + text for text in prompts]
+    def prompt_texts(self, examples: list[Example]) -> list[str]:
+        """Prompts of examples as the model reads them, each with the few-shot examples before it.
 
-    def prompt_ids(self, prompts: list[str], texts: list[str] | None = None) -> list[list[int]]:
-        """Token ids of prompts, each with the few-shot examples before it.
+        Args:
+            examples: what `Task.to_example` returns; the prompt of a conversation is all before its last answer.
+
+        Raises:
+            ValueError: the chat template fails, or there is none for a conversation.
+        """
+        if self.format:
+            return self.format.prompts(examples)
+        if any("messages" in example for example in examples):
+            raise ValueError(
+                f"conversations need a chat template, and tokenizer `{self.tokenizer.name_or_path}` has none, or "
+                "`--prompt_style plain` leaves it out: give `--chat_template chatml`"
+            )
+        shots = "".join(f"{plain_prompt(shot)} {shot['completion']}\n\n" for shot in self.shots)
+        return [shots + plain_prompt(example) for example in examples]
+
+    def prompt_ids(self, examples: list[Example], texts: list[str] | None = None) -> list[list[int]]:
+        """Token ids of the prompts of examples, each with the few-shot examples before it.
 
         Args:
             texts: what `prompt_texts` makes of them, if it is known.
         """
-        texts = self.prompt_texts(prompts) if texts is None else texts
+        texts = self.prompt_texts(examples) if texts is None else texts
         if self.format:
             return self.tokenize(texts)
         return [without_end(ids, self.tokenizer) for ids in self.tokenize(texts, True)]
 
     def completion_ids(
         self,
-        completions: list[str],
-        prompts: list[str],
+        examples: list[Example],
         end: bool = True,
         *,
         texts: list[str] | None = None,
         origins: Sequence[str] | None = None,
     ) -> list[list[int]]:
-        """Token ids of completions, each with the token that ends an answer unless `end` is False.
+        """Token ids of the completions of examples, each with the token that ends an answer unless `end` is False.
 
         In a chat they are everything that the template writes after the prompt. They are tokenized after the end of
         their prompt, whose ids are then removed: on its own, a SentencePiece tokenizer would put a space before a
@@ -97,17 +109,18 @@ class Prompter:
         Raises:
             ValueError: the chat template writes another text or other tokens than prompt and completion.
         """
-        origins = [f"answer {number}" for number in range(len(prompts))] if origins is None else origins
+        origins = [f"answer {number}" for number in range(len(examples))] if origins is None else origins
         if self.format:
-            texts = self.prompt_texts(prompts) if texts is None else texts
+            texts = self.prompt_texts(examples) if texts is None else texts
             contexts = [*map(self.format.context, texts)]
-            answers = self.format.completions(completions, prompts, texts, origins)
+            answers = self.format.completions(examples, texts, origins)
             if not end:
                 answers = [text.rpartition(self.end)[0] for text in answers]
         else:
-            contexts = [prompt[-CONTEXT_CHARACTERS:] for prompt in prompts]
+            contexts = [plain_prompt(example)[-CONTEXT_CHARACTERS:] for example in examples]
             end_token = self.end if end else ""
-            answers = [" " * bool(prompt) + text + end_token for prompt, text in zip(prompts, completions, strict=True)]
+            pairs = zip(contexts, examples, strict=True)
+            answers = [" " * bool(context) + example["completion"] + end_token for context, example in pairs]
         pairs = [*zip(contexts, answers, strict=True)]
         rows: dict[tuple[str, str], int] = {}
         for i, pair in enumerate(pairs):
@@ -118,7 +131,7 @@ class Prompter:
             start = len(context_ids[context])
             if self.format:
                 i = rows[context, answer]
-                with self.format.add_remedy(origins[i], prompts[i], completions[i]):
+                with self.format.add_remedy(origins[i], examples[i]):
                     check_token_border(context, answer, context_ids[context], ids)
             separable = ids[:start] == context_ids[context]
             ids_of[context, answer] = ids[start:] if separable else self.tokenize([answer])[0]
@@ -148,7 +161,7 @@ class Prompter:
         while len(ids) > budget and keep > 0:
             keep = max(0, keep - (len(ids) - budget))
             shortened = row | {column: document[: ends[keep - 1] if keep else 0]}
-            (ids,) = self.prompt_ids([self.task.to_example(shortened)["prompt"]])
+            (ids,) = self.prompt_ids([self.task.to_example(shortened)])
         if len(ids) > budget:
             answer = self.max_length - budget
             smaller = "; or a smaller `max_new_tokens` in `--task_options`" * (answer == self.task.max_new_tokens)
@@ -159,6 +172,11 @@ class Prompter:
                 f"give {len(ids) + answer} or more{smaller}{fewer}"
             )
         return ids, len(ends) - keep
+
+
+def plain_prompt(example: Example) -> str:
+    """The prompt of an example in plain style: after its system message, if it has one."""
+    return "\n\n".join(filter(None, (example.get("system"), example["prompt"])))
 
 
 def set_chat_template(tokenizer: PreTrainedTokenizerBase, args: TaskArguments | GenerateArguments) -> None:
@@ -208,9 +226,9 @@ def check_chat_template(tokenizer: PreTrainedTokenizerBase, args: TaskArguments)
     set_chat_template(tokenizer, args)
     if chat := new_chat_format(tokenizer, args.prompt_style, args.chat_template_kwargs):
         with contextlib.suppress(ValueError):
-            return chat.check_split(QUESTION, f"<think>\n{ANSWER}\n</think>\n\n{ANSWER}")
-        with chat.add_remedy(f"tokenizer `{tokenizer.name_or_path}`", QUESTION, ANSWER):
-            chat.check_split(QUESTION, ANSWER)
+            return chat.check_split(PROBE | {"completion": f"<think>\n{ANSWER}\n</think>\n\n{ANSWER}"})
+        with chat.add_remedy(f"tokenizer `{tokenizer.name_or_path}`", PROBE):
+            chat.check_split(PROBE)
 
 
 def without_end(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -252,7 +252,7 @@ def format_prompts(
     """
     prompts, suffixes = [row["prompt"] for row in rows], [row["suffix"] for row in rows if "suffix" in row]
     if not suffixes:
-        return tokenizer(chat.prompts(prompts), add_special_tokens=False).input_ids if chat else prompts
+        return tokenizer(chat.prompts(rows), add_special_tokens=False).input_ids if chat else prompts
     if len(suffixes) < len(rows):
         raise ValueError(f"{len(suffixes)} of {len(rows)} prompts have a suffix: give one to all or none")
     return infilling_prompts(tokenizer, prompts, suffixes)

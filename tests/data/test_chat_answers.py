@@ -203,7 +203,7 @@ def test_an_untrainable_template_is_refused_before_the_data_are_read(tmp_path):
     args = TaskArguments("summarization", chat_template=str(tmp_path / "own.jinja"))
     check_chat_template(tokenizer, args)
     prompter, _ = new_prompter(tokenizer, TASK, DatasetDict(train=ROWS, validation=ROWS), args, 512, 0)
-    assert tokenizer.chat_template == TURNS + START and prompter.prompt_texts(["Q"]) == [
+    assert tokenizer.chat_template == TURNS + START and prompter.prompt_texts([{"prompt": "Q"}]) == [
         "<|user|>Q<|end|>\n<|assistant|>"
     ]
     with pytest.raises(ValueError, match=r"`--chat_template` .*other\.jinja cannot be read"):
@@ -222,7 +222,7 @@ def test_the_day_in_a_prompt_is_that_of_the_variable_or_of_the_run():
     calls = " ".join(f"{{{{ strftime_now({text!r}) }}}}" for text in formats)
     tokenizer = chat_tokenizer("\n" + calls + TURNS + START)
     prompter = Prompter(tokenizer, TASK, 512, template_kwargs={"strftime_now": "2024-07-06"})
-    (text,) = prompter.prompt_texts(["Q"])
+    (text,) = prompter.prompt_texts([{"prompt": "Q"}])
     assert text.startswith("\n06 Jul 2024 2024-07-06 Saturday, 6 July 24<|user|>")
     _, report = encode_examples(ROWS, prompter)
     assert report.metrics("train")["train_chat_template_kwargs"] == "strftime_now=2024-07-06"
@@ -230,7 +230,7 @@ def test_the_day_in_a_prompt_is_that_of_the_variable_or_of_the_run():
     expected = tokenizer.apply_chat_template(
         [{"role": "user", "content": "Q"}], tokenize=False, add_generation_prompt=True
     )
-    assert today.prompt_texts(["Q"]) == [expected]
+    assert today.prompt_texts([{"prompt": "Q"}]) == [expected]
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", today.format.variables["strftime_now"])
     with pytest.raises(ValueError, match="strftime_now=yesterday: give a date"):
         Prompter(tokenizer, TASK, 512, template_kwargs={"strftime_now": "yesterday"})

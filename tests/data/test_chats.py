@@ -13,7 +13,7 @@ from hf_llm.data.chats import render_chats
 from hf_llm.data.prompting import Prompter
 from hf_llm.tasks import load_task
 
-CHAT = [{"role": "user", "content": "hello"}]
+CHAT = {"messages": [{"role": "user", "content": "hello"}], "tools": None}
 DOUBLED = "{% set ns = namespace(a=START) %}{% for i in range(60) %}{% set ns.a = ns.a OPERATOR ns.a %}{% endfor %}"
 HOSTILE = {  # template -> what the message says
     "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}": "takes more than 0.3 CPU seconds",
@@ -27,7 +27,7 @@ HOSTILE = {  # template -> what the message says
     "{{ [1] * 1000000000 }}": "takes more than 1 GiB",
     "{{ 9 ** 9 ** 9 }}": r"power by `\*\*`",
     "{% for i in range(1000000000) %}x{% endfor %}": "Range too big",
-    "{% for i in range(99999) %}0123456789012345678901234{% endfor %}": "makes 2,499,975 characters of a chat of 5",
+    "{% for i in range(99999) %}0123456789012345678901234{% endfor %}": "makes 2,499,975 characters of a chat of 46",
     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "maximum recursion depth exceeded",
     "{{ " + "(" * 20_000 + " }}": "maximum recursion depth exceeded",
     "{% for %}": "Expected an expression",
@@ -67,7 +67,7 @@ def test_every_use_of_a_template_has_the_limits():
     prompter = Prompter(tokenizer, load_task("summarization"), 512)
     tokenizer.chat_template = "{{ 9 ** 9 }}"
     with pytest.raises(ValueError, match="the chat template"):
-        prompter.prompt_ids(["hello"])
+        prompter.prompt_ids([{"prompt": "hello"}])
 
 
 def test_a_template_may_be_long_and_print_asterisks():
@@ -76,5 +76,5 @@ def test_a_template_may_be_long_and_print_asterisks():
     bold = "**System** {{ '**' }} " + "word " * 20_000
     tokenizer.chat_template = bold + "{% for m in messages %}{{ m.content }}{% endfor %}"
     for prompt in (True, False):
-        expected = tokenizer.apply_chat_template([CHAT, CHAT], tokenize=False, add_generation_prompt=prompt)
+        expected = tokenizer.apply_chat_template([CHAT["messages"]] * 2, tokenize=False, add_generation_prompt=prompt)
         assert render_chats(tokenizer, [CHAT, CHAT], prompt) == expected

@@ -20,7 +20,7 @@ def test_few_shot_examples_are_removed_from_their_split():
     shots, rows = draw_shots(DatasetDict(validation=ROWS), TASK, 2, seed=0)
     left = {row["summary"] for row in rows["validation"]}
     assert len(left) == 7 and not left & {shot["completion"] for shot in shots}
-    text = TOKENIZER.decode(Prompter(TOKENIZER, TASK, 512, shots=shots).prompt_ids(["Now this:"])[0])
+    text = TOKENIZER.decode(Prompter(TOKENIZER, TASK, 512, shots=shots).prompt_ids([{"prompt": "Now this:"}])[0])
     assert text.endswith(f"{shots[1]['completion']}\n\nNow this:")
 
 

@@ -23,8 +23,8 @@ def test_the_chat_template_is_used_if_there_is_one_and_its_end_token_is_trained_
     tokenizer.chat_template = CHAT
     prompter = Prompter(tokenizer, TASK, 512)
     (prompt,), (completion,) = (
-        prompter.prompt_ids(["A question?"]),
-        prompter.completion_ids(["An answer"], ["A question?"]),
+        prompter.prompt_ids([{"prompt": "A question?"}]),
+        prompter.completion_ids([{"prompt": "A question?", "completion": "An answer"}]),
     )
     assert tokenizer.decode(prompt + completion) == "<|bos|>A question?<|eos|><|bos|>An answer<|eos|>"
 
@@ -46,5 +46,5 @@ def test_a_completion_has_the_same_ids_as_after_its_prompt():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", unk_token="<unk>")
     assert tokenizer("Answer: Paris").input_ids == [0, 1, 3]
     prompter = Prompter(tokenizer, TASK, 512)
-    assert prompter.completion_ids(["Paris"], ["Answer:"], end=False) == [[3]]
-    assert prompter.completion_ids(["Paris"], ["Answer:"])[0][-1] == tokenizer.eos_token_id
+    assert prompter.completion_ids([{"prompt": "Answer:", "completion": "Paris"}], end=False) == [[3]]
+    assert prompter.completion_ids([{"prompt": "Answer:", "completion": "Paris"}])[0][-1] == tokenizer.eos_token_id
