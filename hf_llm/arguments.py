@@ -752,3 +752,55 @@ class GenerateArguments(Arguments):
     num_beams: int = field(default=1, metadata={"help": "Number of beams; 1: no beam search.", "min": 1})
     seed: int = field(default=42, metadata={"help": "Random seed of sampling."})
     trust_remote_code: bool = field(default=False, metadata=REMOTE_CODE)
+
+
+@dataclass
+class ChatArguments(Arguments):
+    """Which model to talk to, and how it answers; without a flag, as its generation_config.json says."""
+
+    _argument_group_name = "conversation"  # of `--help`
+
+    model_name_or_path: str = field(metadata={"help": f"{MODEL}, or the folder of a PEFT adapter."})
+    message: list[str] | None = field(
+        default=None,
+        metadata={"help": "Messages to send one after the other. Default: lines of the terminal, or of a pipe."},
+    )
+    system_prompt: str | None = field(default=None, metadata={"help": "System message of the conversation."})
+    prompt_style: str | None = field(default=None, metadata=PROMPT_STYLE)
+    chat_template: str | None = field(default=None, metadata=CHAT_TEMPLATE)
+    chat_template_kwargs: dict[str, Any] | None = field(default=None, metadata=CHAT_TEMPLATE_KWARGS)
+    max_new_tokens: int = field(default=1024, metadata={"help": "Maximum number of tokens of an answer.", "min": 1})
+    max_thought_tokens: int = field(
+        default=4096,
+        metadata={"help": "Maximum number of tokens of the thoughts before an answer.", "min": 1},
+    )
+    do_sample: bool | None = field(
+        default=None, metadata={"help": "Sample tokens, or take the most likely one (false). Default: the model's."}
+    )
+    temperature: float | None = field(
+        default=None,
+        metadata={"help": "Temperature of sampling. Default: the model's.", "above": 0, "requires": ("do_sample",)},
+    )
+    top_k: int | None = field(
+        default=None,
+        metadata={
+            "help": "Sample from this many most likely tokens; 0: from all. Default: the model's.",
+            "min": 0,
+            "requires": ("do_sample",),
+        },
+    )
+    top_p: float | None = field(
+        default=None,
+        metadata={
+            "help": "Sample from the most likely tokens whose probabilities add up to this. Default: the model's.",
+            "above": 0,
+            "max": 1,
+            "requires": ("do_sample",),
+        },
+    )
+    repetition_penalty: float | None = field(
+        default=None,
+        metadata={"help": "Penalty of tokens that occur already; 1 is none. Default: the model's.", "above": 0},
+    )
+    seed: int = field(default=42, metadata={"help": "Random seed of sampling."})
+    trust_remote_code: bool = field(default=False, metadata=REMOTE_CODE)

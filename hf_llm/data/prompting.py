@@ -9,7 +9,7 @@ from typing import Any
 from datasets import DatasetDict
 from transformers import PreTrainedTokenizerBase
 
-from hf_llm.arguments import GenerateArguments, TaskArguments
+from hf_llm.arguments import ChatArguments, GenerateArguments, TaskArguments
 from hf_llm.data.chat_answers import ANSWER, PROBE, ChatFormat, Example, check_token_border
 from hf_llm.data.chats import DAY
 from hf_llm.data.few_shot import draw_shots
@@ -179,7 +179,9 @@ def plain_prompt(example: Example) -> str:
     return "\n\n".join(filter(None, (example.get("system"), example["prompt"])))
 
 
-def set_chat_template(tokenizer: PreTrainedTokenizerBase, args: TaskArguments | GenerateArguments) -> None:
+def set_chat_template(
+    tokenizer: PreTrainedTokenizerBase, args: TaskArguments | GenerateArguments | ChatArguments
+) -> None:
     """Give the tokenizer the chat template of `--chat_template`, with which it is saved; without one do nothing.
 
     Raises:
