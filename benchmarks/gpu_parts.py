@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from hf_llm.arguments import AdapterArguments
-from hf_llm.data.packing import PackingCollator, pack
+from hf_llm.data.packing import PackingCollator, mean_attended_length, pack
 from hf_llm.distributed.deepspeed_config import prepare_deepspeed
 from hf_llm.evaluation.generation import complete
 from hf_llm.hardware import peak_flops
@@ -33,7 +33,7 @@ from hf_llm.models.adapters import add_adapter
 from hf_llm.models.inspection import can_skip_prompts, count_parameters
 from hf_llm.models.isolation import causality_leak, isolation_leak
 from hf_llm.training.run import run_training
-from hf_llm.training.throughput import flops_per_token, mean_attended_length
+from hf_llm.training.throughput import flops_per_token
 
 # Imported where they are used, because they take seconds and not every cell needs them.
 LATE_IMPORTS = ["trl", "deepspeed", "deepspeed.runtime.chunked_cross_entropy", "liger_kernel.transformers"]

@@ -369,6 +369,18 @@ class TokenizerArguments(SourceArguments):
             )
 
 
+@dataclass(kw_only=True)
+class TokenizationArguments(DataArguments):
+    """Which text to tokenize once for many runs, and how to lay it out in rows."""
+
+    tokenizer_name: str = field(metadata={"help": "Tokenizer: a folder or Hub id, also that of a model."})
+    output_dir: str = field(default="outputs/tokens", metadata={"help": "Output folder, which must be new or empty."})
+    dataset_text_field: str = field(default="text", metadata=TEXT_FIELD)
+    shard_bytes: int = field(default=1 << 30, metadata={"help": "Approximate size of a shard in bytes.", "min": 1})
+    seed: int = field(default=42, metadata={"help": "Random seed of the validation split."})
+    trust_remote_code: bool = field(default=False, metadata=REMOTE_CODE)
+
+
 @dataclass
 class PreparationArguments(ReadingArguments):
     """Which files to prepare, and which steps to apply to their text."""

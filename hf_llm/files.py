@@ -76,11 +76,11 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def checksum(path: Path) -> str:
-    """SHA-256 of the first and the last `CHECKED_BYTES` of a file."""
+def checksum(path: Path, ends: int = CHECKED_BYTES) -> str:
+    """SHA-256 of the first and the last `ends` bytes of a file."""
     with open(path, "rb") as file:
-        digest = hashlib.sha256(file.read(CHECKED_BYTES))
-        file.seek(max(file.tell(), path.stat().st_size - CHECKED_BYTES))
+        digest = hashlib.sha256(file.read(ends))
+        file.seek(max(file.tell(), path.stat().st_size - ends))
         digest.update(file.read())
     return digest.hexdigest()
 

@@ -24,6 +24,7 @@ from hf_llm.arguments import (
     PretrainArguments,
     TaskArguments,
     TextArguments,
+    TokenizationArguments,
     TokenizerArguments,
 )
 from hf_llm.mappings import parse_mapping, read_yaml
@@ -54,6 +55,7 @@ FLAGS_OF_RECIPES = {
         "generate.py": (GenerateArguments,),
         "prepare_data.py": (PreparationArguments,),
         "train_tokenizer.py": (TokenizerArguments,),
+        "tokenize_data.py": (TokenizationArguments,),
     }.items()
 }
 

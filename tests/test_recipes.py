@@ -111,6 +111,7 @@ def test_a_recipe_refuses_to_write_where_another_process_does(recipe, processes,
         "generate": model | {"prompt": "the", "output_file": tmp_path / "out"},
         "prepare_data": {"files": corpus / "train.jsonl"} | out,
         "train_tokenizer": text | out,
+        "tokenize_data": text | out | {"tokenizer_name": tiny_base},
     }[recipe.stem]
     run_folder = recipe.stem in ("pretrain", "finetune", "eval")
     with locked(tmp_path / "out" / ".lock" if run_folder else tmp_path / ".out.lock", "out"):

@@ -1,8 +1,12 @@
 """Columns of token ids in Arrow, without a Python object for each token."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
+from datasets.fingerprint import Hasher
 
 
 def column(dataset: Dataset, name: str) -> pa.ChunkedArray:
@@ -34,3 +38,15 @@ def token_table(ids: np.ndarray, offsets: np.ndarray, **columns: np.ndarray) -> 
         columns: further columns, one value for each document.
     """
     return pa.table({"input_ids": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(ids)), **columns})
+
+
+def hash_rows(rows: Dataset) -> str:
+    """Hash all columns of packed rows, which are lists of integers."""
+
+    def buffers() -> Iterator[Any]:
+        for table in rows.with_format("arrow").iter(1000):
+            for name in sorted(table.column_names):
+                lists = table[name].combine_chunks()
+                yield from (name.encode(), lists.value_lengths().to_numpy(), lists.flatten().to_numpy())
+
+    return Hasher.hash_bytes(buffers())  # pyright: ignore[reportArgumentType]  # it takes all that is made of bytes

@@ -32,6 +32,18 @@ class PackingReport:
         """The counts under the names that the results files use, e.g. `train_tokens_in`."""
         return {f"{prefix}_{key}": value for key, value in asdict(self).items()}
 
+    def check_fills_row(self, max_length: int) -> None:
+        """Refuse rows to train on that do not fill one.
+
+        Raises:
+            ValueError: there are fewer tokens than `max_length`.
+        """
+        if self.tokens_in < max_length:
+            raise ValueError(
+                f"`train` has {self.tokens_in} tokens, fewer than one row of `--max_length` {max_length}: give more "
+                "text or a smaller --max_length"
+            )
+
 
 def cut_documents(lengths: np.ndarray, max_length: int) -> tuple[np.ndarray, np.ndarray]:
     """Cut concatenated documents into pieces of at most `max_length` tokens.
@@ -159,6 +171,15 @@ def pack(dataset: Dataset, max_length: int, packing: bool = True) -> tuple[Datas
         packing_efficiency=tokens_packed / (len(rows) * max_length),
     )
     return rows.with_format("numpy"), report
+
+
+def mean_attended_length(rows: Dataset) -> float:
+    """Length of the document piece that a token is in, averaged over all tokens.
+
+    Example: pieces of 3 and 1 tokens: (3 + 3 + 3 + 1) / 4 = 2.5.
+    """
+    lengths = np.concatenate([chunk.flatten().to_numpy() for chunk in column(rows, "lengths").chunks]).astype(float)
+    return float((lengths**2).sum() / lengths.sum())
 
 
 @dataclass

@@ -13,21 +13,29 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, IterableDataset, Value
 from datasets.exceptions import DatasetsError
 
-from hf_llm.arguments import ReadingArguments, SourceArguments, TextArguments, TokenizerArguments
+from hf_llm.arguments import (
+    ReadingArguments,
+    SourceArguments,
+    TextArguments,
+    TokenizationArguments,
+    TokenizerArguments,
+)
 from hf_llm.data.byte_streams import BadFile, missing_column
 from hf_llm.data.checks import refuse_bad_files
 from hf_llm.data.locations import find_files, find_sources
 from hf_llm.data.readers import read_texts
+from hf_llm.data.token_folders import load_token_rows
 from hf_llm.messages import one_line, printable
 from hf_llm.python_docs import python_docs
 
 logger = logging.getLogger(__name__)
 
+TextSource = TextArguments | TokenizerArguments | TokenizationArguments
 TEXT = Features({"text": Value("string")})
 Rows = TypeVar("Rows", Dataset, IterableDataset)
 
 
-def load_splits(data_args: TextArguments | TokenizerArguments, seed: int) -> DatasetDict | dict:
+def load_splits(data_args: TextSource, seed: int) -> DatasetDict | dict:
     """Load the text that `data_args` names.
 
     Rows without text are dropped and counted. Without a validation split, `validation_fraction` of the rows is drawn
@@ -45,6 +53,8 @@ def load_splits(data_args: TextArguments | TokenizerArguments, seed: int) -> Dat
         raise ValueError("`--dataset_name` and `--train_file` are both given: name the data with one of them")
     if data_args.validation_file and not data_args.train_file:
         raise ValueError("`--validation_file` is given without `--train_file`: name the training files as well")
+    if isinstance(data_args, TextArguments) and (tokens := load_token_splits(data_args)):
+        return tokens
     if isinstance(data_args, TextArguments) and data_args.streaming:
         return load_streams(data_args)
     if data_args.train_file:
@@ -57,6 +67,27 @@ def load_splits(data_args: TextArguments | TokenizerArguments, seed: int) -> Dat
     if "validation" not in splits:
         splits = split_validation(splits["train"], data_args.validation_fraction, seed)
     return DatasetDict({split: first_rows(splits[split], limit) for split, limit in data_args.limits().items()})
+
+
+def load_token_splits(data_args: TextArguments) -> dict[str, Any] | None:
+    """Open the token folders of `--train_file`, and their validation split unless `--validation_file` names another.
+
+    Returns:
+        `train` and `validation`, packed rows, or text of `--validation_file`; None if there are no token folders.
+
+    Raises:
+        ValueError: the rows are not those that the run asks for.
+    """
+    files, held_out = data_args.train_file or [], data_args.validation_file
+    train = load_token_rows("--train_file", files, "train", data_args)
+    if train is None:
+        return None
+    argument, held_out = ("--validation_file", held_out) if held_out else ("--train_file", files)
+    validation = load_token_rows(argument, held_out, "validation", data_args)
+    if validation is None:
+        texts = load_text_files(find_files("--validation_file", held_out).paths, data_args)
+        validation = drop_empty_rows(texts, "validation")
+    return {"train": train, "validation": validation}
 
 
 def load_streams(data_args: TextArguments) -> dict[str, Any]:
@@ -127,7 +158,7 @@ def load_hub_splits(data_args: SourceArguments, streaming: bool = False) -> dict
     return chosen
 
 
-def load_hub_texts(data_args: TextArguments | TokenizerArguments, streaming: bool = False) -> dict[str, Any]:
+def load_hub_texts(data_args: TextSource, streaming: bool = False) -> dict[str, Any]:
     """Load the column of texts of a data set of the Hub, as `text`.
 
     Raises:
@@ -146,7 +177,7 @@ def load_hub_texts(data_args: TextArguments | TokenizerArguments, streaming: boo
     return {split: rows.select_columns(field).rename_columns(renamed) for split, rows in splits.items()}
 
 
-def load_local_splits(data_args: TextArguments | TokenizerArguments) -> dict[str, Dataset]:
+def load_local_splits(data_args: TextSource) -> dict[str, Dataset]:
     """Load the texts of `--train_file` and, if it is set, of `--validation_file`."""
     patterns = {"train": data_args.train_file, "validation": data_args.validation_file}
     paths = {split: find_files(f"--{split}_file", globs).paths for split, globs in patterns.items() if globs}
@@ -186,7 +217,7 @@ class TextFiles(datasets.ArrowBasedBuilder):
                 yield (number, index), pa.table({"text": texts.cast(pa.string())})
 
 
-def load_text_files(paths: list[str], data_args: TextArguments | TokenizerArguments) -> Dataset:
+def load_text_files(paths: list[str], data_args: TextSource) -> Dataset:
     """Read files into the cache of `datasets`, or load them from it."""
     stats = [os.stat(path) for path in paths]
     # Unlike the modification time, the change time cannot be set back: the cache never serves an old version.

@@ -1,5 +1,6 @@
 """Encode documents as token ids, with a faster engine if its ids equal the tokenizer's."""
 
+import json
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -140,6 +141,24 @@ def document_engine(
     if tokenizer("a").input_ids[-1] == end:
         return name, encode
     return name, lambda texts: append_token(*encode(texts), end)
+
+
+def tokenizer_definition(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """What a tokenizer is made of, without the truncation and padding of its last call."""
+    if not tokenizer.is_fast:
+        return sorted(tokenizer.get_vocab().items())
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {name: value for name, value in content.items() if name not in ("truncation", "padding")}
+
+
+def tokenizer_rules(tokenizer: PreTrainedTokenizerBase) -> str:
+    """All by which `tokenize` makes ids of a document: special tokens, which no text becomes, are not among it."""
+    rules = tokenizer_definition(tokenizer)
+    if isinstance(rules, dict):
+        ordinary = [token for token in rules["added_tokens"] if not token["special"]]
+        rules = {name: rules[name] for name in ("normalizer", "pre_tokenizer", "post_processor", "model")}
+        rules["added_tokens"] = ordinary
+    return json.dumps([rules, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.sep_token_id], sort_keys=True)
 
 
 def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:

@@ -1,16 +1,15 @@
 """Perplexity and bits per byte of held-out text, as metrics of the Trainer."""
 
 import math
-import zlib
 from collections.abc import Iterable
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedTokenizerBase
 
-from hf_llm.data.arrow import column
+from hf_llm.data.text_size import text_figures
+from hf_llm.data.token_folders import TokenRows
 
 
 def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -117,31 +116,18 @@ class LanguageModelingMetrics(TokenMetrics):
 
     Args:
         documents: the evaluated text, rows `{"text": str}`.
-        rows: the rows that `pack` returns for it.
+        rows: the rows that `pack` returns for it; `TokenRows` know the sizes of their text.
     """
 
     def __init__(self, documents: Dataset, rows: Dataset, tokenizer: PreTrainedTokenizerBase):
         super().__init__()
-        texts = column(documents, "text")
-        self.num_bytes = pc.sum(pc.binary_length(texts)).as_py()
-        self.zlib_bits_per_byte = zlib_bits_per_byte(text.as_py() for text in texts)
-        pieces = pc.sum(pc.list_value_length(column(rows, "lengths"))).as_py()
+        text = rows.text if isinstance(rows, TokenRows) else text_figures(documents, rows)
+        self.num_bytes, self.zlib_bits_per_byte = text["bytes"], text["zlib_bits_per_byte"]
         starts_with_bos = tokenizer("a").input_ids[0] == tokenizer.bos_token_id
-        self.unpredicted_bits = (pieces - starts_with_bos * len(documents)) * math.log2(len(tokenizer))
+        self.unpredicted_bits = (text["pieces"] - starts_with_bos * text["documents"]) * math.log2(len(tokenizer))
 
     def scores(self, loss: float, tokens: float) -> dict[str, float]:
         return super().scores(loss, tokens) | {
             "bits_per_byte": (loss / math.log(2) + self.unpredicted_bits) / self.num_bytes,
             "zlib_bits_per_byte": self.zlib_bits_per_byte,
         }
-
-
-def zlib_bits_per_byte(texts: Iterable[str]) -> float:
-    """Compute the bits per UTF-8 byte of the texts, compressed one after another by zlib level 9."""
-    compressor = zlib.compressobj(9)
-    num_bytes = compressed = 0
-    for text in texts:
-        data = text.encode()
-        num_bytes += len(data)
-        compressed += len(compressor.compress(data))
-    return 8 * (compressed + len(compressor.flush())) / num_bytes

@@ -32,6 +32,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from hf_llm.arguments import AdapterArguments, ModelArguments
+from hf_llm.data.token_folders import TokenRows
 from hf_llm.data.vocabulary import train_tokenizer
 from hf_llm.hardware import has_bfloat16
 from hf_llm.messages import format_size, one_line
@@ -99,14 +100,16 @@ def load_tokenizer(
     """Load the tokenizer, or train a byte-level BPE on the train split for a new model.
 
     Args:
-        train_split: rows `{"text": str}` for a new tokenizer.
+        train_split: rows `{"text": str}` for a new tokenizer, or the rows of a token folder, which has one.
         checkpoint: folder that the run resumes from, whose tokenizer is that which the run has trained.
         special_tokens: further special tokens of a new tokenizer.
 
     Raises:
-        ValueError: the tokenizer cannot be read, or there is neither a name to load nor text to train on.
+        ValueError: the tokenizer cannot be read, or is not that of the token folder, or there is neither a name to load
+            nor text to train on.
     """
-    name = model_args.tokenizer_name or model_args.model_name_or_path
+    tokens = train_split if isinstance(train_split, TokenRows) else None
+    name = model_args.tokenizer_name or model_args.model_name_or_path or (tokens.tokenizer if tokens else None)
     if name is None and checkpoint is None:
         if train_split is None:
             raise ValueError("there is no model to start from: give `--model_name_or_path`, a folder or a Hub id")
@@ -123,6 +126,8 @@ def load_tokenizer(
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     if name is None:  # one of the facts of the run; the tokenizer may have fewer entries
         tokenizer.trained_vocab_size = model_args.vocab_size  # pyright: ignore[reportAttributeAccessIssue]
+    if tokens:
+        tokens.check_tokenizer(tokenizer)
     return tokenizer
 
 

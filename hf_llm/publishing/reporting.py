@@ -3,11 +3,12 @@
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from transformers import GenerationMixin, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
-from hf_llm.arguments import EvalArguments
+from hf_llm.arguments import EvalArguments, TokenizationArguments
 from hf_llm.evaluation.generation import model_and_tokenizer
 from hf_llm.evaluation.scoring import Evaluation, TaskResult
 from hf_llm.messages import cut, escape_controls, format_table, format_value
@@ -116,6 +117,16 @@ def report_evaluations(
             print(f"Difference\n{scores_table(task_differences)}\n")
         print_predictions(task_results[0].predictions[:3])
     print(f"Results: {args.output_dir}", flush=True)
+
+
+def report_tokens(args: TokenizationArguments, settings: dict[str, Any]) -> None:
+    """Print what a token folder holds, and the command that trains on it."""
+    for split, entry in settings["splits"].items():
+        size = sum(shard["bytes"] for shard in entry["shards"])
+        counts = {name: entry["report"][name] for name in ("documents", "documents_cut", "tokens_packed", "rows")}
+        print(f"\n{split}\n{format_table(counts | {'bytes': size})}")
+    flags = f"--train_file {args.output_dir} --max_length {args.max_length}" + " --packing false" * (not args.packing)
+    print(f"\nTo train on it: accelerate launch recipes/pretrain.py {flags}", flush=True)
 
 
 def report_harness(args: EvalArguments, figures: dict[str, float]) -> None:

@@ -1,15 +1,15 @@
 """The facts of a run: what must be equal for a resumed run to be the same run. Checkpoint manifests hold them."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
-from datasets import Dataset
 from datasets.fingerprint import Hasher
 from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
-from transformers.trainer_utils import has_length
+
+from hf_llm.data.arrow import hash_rows
+from hf_llm.data.tokenization import tokenizer_definition
 
 # Arguments of the Trainer that change what is trained. The others change only which weights count as the best, logs,
 # files, speed or rounding; `tests/training/test_facts.py` has all of them.
@@ -43,7 +43,7 @@ def collect_facts(trainer: Trainer) -> dict[str, Any]:
     """Collect the facts of this rank. Data and weights are hashed at some GB a second, faster than they are read."""
     args, model, rows, collator = trainer.args, trainer.model, trainer.train_dataset, trainer.data_collator
     return {
-        **({"rows": len(rows), "data": hash_rows(rows)} if has_length(rows) else rows.facts),  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
+        **row_facts(rows),
         "ranks": args.world_size,
         "ZeRO stage": zero_stage(trainer),
         **collator.facts(),  # pyright: ignore[reportFunctionMemberAccess]  # it is a PackingCollator
@@ -53,6 +53,11 @@ def collect_facts(trainer: Trainer) -> dict[str, Any]:
         "early_stopping_patience": early_stopping_patience(trainer),
         "best checkpoint": best_facts(trainer),
     }
+
+
+def row_facts(rows: Any) -> dict[str, Any]:
+    """The facts that a stream or the rows of a token folder know; of other rows their number and a hash of all."""
+    return rows.facts if hasattr(rows, "facts") else {"rows": len(rows), "data": hash_rows(rows)}
 
 
 def argument_facts(args: TrainingArguments) -> dict[str, Any]:
@@ -71,7 +76,7 @@ def best_facts(trainer: Trainer) -> dict[str, Any] | None:
     if not args.metric_for_best_model:
         return None
     chosen_by = {name: getattr(args, name) for name in ("metric_for_best_model", "greater_is_better")}
-    return chosen_by | {"validation data": hash_rows(trainer.eval_dataset)}  # pyright: ignore[reportArgumentType]
+    return chosen_by | {"validation data": row_facts(trainer.eval_dataset)["data"]}
 
 
 def zero_stage(trainer: Trainer) -> int | None:
@@ -87,18 +92,6 @@ def early_stopping_patience(trainer: Trainer) -> int | None:
     return patience[0] if patience else None
 
 
-def hash_rows(rows: Dataset) -> str:
-    """Hash all columns of packed rows, which are lists of integers."""
-
-    def buffers() -> Iterator[Any]:
-        for table in rows.with_format("arrow").iter(1000):
-            for name in sorted(table.column_names):
-                lists = table[name].combine_chunks()
-                yield from (name.encode(), lists.value_lengths().to_numpy(), lists.flatten().to_numpy())
-
-    return Hasher.hash_bytes(buffers())  # pyright: ignore[reportArgumentType]  # it takes all that is made of bytes
-
-
 def tokenizer_facts(tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
     """Number of entries and hash of the tokenizer and its chat template; the `--vocab_size` that a new one was for.
 
@@ -106,11 +99,7 @@ def tokenizer_facts(tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]
     """
     if tokenizer is None:
         return {}
-    if tokenizer.is_fast:
-        content = json.loads(tokenizer.backend_tokenizer.to_str())
-        content = {name: part for name, part in content.items() if name not in ("truncation", "padding")}
-    else:
-        content = sorted(tokenizer.get_vocab().items())
+    content = tokenizer_definition(tokenizer)
     content = json.dumps([content, tokenizer.special_tokens_map, tokenizer.chat_template], sort_keys=True, default=str)
     return {
         "tokenizer": f"{len(tokenizer):,} entries, {Hasher.hash_bytes(content.encode())}",

@@ -31,6 +31,7 @@ from hf_llm.data.masking import MaskingCollator, mask_rows
 from hf_llm.data.packing import PackingCollator, PackingReport, pack
 from hf_llm.data.prompting import Prompter
 from hf_llm.data.streaming import StreamedRows, first_documents
+from hf_llm.data.token_folders import TokenRows, is_token_folder
 from hf_llm.data.tokenization import VERIFIED_DOCUMENTS, document_engine, sample_texts, tokenize
 from hf_llm.data.vocabulary import MASK
 from hf_llm.evaluation.perplexity import LanguageModelingMetrics, TokenMetrics, masked_token_losses, token_losses
@@ -55,6 +56,8 @@ def check_objective(
             f"`--metric_for_best_model` {metric} is not a score of this objective: give {', '.join(known)}"
         )
     if run_args.objective == "fim":
+        if any(map(is_token_folder, data_args.train_file or [])):
+            raise ValueError("`--objective` fim rearranges text, but `--train_file` is a folder of tokens: name files")
         sentinel_ids(tokenizer)
     if run_args.objective == "masked" and tokenizer.mask_token_id is None:
         raise ValueError(
@@ -98,12 +101,23 @@ def tokenize_and_pack(
     Raises:
         ValueError: the text of `train` does not fill one row.
     """
-    validation, eval_report = pack(tokenize(splits["validation"], tokenizer), data_args.max_length, data_args.packing)
+    validation, eval_report = pack_texts(splits["validation"], tokenizer, data_args)
+    if isinstance(splits["train"], TokenRows):
+        return splits["train"], validation, {"train": [splits["train"].report], "eval": [eval_report]}
     if data_args.streaming:
         train = build_stream(splits["train"], tokenizer, data_args, run_args, args)
         return train, validation, {"train": [train], "eval": [eval_report]}
     train, reports = pack_train(splits["train"], tokenizer, data_args, run_args, args.seed)
     return train, validation, {"train": [*reports], "eval": [eval_report]}
+
+
+def pack_texts(
+    documents: Dataset, tokenizer: PreTrainedTokenizerBase, data_args: TextArguments
+) -> tuple[Dataset, PackingReport]:
+    """Tokenize and pack documents, rows `{"text": str}`; the rows of a token folder are returned as they are."""
+    if isinstance(documents, TokenRows):
+        return documents, documents.report
+    return pack(tokenize(documents, tokenizer), data_args.max_length, data_args.packing)
 
 
 def pack_train(
@@ -122,11 +136,7 @@ def pack_train(
     else:
         tokens = tokenize(documents, tokenizer)
     train, packed = pack(tokens, max_length, packing)
-    if packed.tokens_in < max_length:
-        raise ValueError(
-            f"`train` has {packed.tokens_in} tokens, fewer than one row of `--max_length` {max_length}: give more text "
-            "or a smaller --max_length"
-        )
+    packed.check_fills_row(max_length)
     return train, [packed, *reports]
 
 

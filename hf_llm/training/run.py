@@ -14,6 +14,8 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import SaveStrategy, has_length
 
 from hf_llm.data.examples import ExamplesReport
+from hf_llm.data.packing import mean_attended_length
+from hf_llm.data.token_folders import TokenRows
 from hf_llm.distributed.zero import DeepSpeedInForce
 from hf_llm.files import atomic_path, write_json
 from hf_llm.models.inspection import outputs_besides_logits
@@ -21,7 +23,7 @@ from hf_llm.models.isolation import CheckAttention
 from hf_llm.training.added_losses import divide_added_losses
 from hf_llm.training.checkpoints import CompleteCheckpoints, check_same_run, save_final_model, trainer_parts
 from hf_llm.training.facts import run_facts
-from hf_llm.training.throughput import Throughput, logits_share, mean_attended_length
+from hf_llm.training.throughput import Throughput, logits_share
 from hf_llm.training.totals import RunTotals, count_steps_and_rows
 from hf_llm.training.training_arguments import default_decay
 
@@ -182,8 +184,8 @@ def new_throughput(trainer: Trainer) -> Throughput:
     share = logits_share(rows, collator)
     if share < 1:
         logger.info(f"Logits are computed only where a label follows: for {share:.1%} of the tokens")
-    measured = rows if has_length(rows) else eval_rows
-    attended = mean_attended_length(measured)  # pyright: ignore[reportArgumentType]  # a Dataset
+    measured: Any = rows if has_length(rows) else eval_rows  # a Dataset
+    attended = measured.attended_length if isinstance(measured, TokenRows) else mean_attended_length(measured)
     return Throughput(model, attended, share)
 
 

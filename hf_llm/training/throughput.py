@@ -3,7 +3,6 @@
 import logging
 import time
 
-import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, TrainerCallback
 
@@ -96,15 +95,6 @@ def flops_per_token(model: PreTrainedModel, attended: float, logits_share: float
     if not config.tie_word_embeddings:
         skipped += size * (6 if embedding.requires_grad else 4)  # a lookup costs nothing
     return 6 * trained + 4 * frozen - skipped + 12 * config.num_hidden_layers * heads * head_size * attended
-
-
-def mean_attended_length(rows: Dataset) -> float:
-    """Length of the document piece that a token is in, averaged over all tokens.
-
-    Example: pieces of 3 and 1 tokens: (3 + 3 + 3 + 1) / 4 = 2.5.
-    """
-    lengths = np.concatenate([chunk.flatten().to_numpy() for chunk in column(rows, "lengths").chunks]).astype(float)
-    return float((lengths**2).sum() / lengths.sum())
 
 
 def logits_share(rows: Dataset, collator: PackingCollator) -> float:

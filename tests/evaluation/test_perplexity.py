@@ -10,7 +10,8 @@ from datasets import Dataset
 from tiny import TEXTS, new_model, new_tokenizer, new_trainer, packed
 from transformers import EvalPrediction, PreTrainedTokenizerFast
 
-from hf_llm.evaluation.perplexity import LanguageModelingMetrics, masked_token_losses, token_losses, zlib_bits_per_byte
+from hf_llm.data.text_size import zlib_bits_per_byte
+from hf_llm.evaluation.perplexity import LanguageModelingMetrics, masked_token_losses, token_losses
 
 # Texts of different lengths, some with characters of several bytes, some longer than rows of 16 tokens.
 HELD_OUT = [*TEXTS[:9], "naïve 汉字 🙂", "one two three " * 30]

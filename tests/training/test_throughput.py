@@ -7,10 +7,10 @@ from datasets import Dataset
 from tiny import TEXTS, new_model, new_tokenizer, new_trainer, packed
 from transformers import TrainerCallback
 
-from hf_llm.data.packing import PackingCollator
+from hf_llm.data.packing import PackingCollator, mean_attended_length
 from hf_llm.training import throughput
 from hf_llm.training.run import run_training
-from hf_llm.training.throughput import flops_per_token, logits_share, mean_attended_length
+from hf_llm.training.throughput import flops_per_token, logits_share
 
 TOKENIZER = new_tokenizer()
 EVERY_STEP = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
