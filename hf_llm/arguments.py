@@ -26,7 +26,10 @@ PROMPT_STYLE = {
     "tokenizer has a template, else plain.",
     "choices": ["plain", "chat"],
 }
-CHAT_TEMPLATE = {"help": "Jinja file of a chat template. Default: the tokenizer's own."}
+CHAT_TEMPLATE = {
+    "help": "Jinja file of a chat template, or the name of a built-in one for base models: chatml or alpaca. "
+    "Default: the tokenizer's own."
+}
 CHAT_TEMPLATE_KWARGS = {
     "help": "Variables of the chat template as key=value pairs or a mapping, e.g. enable_thinking=false; "
     "strftime_now=2024-07-26 sets the day that it writes. Values are parsed as YAML.",

@@ -9,7 +9,7 @@ import transformers
 from hf_llm import arguments
 from hf_llm.command_line import parse_args
 from hf_llm.data.packing import PackingCollator
-from hf_llm.data.prompting import check_chat_template, new_prompter
+from hf_llm.data.prompting import add_chat_template, new_prompter
 from hf_llm.data.rows import load_rows
 from hf_llm.distributed.ranks import shut_down
 from hf_llm.evaluation.callback import TaskEvaluation
@@ -35,11 +35,11 @@ def main():
     callbacks = enable_early_stopping(args, run_args.early_stopping_patience)
     task = load_task(task_args.task, **task_args.task_options or {})
     tokenizer = load_tokenizer(model_args)
-    check_chat_template(tokenizer, task_args)
+    tokenizer, added = add_chat_template(tokenizer, task_args)
     rows = load_rows(data_args, task_args, task, args.seed)
     prompter, rows = new_prompter(tokenizer, task, rows, task_args, data_args.max_length, args.seed)
     train, validation, reports = encode_and_pack(rows, prompter, data_args.packing)
-    model = load_to_finetune(model_args, adapter_args, tokenizer, data_args.max_length, args.bf16, prompter.end)
+    model = load_to_finetune(model_args, adapter_args, tokenizer, data_args.max_length, args.bf16, prompter.end, added)
     check_base(args, model)
     collator = PackingCollator(tokenizer.pad_token_id, data_args.packing, can_skip_prompts(model, args))
     metrics = {"compute_metrics": TokenMetrics(), "preprocess_logits_for_metrics": token_losses}

@@ -18,7 +18,8 @@ def main():
     from hf_llm.data.sources import load_splits
     from hf_llm.data.vocabulary import save_vocabulary, train_or_extend
     from hf_llm.files import new_folder
-    from hf_llm.models.extension import extend_embeddings, load_to_extend
+    from hf_llm.models.extension import extend_embeddings
+    from hf_llm.models.loading import load_to_extend
     from hf_llm.publishing.reporting import report_vocabulary
 
     with new_folder(args.output_dir) as folder:

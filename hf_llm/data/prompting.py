@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from hf_llm.arguments import ChatArguments, GenerateArguments, TaskArguments
 from hf_llm.data.chat_answers import ANSWER, PROBE, ChatFormat, Example, check_token_border
 from hf_llm.data.chats import DAY
 from hf_llm.data.few_shot import draw_shots
+from hf_llm.data.vocabulary import add_special_tokens
 from hf_llm.mappings import read_settings
 from hf_llm.tasks import Task
 
 logger = logging.getLogger(__name__)
 
+BUILT_IN = {path.stem: path for path in Path(__file__).with_name("templates").iterdir()}  # `--chat_template`
 CONTEXT_CHARACTERS = 8  # of the prompt, tokenized before a completion so that it is split as within the whole text
 
 
@@ -190,8 +193,22 @@ def set_chat_template(
     if args.chat_template is not None:
         if args.prompt_style == "plain":
             raise ValueError("`--chat_template` has no effect with `--prompt_style plain`: leave one of them out")
-        path = Path(args.chat_template).expanduser()
+        path = BUILT_IN.get(args.chat_template, Path(args.chat_template).expanduser())
+        if not path.exists():
+            names = " and ".join(sorted(BUILT_IN))
+            raise ValueError(f"`--chat_template` {path} cannot be read: there is no such file; {names} are built in")
         tokenizer.chat_template = read_settings(path, f"`--chat_template` {path}")
+        if missing := [mark for mark in marks_of_built_in(args.chat_template) if mark not in tokenizer.get_vocab()]:
+            logger.warning(
+                f"`--chat_template` {args.chat_template}: {' and '.join(missing)} are no tokens of "
+                f"`{tokenizer.name_or_path}`, which reads them as text: recipes/finetune.py would add them"
+            )
+
+
+def marks_of_built_in(name: str | None) -> list[str]:
+    """The special tokens that a built-in chat template writes; none of a file's are known."""
+    text = BUILT_IN[name].read_text(encoding="utf-8") if name in BUILT_IN else ""
+    return [*dict.fromkeys(re.findall(r"<\|\w+\|>", text))]
 
 
 def new_chat_format(
@@ -231,6 +248,26 @@ def check_chat_template(tokenizer: PreTrainedTokenizerBase, args: TaskArguments)
             return chat.check_split(PROBE | {"completion": f"<think>\n{ANSWER}\n</think>\n\n{ANSWER}"})
         with chat.add_remedy(f"tokenizer `{tokenizer.name_or_path}`", PROBE):
             chat.check_split(PROBE)
+
+
+def add_chat_template(
+    tokenizer: PreTrainedTokenizerBase, args: TaskArguments
+) -> tuple[PreTrainedTokenizerBase, dict[int, list[int]]]:
+    """Give a tokenizer that is trained with the template of `--chat_template`, and the tokens of a built-in one.
+
+    Returns:
+        The tokenizer, and for each new id the ids as which its text was encoded before: the model is to be extended by
+        `extend_embeddings`.
+
+    Raises:
+        ValueError: as `check_chat_template`.
+    """
+    marks = marks_of_built_in(args.chat_template)
+    tokenizer, new = add_special_tokens(tokenizer, marks) if marks else (tokenizer, {})
+    if new:
+        logger.info(f"`--chat_template` {args.chat_template}: {len(new)} of {', '.join(marks)} are new tokens")
+    check_chat_template(tokenizer, args)
+    return tokenizer, new
 
 
 def without_end(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:

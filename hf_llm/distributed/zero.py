@@ -166,6 +166,15 @@ def gathered_weights(model: Any) -> Iterator[tuple[Any, bool]]:
     offload.setup_zero_stage3_hooks()
 
 
+def gathered_to_change(weights: list[torch.nn.Parameter]) -> contextlib.AbstractContextManager:
+    """Gather weights that ZeRO-3 has partitioned while a model is built: what rank 0 changes becomes that of all."""
+    if not any(hasattr(weight, "ds_id") for weight in weights):
+        return contextlib.nullcontext()
+    from deepspeed import zero
+
+    return zero.GatheredParameters(weights, modifier_rank=0)
+
+
 def fit_in_memory(model: Any) -> bool:
     """Return whether all weights of a ZeRO-3 model fit in half of the free memory (bytes), on every rank."""
     needed = sum(parameter.ds_numel * parameter.element_size() for parameter in model.parameters())

@@ -1,6 +1,7 @@
 """Low-rank adapters: added to a model, found, and merged into the model that they were trained on."""
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,16 @@ logger = logging.getLogger(__name__)
 ADAPTER_CONFIG = "adapter_config.json"
 
 
-def add_adapter(model: PreTrainedModel, adapter_args: AdapterArguments) -> PreTrainedModel | peft.PeftModel:
+def add_adapter(
+    model: PreTrainedModel, adapter_args: AdapterArguments, new_tokens: Iterable[int] | None = None
+) -> PreTrainedModel | peft.PeftModel:
     """Freeze the weights of a model and add trainable low-rank adapters; without `--lora_r` return it unchanged.
 
+    Args:
+        new_tokens: ids whose rows of the input and output embeddings are trained too.
+
     Raises:
-        ValueError: no module has one of the names in `--lora_target_modules`.
+        ValueError: no module has one of the names in `--lora_target_modules`; or new tokens cannot be trained.
     """
     if adapter_args.lora_r is None:
         return model
@@ -38,6 +44,7 @@ def add_adapter(model: PreTrainedModel, adapter_args: AdapterArguments) -> PreTr
         lora_dropout=adapter_args.lora_dropout,
         target_modules=adapter_args.lora_target_modules or "all-linear",
         use_dora=adapter_args.use_dora,
+        trainable_token_indices=trainable_tokens(model, sorted(new_tokens)) if new_tokens else None,
     )
     try:
         adapted = peft.get_peft_model(model, config)
@@ -53,6 +60,31 @@ def add_adapter(model: PreTrainedModel, adapter_args: AdapterArguments) -> PreTr
     trained = count_parameters(adapted, trained=True)
     logger.info(f"Adapters: {trained:,} of {count_parameters(adapted):,} parameters are trained")
     return adapted
+
+
+def trainable_tokens(model: PreTrainedModel, ids: list[int]) -> dict[str, list[int]]:
+    """Return the names of the input embedding and, unless they are tied, the output embedding, with the ids to train.
+
+    Raises:
+        ValueError: the output embedding has a bias, which PEFT would leave out; or ZeRO-3 runs on CPU ranks.
+    """
+    remedy = "leave out `--lora_r`, or take `--chat_template alpaca`, which needs no new tokens"
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if getattr(head, "bias", None) is not None:
+        raise ValueError(
+            f"`--lora_r`: the output layer of {type(model).__name__} has a bias, with which PEFT trains "
+            f"no new tokens: {remedy}"
+        )
+    if is_deepspeed_zero3_enabled() and PartialState().device.type == "cpu":
+        raise ValueError(f"`--lora_r`: PEFT trains no new tokens under ZeRO-3 on CPU ranks: {remedy}, or ZeRO-2")
+    layers = [embedding] if head.weight is embedding.weight else [embedding, head]
+    return {name.rpartition(".")[2]: ids for name, module in model.named_modules() if module in layers}
+
+
+def tokens_of_adapter(folder: Path) -> set[int]:
+    """Ids of the tokens of which an adapter has rows of the embeddings: its base may lack them."""
+    ids = read_json_file(folder / ADAPTER_CONFIG).get("trainable_token_indices") or []
+    return {id for group in (ids.values() if isinstance(ids, dict) else [ids]) for id in group}
 
 
 def frozen_weight_options(adapter_args: AdapterArguments, bf16: bool) -> dict[str, Any]:

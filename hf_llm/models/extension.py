@@ -1,27 +1,9 @@
-"""A model with a larger vocabulary: loaded as it was saved, and embeddings for the new tokens."""
+"""Embeddings of new tokens in a model whose vocabulary has grown."""
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from hf_llm.arguments import ModelArguments, TokenizerArguments
-from hf_llm.models.inspection import detect_auto_class
-from hf_llm.models.loading import load_model, read_tokenizer
-
-
-def load_to_extend(args: TokenizerArguments) -> tuple[PreTrainedTokenizerBase | None, PreTrainedModel | None]:
-    """Load the tokenizer and the model, as they were saved, whose vocabulary is to be extended.
-
-    Returns:
-        Tokenizer and model; None for the model if only a tokenizer is named, None for both if neither is.
-    """
-    name = args.model_name_or_path or args.tokenizer_name
-    if name is None:
-        return None, None
-    tokenizer = read_tokenizer(name, args.trust_remote_code)
-    if args.model_name_or_path is None:
-        return tokenizer, None
-    model_args = ModelArguments(model_name_or_path=name, trust_remote_code=args.trust_remote_code)
-    return tokenizer, load_model(model_args, tokenizer, 1, detect_auto_class(name), dtype="auto")
+from hf_llm.distributed.zero import gathered_to_change
 
 
 @torch.no_grad()
@@ -36,10 +18,10 @@ def extend_embeddings(model: PreTrainedModel, pieces: dict[int, list[int]]) -> N
         model.resize_token_embeddings(max(pieces) + 1, mean_resizing=False)
     new, flat = torch.tensor(list(pieces)), torch.tensor([id for ids in pieces.values() for id in ids])
     sizes = torch.tensor([len(ids) for ids in pieces.values()])
-    head = model.get_output_embeddings()
-    for layer, name in ((model.get_input_embeddings(), "weight"), (head, "weight"), (head, "bias")):
-        weights = getattr(layer, name, None)
-        if weights is not None:
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    tables = [embedding.weight, getattr(head, "weight", None), getattr(head, "bias", None)]
+    with gathered_to_change(unique := [*{id(table): table for table in tables if table is not None}.values()]):
+        for weights in unique:
             table = weights if weights.dim() == 2 else weights[:, None]
             means = torch.nn.functional.embedding_bag(flat, table.float(), sizes.cumsum(0) - sizes, mode="mean")
             table[new] = means.to(table.dtype)

@@ -31,13 +31,21 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from hf_llm.arguments import AdapterArguments, ModelArguments
+from hf_llm.arguments import AdapterArguments, ModelArguments, TokenizerArguments
 from hf_llm.data.token_folders import TokenRows
 from hf_llm.data.vocabulary import train_tokenizer
 from hf_llm.hardware import has_bfloat16
 from hf_llm.messages import format_size, one_line
-from hf_llm.models.adapters import add_adapter, base_of_adapter, find_adapter, frozen_weight_options, load_adapter
-from hf_llm.models.inspection import count_parameters, end_token_ids, first_position
+from hf_llm.models.adapters import (
+    add_adapter,
+    base_of_adapter,
+    find_adapter,
+    frozen_weight_options,
+    load_adapter,
+    tokens_of_adapter,
+)
+from hf_llm.models.extension import extend_embeddings
+from hf_llm.models.inspection import count_parameters, detect_auto_class, end_token_ids, first_position
 from hf_llm.models.precision import choose_saved_dtype
 
 logger = logging.getLogger(__name__)
@@ -242,6 +250,7 @@ def load_model(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     auto_class: type = AutoModelForCausalLM,
+    new_tokens: dict[int, list[int]] | None = None,
     **options,
 ) -> PreTrainedModel:
     """Load a language model in float32, or make a new one with weights from a normal distribution with mean 0.
@@ -252,6 +261,7 @@ def load_model(
     Args:
         max_length: tokens of the longest row.
         auto_class: a key of `MODEL_TYPES`.
+        new_tokens: those that the model lacks, as `extend_embeddings` takes them.
         options: further ones of `from_pretrained`, e.g. those of `frozen_weight_options`.
 
     Raises:
@@ -273,7 +283,9 @@ def load_model(
         model = load_weights(model_args.model_name_or_path, model_args, auto_class, **options)
     except Exception as error:  # transformers has no common class for a missing file, a wrong shape, ...
         raise ValueError(f"cannot load `{model_args.model_name_or_path}`: {one_line(error)}") from error
-    check_fit(model.config, tokenizer, max_length, first_position(model))
+    check_fit(model.config, len(tokenizer) - len(new_tokens or ()), max_length, first_position(model))
+    if new_tokens:
+        extend_embeddings(model, new_tokens)
     return model
 
 
@@ -292,7 +304,7 @@ def build_model(
         if first_position(planned) and "max_position_embeddings" not in (model_args.config_overrides or {}):
             config.max_position_embeddings += first_position(planned)
             planned = build_on_meta_device(config, auto_class)
-        check_fit(config, tokenizer, max_length, first_position(planned))
+        check_fit(config, len(tokenizer), max_length, first_position(planned))
         check_memory(config, count_parameters(planned))
         model = auto_class.from_config(config, dtype=torch.float32, attn_implementation=model_args.attn_implementation)
         choose_saved_dtype(model, model_args)
@@ -363,24 +375,28 @@ def load_to_finetune(
     max_length: int,
     bf16: bool,
     end: str | None = None,
+    new_tokens: dict[int, list[int]] | None = None,
 ) -> PreTrainedModel | peft.PeftModel:
     """Load a model by `load_model`, and add adapters to it with `--lora_r`.
 
     Args:
         end: the token that ends an answer in training, at which the saved model will stop to generate.
+        new_tokens: those that the model lacks, as `extend_embeddings` takes them; with adapters they are trained too.
     """
-    model = load_model(model_args, tokenizer, max_length, **frozen_weight_options(adapter_args, bf16))
+    options = frozen_weight_options(adapter_args, bf16)
+    model = load_model(model_args, tokenizer, max_length, new_tokens=new_tokens, **options)
     if end is not None:
         model.generation_config.eos_token_id = end_token_ids(model, tokenizer, end)
     if adapter_args.lora_r is not None:
         choose_saved_dtype(model, model_args)  # adapters stay in float32 on a base in bfloat16
-    return add_adapter(model, adapter_args)
+    return add_adapter(model, adapter_args, new_tokens)
 
 
-def check_fit(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, max_length: int, first: int) -> None:
+def check_fit(config: PreTrainedConfig, entries: int, max_length: int, first: int) -> None:
     """Refuse rows longer than the model's positions, and a tokenizer larger than its embedding.
 
     Args:
+        entries: of the tokenizer.
         first: position of a row's first token.
 
     Raises:
@@ -394,11 +410,27 @@ def check_fit(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, max_
             f"`--max_length` {max_length} is beyond the model's {positions} positions: give `--max_length {positions}`"
         )
     vocab_size = config.vocab_size
-    if len(tokenizer) > vocab_size:
+    if entries > vocab_size:
         raise ValueError(
-            f"the tokenizer has {len(tokenizer)} entries, the model {vocab_size}: name the model's own tokenizer with "
+            f"the tokenizer has {entries} entries, the model {vocab_size}: name the model's own tokenizer with "
             "`--tokenizer_name`"
         )
+
+
+def load_to_extend(args: TokenizerArguments) -> tuple[PreTrainedTokenizerBase | None, PreTrainedModel | None]:
+    """Load the tokenizer and the model, as they were saved, whose vocabulary is to be extended.
+
+    Returns:
+        Tokenizer and model; None for the model if only a tokenizer is named, None for both if neither is.
+    """
+    name = args.model_name_or_path or args.tokenizer_name
+    if name is None:
+        return None, None
+    tokenizer = read_tokenizer(name, args.trust_remote_code)
+    if args.model_name_or_path is None:
+        return tokenizer, None
+    model_args = ModelArguments(model_name_or_path=name, trust_remote_code=args.trust_remote_code)
+    return tokenizer, load_model(model_args, tokenizer, 1, detect_auto_class(name), dtype="auto")
 
 
 def load_for_generation(
@@ -423,7 +455,9 @@ def load_for_generation(
     tokenizer = load_tokenizer(model_args)
     # An adapter's weights are added in float32, so that the sum is rounded only once.
     loaded_as = torch.float32 if adapter is not None else getattr(torch, dtype)
-    model = load_model(model_args, tokenizer, max_length=1, dtype=loaded_as)
+    # The adapter has weights of its own for its new tokens, whatever they are here.
+    new_tokens = {id: [0] for id in tokens_of_adapter(adapter)} if adapter is not None else None
+    model = load_model(model_args, tokenizer, max_length=1, new_tokens=new_tokens, dtype=loaded_as)
     if adapter is not None:
         model = load_adapter(model, adapter)
         if (adapter / GENERATION_CONFIG_NAME).is_file():

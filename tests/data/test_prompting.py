@@ -5,7 +5,9 @@ from tiny import new_tokenizer
 from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from hf_llm.data.prompting import Prompter
+from hf_llm.arguments import TaskArguments
+from hf_llm.data.chats import render_chats
+from hf_llm.data.prompting import Prompter, add_chat_template, set_chat_template
 from hf_llm.tasks import load_task
 
 TOKENIZER = new_tokenizer()
@@ -48,3 +50,85 @@ def test_a_completion_has_the_same_ids_as_after_its_prompt():
     prompter = Prompter(tokenizer, TASK, 512)
     assert prompter.completion_ids([{"prompt": "Answer:", "completion": "Paris"}], end=False) == [[3]]
     assert prompter.completion_ids([{"prompt": "Answer:", "completion": "Paris"}])[0][-1] == tokenizer.eos_token_id
+
+
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Zürich", "days": [1, 2]}}}
+CONVERSATION = {
+    "messages": [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Will it rain?"},
+        {"role": "assistant", "content": "", "reasoning_content": "I must look.", "tool_calls": [CALL, CALL]},
+        {"role": "tool", "content": "sun"},
+        {"role": "assistant", "content": "No."},
+    ],
+    "tools": [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}],
+}
+CHATML = """<|bos|><|im_start|>system
+Be brief.
+
+You can call these functions:
+<tools>
+{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+</tools>
+To call one, give its name and arguments:
+<tool_call>
+{"name": NAME, "arguments": {ARGUMENTS}}
+</tool_call><|im_end|>
+<|im_start|>user
+Will it rain?<|im_end|>
+<|im_start|>assistant
+<think>
+I must look.
+</think>
+
+<tool_call>
+{"name": "weather", "arguments": {"city": "Zürich", "days": [1, 2]}}
+</tool_call>
+<tool_call>
+{"name": "weather", "arguments": {"city": "Zürich", "days": [1, 2]}}
+</tool_call><|im_end|>
+<|im_start|>tool
+sun<|im_end|>
+<|im_start|>assistant
+No.<|im_end|>
+"""
+ALPACA = """<|bos|>Below is an instruction that describes a task. \
+Write a response that appropriately completes the request.
+
+### Instruction:
+Will it rain?
+
+### Response:
+No.<|eos|>
+
+"""
+
+
+def test_the_built_in_templates_write_all_of_a_conversation():
+    """ChatML with its marks as new tokens, which are one id each, and tools; Alpaca without either, which it says."""
+    tokenizer, new = add_chat_template(TOKENIZER, TaskArguments("generation", chat_template="chatml"))
+    assert new == {
+        300: TOKENIZER("<|im_start|>", add_special_tokens=False).input_ids,
+        301: TOKENIZER("<|im_end|>", add_special_tokens=False).input_ids,
+    }
+    assert render_chats(tokenizer, [CONVERSATION]) == [CHATML]
+    assert Prompter(tokenizer, TASK, 512).end == "<|im_end|>"
+    assert add_chat_template(tokenizer, TaskArguments("generation", chat_template="chatml"))[1] == {}
+    tokenizer, new = add_chat_template(TOKENIZER, TaskArguments("generation", chat_template="alpaca"))
+    turns = [CONVERSATION["messages"][1], CONVERSATION["messages"][-1]]
+    assert render_chats(tokenizer, [{"messages": turns, "tools": None}]) == [ALPACA]
+    assert (Prompter(tokenizer, TASK, 512).end, new) == ("<|eos|>", {})
+    for change in ({"tools": None}, {"messages": turns}):
+        with pytest.raises(ValueError, match=r"it has no form for tool.*: give `--chat_template chatml`"):
+            render_chats(tokenizer, [CONVERSATION | change])
+
+
+def test_a_model_without_the_tokens_of_a_built_in_template_is_said_to_read_them_as_text(caplog):
+    """Only training adds tokens; an unknown name is answered by those that there are."""
+    set_chat_template(tokenizer := new_tokenizer(), TaskArguments("generation", chat_template="chatml"))
+    assert "<|im_start|> and <|im_end|> are no tokens of" in caplog.text
+    assert len(tokenizer) == 300
+    with pytest.raises(
+        ValueError, match="chatlm cannot be read: there is no such file; alpaca and chatml are built in"
+    ):
+        set_chat_template(tokenizer, TaskArguments("generation", chat_template="chatlm"))

@@ -10,9 +10,10 @@ import torch
 from tiny import new_model, new_tokenizer, relative_error, save_model
 from transformers import AutoModelForCausalLM
 
-from hf_llm.arguments import AdapterArguments, ModelArguments
+from hf_llm.arguments import AdapterArguments, ModelArguments, TaskArguments
+from hf_llm.data.prompting import add_chat_template
 from hf_llm.models.adapters import add_adapter, frozen_weight_options
-from hf_llm.models.loading import load_for_generation, load_model
+from hf_llm.models.loading import load_for_generation, load_model, load_to_finetune
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,38 @@ def test_adapters_of_other_trainers_on_tied_models_load_as_they_were_trained(set
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     model = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", r=2, **settings))
     assert loads_as_trained(model, tmp_path / "adapter", tokenizer, torch.arange(5, 25)[None])[1]
+
+
+@pytest.mark.filterwarnings(*PEFT_WARNINGS)
+@pytest.mark.parametrize("vocab_size", [300, 320], ids=["added", "unused"])
+@pytest.mark.parametrize("kind, tied", [("llama", True), ("llama", False)])
+@torch.no_grad()
+def test_new_tokens_of_a_chat_template_are_trained_with_adapters_and_merged(kind, tied, vocab_size, tmp_path):
+    """In both embeddings, tied or not, in rows added to them or unused so far; no other row of them changes."""
+    new_model(kind, tie_word_embeddings=tied, vocab_size=vocab_size).save_pretrained(tmp_path / "base")
+    tokenizer, new = add_chat_template(new_tokenizer(), TaskArguments("summarization", chat_template="chatml"))
+    arguments = ModelArguments(model_name_or_path=str(tmp_path / "base")), AdapterArguments(lora_r=2)
+    model = load_to_finetune(*arguments, tokenizer, 64, False, "<|im_end|>", new)
+    assert model.generation_config.eos_token_id == [1, 301]
+    ids = torch.tensor([[5, 6, *new, 7]])
+    merged, equal = loads_as_trained(model, tmp_path / "adapter", tokenizer, ids)
+    assert equal
+    merged.save_pretrained(tmp_path / "merged")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    assert torch.equal(again(ids).logits, merged(ids).logits)
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    for layer in ("get_input_embeddings", "get_output_embeddings"):
+        after, before = (getattr(x, layer)().weight for x in (again, base))
+        assert torch.equal(after[:300], before[:300])
+        assert not torch.isin(after[300:302], before).any()
+
+
+def test_new_tokens_beside_an_output_layer_with_a_bias_are_refused():
+    """PEFT would compute its logits without the bias."""
+    model = new_model()
+    model.lm_head = torch.nn.Linear(16, 300)
+    with pytest.raises(ValueError, match=r"has a bias, .* leave out `--lora_r`, or take `--chat_template alpaca`"):
+        add_adapter(model, AdapterArguments(lora_r=2), [298, 299])
 
 
 def test_an_adapter_finds_its_base_from_every_folder(folder, tmp_path, tokenizer, monkeypatch):

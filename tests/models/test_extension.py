@@ -8,7 +8,8 @@ from tiny import new_model, new_tokenizer
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from hf_llm.arguments import TokenizerArguments
-from hf_llm.models.extension import extend_embeddings, load_to_extend
+from hf_llm.models.extension import extend_embeddings
+from hf_llm.models.loading import load_to_extend
 
 
 def test_a_model_is_extended_as_it_was_saved(tmp_path):
