@@ -1,6 +1,7 @@
 """Results of an evaluation: comparison with a baseline, figures, predictions, and the files that they are saved in."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from accelerate import PartialState
 from hf_llm.arguments import EvalArguments, EvalTaskArguments
 from hf_llm.evaluation.scoring import Evaluation, TaskResult, weighted_perplexity
 from hf_llm.files import write_json, write_json_lines
-from hf_llm.metrics.base import TaskMetric, paired_bootstrap, paired_differences
+from hf_llm.metrics.base import TaskMetric, paired_bootstrap, paired_differences, weighted_means
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,9 @@ def compare_results(metric: TaskMetric, result: TaskResult, baseline: TaskResult
     if len(result.predictions) < FEW_ROWS:
         logger.warning(f"{len(result.predictions)} rows are few: a bootstrap's p-values are too low below {FEW_ROWS}")
     differences = paired_bootstrap(metric, result.answers(), baseline.answers(), result.references())
+    if names := [*result.further_scores]:
+        systems = [np.array([*each.further_scores.values()]).T for each in (result, baseline)]
+        differences |= paired_differences(partial(weighted_means, names), systems)
     if result.losses is not None and baseline.losses is not None:
         if np.array_equal(result.losses[:, 1], baseline.losses[:, 1]):
             return differences | paired_differences(weighted_perplexity, [result.losses, baseline.losses])

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from hf_llm.evaluation.likelihood import log_likelihoods
 from hf_llm.evaluation.perplexity import perplexity
 from hf_llm.evaluation.thoughts import StopAfterAnswer, decode_answer
 from hf_llm.mappings import format_mapping
-from hf_llm.metrics.base import with_interval
+from hf_llm.metrics.base import weighted_means, with_interval
 from hf_llm.models.inspection import end_token_ids, num_positions
 from hf_llm.models.loading import load_for_generation, load_tokenizer, model_arguments
 from hf_llm.tasks import Task, load_task
@@ -41,12 +42,15 @@ class TaskResult:
         predictions: for each row `{"prompt": str, "prediction": str, "references": list[str]}` and the row's scores.
         report: what encoding did to the rows, e.g. how many documents were shortened.
         losses: (N, 2) summed loss in nats and number of tokens of each gold completion, if the task scores perplexity.
+        further_scores: scores of the N rows that the task does not compute from the predictions; their means are in
+            `scores`.
     """
 
     scores: dict[str, float | str]
     predictions: list[dict[str, Any]]
     report: ExamplesReport
     losses: np.ndarray | None = None
+    further_scores: dict[str, list[float]] = dataclasses.field(default_factory=dict)
 
     def answers(self) -> list[str]:
         """The prediction of each row."""
@@ -66,7 +70,7 @@ class EncodedTask:
         rows: N rows with the task's column names.
         prompts: the N rows of `encode_prompts`: prompt, completion, choices, references.
         report: what encoding did to the rows.
-        reference_scores: the scores of the gold answers.
+        reference_scores: the scores of the gold answers, by the names that an evaluation gives them.
     """
 
     prompter: Prompter
@@ -83,7 +87,10 @@ def encode_task(prompter: Prompter, rows: Dataset) -> EncodedTask:
         ValueError: a row has no reference or does not fit (the row is named), or the metric refuses the references.
     """
     prompts, report = encode_prompts(rows, prompter)
-    return EncodedTask(prompter, rows, prompts, report, score_references(prompter.task, prompts))
+    reference_scores = score_references(prompter.task, prompts)
+    if choices := prompts[0]["choices"]:
+        reference_scores |= prompter.task.ranking_scores(rows[0], [0.0] * len(choices))  # for their names
+    return EncodedTask(prompter, rows, prompts, report, reference_scores)
 
 
 def score_references(task: Task, prompts: Dataset) -> dict[str, float | str]:
@@ -144,9 +151,11 @@ def answer_and_score(model: torch.nn.Module, encoded: EncodedTask, **options) ->
     """
     task, prompts, tokenizer = encoded.prompter.task, encoded.prompts, encoded.prompter.tokenizer
     if len(prompts[0]["choices"]) > 0:
-        texts, thoughts = rank_choices(model, encoded, **options), [""] * len(prompts)
+        texts, further = rank_choices(model, encoded, **options)
+        thoughts = [""] * len(prompts)
     else:
         texts, thoughts = generate_answers(model, encoded, **options)
+        further = {}
     answers = [task.answer(text, row) for text, row in zip(texts, encoded.rows.to_list(), strict=True)]
     metric, references, losses = task.metric(), prompts["references"], None
     scores: Any = metric.compute(predictions=answers, references=references)  # a dict
@@ -156,6 +165,12 @@ def answer_and_score(model: torch.nn.Module, encoded: EncodedTask, **options) ->
         scores |= with_interval(weighted_perplexity, losses)
         for one_row, (loss, tokens) in zip(row_scores, losses.tolist(), strict=True):
             one_row["perplexity"] = perplexity(loss / tokens)
+    if further:
+        scores |= with_interval(partial(weighted_means, [*further]), np.array([*further.values()]).T)
+        row_scores = [
+            one | dict(zip(further, more, strict=True))
+            for one, more in zip(row_scores, zip(*further.values(), strict=True), strict=True)
+        ]
     predictions = [
         {"prompt": tokenizer.decode(ids), "prediction": answer, "references": gold, **one_row}
         | ({"thought": thought} if thought else {})
@@ -163,7 +178,7 @@ def answer_and_score(model: torch.nn.Module, encoded: EncodedTask, **options) ->
             prompts["prompt"], answers, references, thoughts, row_scores, strict=True
         )
     ]
-    return TaskResult(scores, predictions, encoded.report, losses)
+    return TaskResult(scores, predictions, encoded.report, losses, further)
 
 
 def generate_answers(model: torch.nn.Module, encoded: EncodedTask, **options) -> tuple[list[str], list[str]]:
@@ -203,14 +218,20 @@ def generate_answers(model: torch.nn.Module, encoded: EncodedTask, **options) ->
     return texts, thoughts
 
 
-def rank_choices(model: torch.nn.Module, encoded: EncodedTask, **options) -> list[str]:
-    """Return the most likely choice of each row, the first one of equally likely choices."""
-    task, prompts = encoded.prompter.task, encoded.prompts
+def rank_choices(model: torch.nn.Module, encoded: EncodedTask, **options) -> tuple[list[str], dict[str, list[float]]]:
+    """Rank the choices of each row by their log-likelihood.
+
+    Returns:
+        The likeliest choice of each row, the first one of equally likely choices, and the rows' `ranking_scores`.
+    """
+    task, prompts, rows = encoded.prompter.task, encoded.prompts, encoded.rows.to_list()
     scores = log_likelihoods(model, encoded.prompter.tokenizer, prompts["prompt"], prompts["choices"], **options)
+    further = [task.ranking_scores(row, row_scores) for row, row_scores in zip(rows, scores, strict=True)]
     if task.ranks_per_token():
         lengths = [[*map(len, choices)] for choices in prompts["choices"]]
         scores = [np.divide(row_scores, tokens) for row_scores, tokens in zip(scores, lengths, strict=True)]
-    return [task.choices(row)[int(np.argmax(row_scores))] for row_scores, row in zip(scores, encoded.rows, strict=True)]  # pyright: ignore[reportOptionalSubscript, reportArgumentType]  # each row is a dict and has choices
+    likeliest = [task.choices(row)[int(np.argmax(row_scores))] for row_scores, row in zip(scores, rows, strict=True)]  # pyright: ignore[reportOptionalSubscript]  # each row has choices
+    return likeliest, {name: [row[name] for row in further] for name in further[0]}
 
 
 def completion_losses(model: torch.nn.Module, encoded: EncodedTask, **options) -> np.ndarray:

@@ -101,6 +101,13 @@ class Task:
         """Whether choices are ranked by log-likelihood per token instead of the sum over their tokens."""
         return False
 
+    def ranking_scores(self, row: dict[str, Any], log_likelihoods: list[float]) -> dict[str, float]:
+        """Compute further scores of a row from the log-likelihoods of its choices, in nats; their means are reported.
+
+        By default none: the metric compares the likeliest choice with the references.
+        """
+        return {}
+
     def answer(self, text: str, row: dict[str, Any]) -> str:
         """Extract the prediction from a generated text or from the likeliest choice, as the metric expects it."""
         return text.strip()

@@ -1,10 +1,11 @@
-"""Choose among several answers: rows in the formats of MMLU, ARC, HellaSwag, PIQA, WinoGrande, SciQ and RACE."""
+"""Choose among several answers, as in MMLU, ARC, HellaSwag, PIQA, COPA and RACE; answer yes or no, as in BoolQ."""
 
 import logging
 import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 from datasets import Dataset, DatasetDict
 
 from hf_llm.messages import add_origin
@@ -16,55 +17,90 @@ logger = logging.getLogger(__name__)
 
 CHOICE_LISTS = ("choices", "options", "endings")
 # Columns with one choice each: choice1, option2, ending0, answerA, sol1, opa, distractor3, or only A, B, C.
-CHOICE_COLUMN = re.compile(r"(choice|option|ending|answer|sol|op|distractor)_?([0-9]|[A-Ea-e])|()([A-E])")
+CHOICE_COLUMN = re.compile(
+    r"((?:mc_)?answer|incorrect_answer|choice|option|ending|sol|op|ans|distractor)_?([0-9]|[A-Ea-e])|()([A-E])"
+)
+RIGHT, WRONG = "correct_answer", ("distractor", "incorrect_answer")  # of SciQ and GPQA
 NUMBER = re.compile(r"(?:choice|option|ending|answer|sol)?([0-9]+)(?:\.0)?")  # also of COPA: choice1, choice2
 LETTER = re.compile(r"\(?([A-Ja-j])[.)]?")
+YES_OR_NO = ["no", "yes"]
+BOOLEANS = {"0": "no", "1": "yes", "false": "no", "true": "yes", "no": "no", "yes": "yes"}
+# Columns of statements that are right or wrong, and how they become context and question.
+STATEMENTS = {
+    ("word", "sentence1", "sentence2"): (  # WiC
+        "{sentence1}\n{sentence2}",
+        'Does the word "{word}" have the same meaning in both sentences?',
+    ),
+    ("text", "span1_text", "span2_text"): ("{text}", 'Does "{span2_text}" refer to "{span1_text}"?'),  # WSC
+    ("paragraph", "question", "answer"): ("{paragraph}", "{question}\nIs the answer right: {answer}"),  # MultiRC
+    ("passage", "question"): ("{passage}", "{question}"),  # BoolQ
+}
+QUESTIONS = {"cause": "What was the cause?", "effect": "What happened as a result?"}  # of COPA
 
 
 @dataclass
 class MultipleChoice(Task):
-    """Accuracy: how often the right choice is the likeliest one.
+    """Accuracy: how often the right choice is the likeliest one, as lm-evaluation-harness computes it.
+
+    `accuracy` ranks the choices by their log-likelihood (acc of the harness), `accuracy_norm` by log-likelihood per
+    character (acc_norm) and `accuracy_bytes` per byte of UTF-8 (acc_bytes).
 
     Args:
-        scoring: `normalized` ranks the choices by their log-likelihood per token, `likelihood` by its sum.
         show_choices: list the choices in the prompt.
         first_number: the number of the first choice in the column `answer`, 0 or 1. Default: 1 if the numbers show it.
     """
 
-    scoring: str = "normalized"
     show_choices: bool = False
     first_number: int | None = None
 
     columns: ClassVar = {
         "question": ("question_stem", "query", "ctx", "goal", "sentence", "startphrase"),
-        "choices": CHOICE_LISTS[1:],
-        "answer": ("answerKey", "label", "answer_idx", "answer_index", "correct_answer", "correct_option", "cop"),
-        "context": ("passage", "article", "paragraph", "support", "premise"),
+        "choices": (*CHOICE_LISTS[1:], "choice", "answers"),
+        "answer": (
+            *("answerkey", "label", "answer_idx", "answer_index", "correct_answer", "correct_option", "cop", "gold"),
+            *("correct_answer_num", "correct_answer_id", "correct"),
+        ),
+        "context": ("passage", "article", "paragraph", "support", "premise", "flores_passage", "dialogue"),
     }
     text_columns = ("question", "context")
     optional_columns = ("context",)
-    nested_columns = ("choices",)
+    nested_columns = ("choices", "question", "mc1_targets", "incorrect_answers", "distractors")
     document_column = "context"
+    choices_with_end_token = False  # as in the harness
 
     def __post_init__(self):
-        if self.scoring not in ("likelihood", "normalized"):
-            raise ValueError(f"`--task_options` scoring={self.scoring}: choose likelihood or normalized")
         if self.first_number not in (None, 0, 1):
             raise ValueError(f"`--task_options` first_number={self.first_number}: choose 0 or 1")
         self.first = int(self.first_number or 0)
         self.answers_are_texts = True  # or numbers and letters, even where 1 or A is the text of a choice too
 
     def adapt(self, rows):
-        """Collect the choices that have a column each, as in PIQA, SWAG and SciQ."""
+        """Collect the choices that have a column each, as in PIQA, SWAG and SciQ; make questions of statements."""
+        names = {name: name.lower().replace(" ", "_") for name in rows.column_names if len(name) > 1}  # also Question
+        rows = rows.rename_columns({name: new for name, new in names.items() if new not in rows.column_names})
+        if "mc1_targets" in rows.column_names:  # TruthfulQA
+            targets = rows["mc1_targets"][:]
+            rights = [target["choices"][target["labels"].index(1)] for target in targets]
+            return with_columns(rows, choices=[sorted(target["choices"]) for target in targets], answer=rights)
+        if isinstance(rows[0].get("question"), dict):  # the files of ARC, OpenBookQA and CommonsenseQA
+            questions = rows["question"][:]
+            rows = with_columns(rows, choices=[question["choices"] for question in questions])
+            rows = with_columns(rows, question=[question["stem"] for question in questions])
+        if "question" in rows.column_names and {*rows["question"]} <= {*QUESTIONS}:
+            rows = with_columns(rows, question=[QUESTIONS[question] for question in rows["question"]])
         names = choice_columns(rows.column_names)
-        if not names:
-            return rows
-        right = ["correct_answer"] if names[0].startswith("distractor") else []  # SciQ
-        choices = [list(row) for row in zip(*(rows[name][:] for name in [*right, *names]), strict=True)]
+        if names:
+            return self.collect_choices(rows, names)
+        return rows if {*CHOICE_LISTS, "choice"} & {*rows.column_names} else questions_of_statements(rows)
+
+    def collect_choices(self, rows: Dataset, names: list[str]) -> Dataset:
+        """Put the choices of several columns into one list, without the empty ones of rows with fewer choices."""
+        with_right = names[0].startswith(WRONG)
+        choices = [list(row) for row in zip(*(rows[name][:] for name in [RIGHT] * with_right + names), strict=True)]
         for texts in choices:
-            while texts and texts[-1] in (None, ""):  # rows with fewer choices than others
+            while texts and texts[-1] in (None, ""):
                 texts.pop()
-            if right:  # not always the first one
+            if with_right:  # not always the first one
                 texts.sort(key=str)
         return rows.remove_columns(names).add_column("choices", choices)
 
@@ -114,8 +150,11 @@ class MultipleChoice(Task):
     def choices(self, row):
         return choices_of(row)[0]
 
-    def ranks_per_token(self):
-        return self.scoring == "normalized"
+    def ranking_scores(self, row, log_likelihoods):
+        choices, gold = self.choices(row), self.references(row)
+        sizes = {"accuracy_norm": [*map(len, choices)], "accuracy_bytes": [len(text.encode()) for text in choices]}
+        likeliest = {name: choices[int(np.argmax(np.divide(log_likelihoods, sizes[name])))] for name in sizes}
+        return {name: float(choice in gold) for name, choice in likeliest.items()}
 
     def metric(self):
         return Accuracy()
@@ -140,6 +179,35 @@ def choice_columns(names: list[str]) -> list[str]:
     return [] if len(largest) < 2 or {*CHOICE_LISTS} & {*names} else largest
 
 
+def with_columns(rows: Dataset, **columns: list) -> Dataset:
+    """Add columns to rows, or put them in the place of those with the same names."""
+    for name, values in columns.items():
+        rows = rows.remove_columns([name] if name in rows.column_names else []).add_column(name, values)  # pyright: ignore[reportCallIssue]
+    return rows
+
+
+def questions_of_statements(rows: Dataset) -> Dataset:
+    """Make questions of statements that a label calls right or wrong; return rows of other layouts unchanged."""
+    for columns, (context, question) in STATEMENTS.items():
+        label = next((name for name in ("label", "answer") if name in {*rows.column_names} - {*columns}), "")
+        if not label or not {*columns} <= {*rows.column_names}:
+            continue
+        answers = [str(value).strip().lower().removesuffix(".0") for value in rows[label]]
+        if not {*answers} <= {*BOOLEANS, *HIDDEN_LABELS, "none", ""}:
+            continue
+        texts = rows.select_columns(columns).to_list()
+        for row, text in zip(rows.to_list(), texts, strict=True):
+            with add_origin(row):
+                if not all(isinstance(value, str) for value in text.values()):
+                    raise ValueError(f"`{', '.join(columns)}` must be texts: correct or remove the row")
+        contexts, questions = ([form.format(**row) for row in texts] for form in (context, question))
+        rows = rows.remove_columns([*{*columns, label} - {"context", "question", "answer"}])
+        choices = [YES_OR_NO] * len(rows)
+        answers = [BOOLEANS.get(answer) for answer in answers]
+        return with_columns(rows, context=contexts, question=questions, choices=choices, answer=answers)
+    return rows
+
+
 def is_hidden(answer: Any) -> bool:
     """Return whether the right choice is not known, as in test splits."""
     return answer is None or not str(answer).strip() or str(answer).strip() in HIDDEN_LABELS
@@ -156,7 +224,9 @@ def choices_of(row: dict[str, Any]) -> tuple[list[str], list[str]]:
         (['one', 'nine'], ['A', 'B'])
     """
     choices, labels = row["choices"], []
-    if isinstance(choices, dict) and isinstance(choices.get("text"), list):  # ARC, CommonsenseQA
+    if isinstance(choices, list) and all(isinstance(choice, dict) for choice in choices):  # the files of ARC
+        labels, choices = [choice.get("label") for choice in choices], [choice.get("text") for choice in choices]
+    elif isinstance(choices, dict) and isinstance(choices.get("text"), list):  # ARC, CommonsenseQA
         choices, labels = choices["text"], choices.get("label") or []
     elif isinstance(choices, dict):  # MedQA: {"A": "one", "B": "nine"}
         labels = [label for label, text in choices.items() if text is not None]

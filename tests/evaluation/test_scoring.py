@@ -42,6 +42,6 @@ def test_choices_are_ranked_by_the_sum_or_per_token(monkeypatch):
     encoded = encode_task(prompter, Dataset.from_list([{"text": "x", "label": "good"}]))
     for log_likelihoods, choice in (([-2.0, -2.0], "good"), ([-3.0, -2.0], "not good at all"), ([-2.0, -2.1], "good")):
         monkeypatch.setattr(scoring, "log_likelihoods", lambda *_, scores=log_likelihoods, **__: [scores])
-        assert rank_choices(model, encoded) == [choice]
+        assert rank_choices(model, encoded) == ([choice], {})
     monkeypatch.setattr(task, "scoring", "normalized")
-    assert rank_choices(model, encoded) == ["not good at all"]
+    assert rank_choices(model, encoded) == (["not good at all"], {})
