@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from hf_llm.data.chats import Conversation, chat_variables, render_chats, writes
+from hf_llm.data.chats import Conversation, chat_variables, render_chats, render_marked, writes
 from hf_llm.mappings import format_mapping
 
 QUESTION, ANSWER = "the question", "the completion"  # searched for in the output of the template
@@ -29,6 +29,9 @@ class ChatFormat:
         opening: text between the prompt and the answer, e.g. empty thoughts; empty for most templates.
         end: the special token that ends an answer. After it the template may write more, e.g. a line end.
         missing_end: the same, if the template writes no special token after the last answer; else empty.
+        added, added_ids: the special and added tokens of the tokenizer with their ids, without those of white space.
+        marked: whether the template marks answers by `{% generation %}`.
+        pattern: finds them in a text.
         last_token: the last special token of the prompt, at which text can be cut without changing its token ids.
 
     Raises:
@@ -44,8 +47,13 @@ class ChatFormat:
         self.tokenizer, self.shots = tokenizer, shots
         self.template_kwargs = template_kwargs or {}
         self.variables = chat_variables(tokenizer, self.template_kwargs)
+        added = {str(token): number for number, token in tokenizer.added_tokens_decoder.items()}
+        self.added = {text: number for text, number in added.items() if text.strip()}
+        self.added_ids = {*self.added.values()}
+        self.pattern = re.compile("|".join(map(re.escape, sorted(self.added, key=len, reverse=True))) or "(?!)")
         chat = self.conversation(PROBE)
-        (prompt,), (whole,) = self.prompts([PROBE]), render_chats(tokenizer, [chat], **self.variables)
+        (prompt,), ((whole, marks),) = self.prompts([PROBE]), render_marked(tokenizer, [chat], **self.variables)
+        self.marked = bool(marks)
         before, _, after = whole.rpartition(ANSWER)
         self.opening = before.removeprefix(prompt) if before.startswith(prompt) else ""
         self.last_token = next(reversed(self.special_tokens(prompt)), "")
@@ -75,11 +83,28 @@ class ChatFormat:
         between = text.rpartition(ANSWER)[2].partition(QUESTION)[0]
         return next(iter(self.special_tokens(between)), self.tokenizer.special_tokens_map["eos_token"])
 
+    def end_of_calls(self, chat: Conversation) -> str:
+        """The special token between calls of tools and their results, if the template leaves it to the results."""
+        call = chat["messages"][-1]["tool_calls"][0]
+        name, number = call["function"]["name"], call.get("id", "call00000")
+        result = {"role": "tool", "content": ANSWER, "name": name, "tool_call_id": number}
+        chats = [chat, chat | {"messages": [*chat["messages"], result]}]
+        try:
+            before, after = render_chats(self.tokenizer, chats, **self.variables)
+        except ValueError:  # the template takes no results
+            return self.end
+        return next(iter(self.special_tokens(after.removeprefix(before.rstrip()))), self.end)
+
+    def is_same(self, first: str, second: str) -> bool:
+        """Whether texts are the same for the tokenizer, apart from white space and characters that it does not know."""
+        normalizer = getattr(getattr(self.tokenizer, "backend_tokenizer", None), "normalizer", None)
+        normalize = normalizer.normalize_str if normalizer else str
+        first, second = ("".join(normalize(text).replace("▁", " ").split()) for text in (first, second))
+        return first == second or f"{self.tokenizer.unk_token}" in first
+
     def special_tokens(self, text: str) -> list[str]:
         """The special and added tokens in a text, in their order, without those of white space."""
-        known = {*self.tokenizer.all_special_tokens, *map(str, self.tokenizer.added_tokens_decoder.values())}
-        longest_first = sorted(filter(str.strip, known), key=len, reverse=True)
-        return re.findall("|".join(map(re.escape, longest_first)), text)
+        return self.pattern.findall(text)
 
     def prompts(self, examples: list[Example]) -> list[str]:
         """Examples without their last answer, with the few-shot examples before and the start of an answer after."""

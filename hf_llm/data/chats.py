@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from hf_llm.limits import limited_memory, limited_time
 from hf_llm.messages import one_line
@@ -19,6 +20,7 @@ Conversation = dict[str, Any]  # {"messages": Chat, "tools": list[dict] | None}
 MAX_SECONDS = 5  # of CPU time for one chat, which takes a well-behaved template about a millisecond
 MAX_EXTRA_BYTES = 2 << 30  # of memory while templates run
 MAX_EXTRA_CHARACTERS = 1_000_000  # that a template adds to ten times the chat's own characters
+MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")  # before what the assistant writes, in some templates
 DAY = "strftime_now"  # the function by which templates ask for the day; as a variable, the day that it returns
 
 
@@ -26,6 +28,7 @@ def render_chats(
     tokenizer: PreTrainedTokenizerBase,
     conversations: Sequence[Conversation],
     add_generation_prompt: bool = False,
+    origins: Sequence[str] = (),
     **variables: Any,
 ) -> list[str]:
     """Apply a tokenizer's chat template.
@@ -36,51 +39,74 @@ def render_chats(
         conversations: messages `{"role": str, "content": str}`, and the definitions of tools or None:
             `{"messages": list[dict], "tools": list[dict] | None}`.
         add_generation_prompt: end with the start of an answer.
+        origins: where each conversation is from, for error messages.
         variables: those that the template reads, e.g. `enable_thinking=False`. `strftime_now="2024-07-26"` is the day
             for templates that write the current one.
 
     Raises:
         ValueError: the template is not valid, refuses a chat, or takes more time, memory or text than any real one.
     """
-    day, tools = variables.pop(DAY, None), variables.pop("tools", None)
-    template = tokenizer.get_chat_template(tools=tools or conversations[0].get("tools"))
-    if day:
-        template = with_fixed_day(template, datetime.fromisoformat(day))
+    options = {"add_generation_prompt": add_generation_prompt}
+    return [text for text, _ in render_marked(tokenizer, conversations, origins, **options | variables)]
 
-    def render(chat: Chat, tools: list[Any] | None) -> str:
+
+def render_marked(
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Conversation],
+    origins: Sequence[str] = (),
+    **variables: Any,
+) -> list[tuple[str, list[tuple[int, int]]]]:
+    """Apply a chat template as `render_chats`; also return where it marks answers by `{% generation %}`, in characters.
+
+    A text "<user>Hi<bot>Yes<end>" whose template marks "Yes<end>" has the marks [(13, 21)].
+    """
+    day, shared_tools = variables.pop(DAY, None), variables.pop("tools", None)
+    templates = {}
+    for has_tools in {bool(shared_tools or chat.get("tools")) for chat in conversations}:  # some models have two
+        template = tokenizer.get_chat_template(tools=[{}] if has_tools else None)
+        templates[has_tools] = with_fixed_day(template, datetime.fromisoformat(day)) if day else template
+    marked = any(MARK.search(template) for template in templates.values())
+
+    def render(chat: Chat, tools: list[Any] | None) -> tuple[str, list[tuple[int, int]]]:
+        options = {"chat_template": templates[bool(tools)], **tokenizer.special_tokens_map, **variables}
         with limited_time(MAX_SECONDS):
-            options = {"chat_template": template, "add_generation_prompt": add_generation_prompt, **variables}
-            text = tokenizer.apply_chat_template(chat, tools=tools, tokenize=False, **options)
+            texts: Any = render_jinja_template([chat], tools, return_assistant_tokens_mask=marked, **options)
+        (text,), marks = texts
         size = len(str([chat, tools]))
         if len(text) > 10 * size + MAX_EXTRA_CHARACTERS:
             raise ValueError(f"it makes {len(text):,} characters of a chat of {size:,}")
-        return text  # pyright: ignore[reportReturnType]  # tokenize=False: a text
+        return text, [span for spans in marks for span in spans]
 
+    rendered = []
     try:
-        check_template(template)
+        for template in templates.values():
+            check_template(template)
         with limited_memory(MAX_EXTRA_BYTES):
-            chats = [(chat["messages"], chat.get("tools") or tools) for chat in conversations]
+            chats = [(chat["messages"], chat.get("tools") or shared_tools) for chat in conversations]
             lists = "text" in template and takes_lists(render, *chats[0])  # the type of such parts
-            return [render(as_lists(chat) if lists else chat, tools) for chat, tools in chats]
+            for chat, tools in chats:
+                rendered.append(render(as_lists(chat) if lists else chat, tools))
+            return rendered
     except Exception as error:  # templates raise any class of error
         cause = f"it takes more than {MAX_EXTRA_BYTES >> 30} GiB" if isinstance(error, MemoryError) else one_line(error)
+        origin = f"{origins[len(rendered)]}: " if origins else ""
         raise ValueError(
-            f"the chat template of `{tokenizer.name_or_path}` fails: {cause}: correct the file of `--chat_template`, "
-            "or without one the model's `chat_template.jinja`; or take `--prompt_style plain`"
+            f"{origin}the chat template of `{tokenizer.name_or_path}` fails: {cause}: correct the file of "
+            "`--chat_template`, or without one the model's `chat_template.jinja`; or take `--prompt_style plain`"
         ) from None
 
 
-def takes_lists(render: Callable[..., str], chat: Chat, tools: list[Any] | None) -> bool:
+def takes_lists(render: Callable[..., tuple[str, Any]], chat: Chat, tools: list[Any] | None) -> bool:
     """Whether a template takes contents only as lists: given texts, it fails, or leaves them out without a word."""
     try:
-        if writes(chat[-1]["content"], render(chat, tools)):
+        if writes(chat[-1]["content"], render(chat, tools)[0]):
             return False
     except (TimeoutError, MemoryError):
         raise
     except Exception:  # templates raise any class of error
         pass
     try:
-        return writes(chat[-1]["content"], render(as_lists(chat), tools))
+        return writes(chat[-1]["content"], render(as_lists(chat), tools)[0])
     except Exception:
         return False
 
