@@ -35,6 +35,7 @@ CHAT_TEMPLATE_KWARGS = {
     "strftime_now=2024-07-26 sets the day that it writes. Values are parsed as YAML.",
     "mapping": "typed",
 }
+SYSTEM_PROMPT = {"help": "System message of the chats that have none of their own."}
 REMOTE_CODE = {"help": "Allow running code from the Hub repository of a model or tokenizer."}
 MODEL = "Model folder, Hub id or .gguf file"
 
@@ -560,6 +561,7 @@ class TaskArguments(Arguments):
     prompt_style: str | None = field(default=None, metadata=PROMPT_STYLE)
     chat_template: str | None = field(default=None, metadata=CHAT_TEMPLATE)
     chat_template_kwargs: dict[str, Any] | None = field(default=None, metadata=CHAT_TEMPLATE_KWARGS)
+    system_prompt: str | None = field(default=None, metadata=SYSTEM_PROMPT)
     num_fewshot: int | None = field(
         default=None,
         metadata={
@@ -738,6 +740,7 @@ class GenerateArguments(Arguments):
     prompt_style: str | None = field(default=None, metadata=PROMPT_STYLE)
     chat_template: str | None = field(default=None, metadata=CHAT_TEMPLATE)
     chat_template_kwargs: dict[str, Any] | None = field(default=None, metadata=CHAT_TEMPLATE_KWARGS)
+    system_prompt: str | None = field(default=None, metadata=SYSTEM_PROMPT)
     batch_size: int = field(default=8, metadata=PROMPT_BATCH)
     max_new_tokens: int = field(default=128, metadata={"help": "Maximum number of tokens of a completion.", "min": 1})
     do_sample: bool = field(default=False, metadata={"help": "Sample tokens instead of taking the most likely one."})

@@ -26,7 +26,7 @@ def main():
     model, tokenizer = load_for_generation(args.model_name_or_path, args.trust_remote_code)
     set_chat_template(tokenizer, args)
     style = "plain" if "suffix" in rows[0] else args.prompt_style
-    chat = new_chat_format(tokenizer, style, args.chat_template_kwargs)
+    chat = new_chat_format(tokenizer, style, args.chat_template_kwargs, args.system_prompt)
     options = {"batch_size": args.batch_size, "seed": args.seed} | sampling_options(args)
     if chat:  # its template may end an answer by another token than the model's generation config says
         options["eos_token_id"] = end_token_ids(model, tokenizer, chat.end)

@@ -23,6 +23,7 @@ class ChatFormat:
     Args:
         shots: few-shot examples, `{"prompt": str, "completion": str}`, put before each prompt as turns.
         template_kwargs: variables of the template.
+        system_prompt: the first message where an example has no system message.
 
     Attributes:
         variables: those variables, with the day of the run where the template writes a day.
@@ -35,7 +36,7 @@ class ChatFormat:
         last_token: the last special token of the prompt, at which text can be cut without changing its token ids.
 
     Raises:
-        ValueError: the template fails, or does not read one of the variables.
+        ValueError: the template fails, does not read one of the variables, or leaves out the system prompt.
     """
 
     def __init__(
@@ -43,8 +44,9 @@ class ChatFormat:
         tokenizer: PreTrainedTokenizerBase,
         shots: list[dict[str, str]],
         template_kwargs: dict[str, Any] | None = None,
+        system_prompt: str | None = None,
     ):
-        self.tokenizer, self.shots = tokenizer, shots
+        self.tokenizer, self.shots, self.system_prompt = tokenizer, shots, system_prompt
         self.template_kwargs = template_kwargs or {}
         self.variables = chat_variables(tokenizer, self.template_kwargs)
         added = {str(token): number for number, token in tokenizer.added_tokens_decoder.items()}
@@ -54,6 +56,11 @@ class ChatFormat:
         chat = self.conversation(PROBE)
         (prompt,), ((whole, marks),) = self.prompts([PROBE]), render_marked(tokenizer, [chat], **self.variables)
         self.marked = bool(marks)
+        if not writes(system_prompt or "", prompt):
+            raise ValueError(
+                f"`--system_prompt`: the chat template of `{tokenizer.name_or_path}` leaves it out: leave the flag "
+                "out, or give another template by `--chat_template`, e.g. chatml"
+            )
         before, _, after = whole.rpartition(ANSWER)
         self.opening = before.removeprefix(prompt) if before.startswith(prompt) else ""
         self.last_token = next(reversed(self.special_tokens(prompt)), "")
@@ -64,8 +71,11 @@ class ChatFormat:
     def conversation(self, example: Example) -> Conversation:
         """The turns of an example: of a conversation its own, else system, few-shot examples, prompt and completion."""
         if "messages" in example:
-            return example
-        turns = [("system", example.get("system"))]
+            turns = example["messages"]
+            if self.system_prompt is None or turns[0]["role"] in ("system", "developer"):
+                return example
+            return example | {"messages": [{"role": "system", "content": self.system_prompt}, *turns]}
+        turns = [("system", example.get("system") or self.system_prompt)]
         for pair in (*self.shots, example):
             turns += [("user", pair["prompt"]), ("assistant", pair.get("completion"))]
         return {
@@ -106,10 +116,10 @@ class ChatFormat:
         """The special and added tokens in a text, in their order, without those of white space."""
         return self.pattern.findall(text)
 
-    def prompts(self, examples: list[Example]) -> list[str]:
+    def prompts(self, examples: list[Example], origins: Sequence[str] = ()) -> list[str]:
         """Examples without their last answer, with the few-shot examples before and the start of an answer after."""
         chats = [without_answer(self.conversation(example)) for example in examples]
-        return render_chats(self.tokenizer, chats, add_generation_prompt=True, **self.variables)
+        return render_chats(self.tokenizer, chats, add_generation_prompt=True, origins=origins, **self.variables)
 
     def completions(self, examples: list[Example], texts: list[str], origins: Sequence[str]) -> list[str]:
         """Read from the template's rendering of whole chats what it writes after the prompt of each example.
@@ -138,7 +148,9 @@ class ChatFormat:
         self, chosen: Sequence[int], pairs: list[tuple[str, str]], chats: list[Conversation], origins: Sequence[str]
     ) -> dict[tuple[str, str], str]:
         """What the template writes after the prompt of some of the pairs (text of the prompt, answer)."""
-        wholes = render_chats(self.tokenizer, [chats[i] for i in chosen], **self.variables)
+        wholes = render_chats(
+            self.tokenizer, [chats[i] for i in chosen], origins=[origins[i] for i in chosen], **self.variables
+        )
         written = {}
         for i, whole in zip(chosen, wholes, strict=True):
             with self.add_remedy(origins[i], chats[i]):
@@ -174,7 +186,8 @@ class ChatFormat:
         """What to do about an answer that the template writes otherwise: a switch of the template, if one helps."""
         for switch in switches(self.tokenizer):
             try:
-                ChatFormat(self.tokenizer, self.shots, self.template_kwargs | switch).check_split(example)
+                variables = self.template_kwargs | switch
+                ChatFormat(self.tokenizer, self.shots, variables, self.system_prompt).check_split(example)
             except ValueError:
                 continue
             kwargs = format_mapping(self.template_kwargs | switch)

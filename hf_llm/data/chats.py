@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import json
 import re
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
@@ -21,6 +22,10 @@ MAX_SECONDS = 5  # of CPU time for one chat, which takes a well-behaved template
 MAX_EXTRA_BYTES = 2 << 30  # of memory while templates run
 MAX_EXTRA_CHARACTERS = 1_000_000  # that a template adds to ten times the chat's own characters
 MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")  # before what the assistant writes, in some templates
+FAILING_TEMPLATE = (
+    "correct the file of `--chat_template`, or without one the model's `chat_template.jinja`; or take `--prompt_style "
+    "plain`"
+)
 DAY = "strftime_now"  # the function by which templates ask for the day; as a variable, the day that it returns
 
 
@@ -33,7 +38,8 @@ def render_chats(
 ) -> list[str]:
     """Apply a tokenizer's chat template.
 
-    Contents are given as text, or as a list of parts if the template takes only those.
+    Contents are given as text, or as a list of parts if the template takes only those; arguments of tool calls as
+    objects, or as JSON text if the template takes only that.
 
     Args:
         conversations: messages `{"role": str, "content": str}`, and the definitions of tools or None:
@@ -83,32 +89,68 @@ def render_marked(
             check_template(template)
         with limited_memory(MAX_EXTRA_BYTES):
             chats = [(chat["messages"], chat.get("tools") or shared_tools) for chat in conversations]
-            lists = "text" in template and takes_lists(render, *chats[0])  # the type of such parts
+            if "text" in template and takes_lists(render, *chats[0]):  # the type of such parts
+                chats = [(as_lists(chat), tools) for chat, tools in chats]
+            with_calls = next((chat for chat in chats if any(map(arguments_of, chat[0]))), None)
+            if with_calls and takes_json_text(render, *with_calls):
+                chats = [(with_json_text(chat), tools) for chat, tools in chats]
             for chat, tools in chats:
-                rendered.append(render(as_lists(chat) if lists else chat, tools))
+                rendered.append(render(chat, tools))
             return rendered
     except Exception as error:  # templates raise any class of error
         cause = f"it takes more than {MAX_EXTRA_BYTES >> 30} GiB" if isinstance(error, MemoryError) else one_line(error)
         origin = f"{origins[len(rendered)]}: " if origins else ""
-        raise ValueError(
-            f"{origin}the chat template of `{tokenizer.name_or_path}` fails: {cause}: correct the file of "
-            "`--chat_template`, or without one the model's `chat_template.jinja`; or take `--prompt_style plain`"
-        ) from None
+        remedy = "change the row, or give another template by `--chat_template`" if origin else FAILING_TEMPLATE
+        raise ValueError(f"{origin}the chat template of `{tokenizer.name_or_path}` fails: {cause}: {remedy}") from None
 
 
 def takes_lists(render: Callable[..., tuple[str, Any]], chat: Chat, tools: list[Any] | None) -> bool:
     """Whether a template takes contents only as lists: given texts, it fails, or leaves them out without a word."""
+    content = max((message["content"] for message in chat), key=len)
     try:
-        if writes(chat[-1]["content"], render(chat, tools)[0]):
+        if writes(content, render(chat, tools)[0]):
             return False
     except (TimeoutError, MemoryError):
         raise
     except Exception:  # templates raise any class of error
         pass
     try:
-        return writes(chat[-1]["content"], render(as_lists(chat), tools)[0])
+        return writes(content, render(as_lists(chat), tools)[0])
     except Exception:
         return False
+
+
+def takes_json_text(render: Callable[..., tuple[str, Any]], chat: Chat, tools: list[Any] | None) -> bool:
+    """Whether a template takes arguments of tool calls only as text: given objects, it fails, or writes Python's."""
+    try:
+        text, _ = render(chat, tools)
+        if not any(str(arguments) in text for message in chat for arguments in arguments_of(message)):
+            return False
+    except (TimeoutError, MemoryError):
+        raise
+    except Exception:  # templates raise any class of error
+        pass
+    try:
+        return bool(render(with_json_text(chat), tools)[0])
+    except Exception:
+        return False
+
+
+def arguments_of(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """The arguments of a message's tool calls, without empty ones, which are written alike in Python and JSON."""
+    calls = [call["function"]["arguments"] for call in message.get("tool_calls") or ()]
+    return [arguments for arguments in calls if arguments]
+
+
+def with_json_text(chat: Chat) -> Chat:
+    """Give the arguments of each tool call as JSON text, as OpenAI has them."""
+
+    def convert(call: dict[str, Any]) -> dict[str, Any]:
+        arguments = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+        return call | {"function": call["function"] | {"arguments": arguments}}
+
+    changed = [{"tool_calls": [*map(convert, message.get("tool_calls") or ())]} for message in chat]
+    return [message | calls if calls["tool_calls"] else message for message, calls in zip(chat, changed, strict=True)]
 
 
 def as_lists(chat: Chat) -> Chat:

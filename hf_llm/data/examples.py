@@ -61,7 +61,8 @@ def encode_examples(rows: Dataset, prompter: Prompter, split: str = "train") -> 
         if not examples:
             continue
         kept, examples = [row for row, _ in examples], [example for _, example in examples]
-        texts, origins = prompter.prompt_texts(examples), [row[ORIGIN] for row in kept]
+        origins = [row[ORIGIN] for row in kept]
+        texts = prompter.prompt_texts(examples, origins)
         completions = prompter.completion_ids(examples, texts=texts, origins=origins)
         prompts = prompter.prompt_ids(examples, texts)
         for i, row in enumerate(kept):
@@ -106,7 +107,8 @@ def encode_prompts(rows: Dataset, prompter: Prompter, split: str = "validation")
                 choices.append(task.choices(row) or [])
                 if not (references[-1] or task.allows_no_answer):
                     raise ValueError("the reference is empty: remove the row, or give it one")
-        texts, origins = prompter.prompt_texts(examples), [row[ORIGIN] for row in batch]
+        origins = [row[ORIGIN] for row in batch]
+        texts = prompter.prompt_texts(examples, origins)
         completions = [[] for _ in examples]
         if task.scores_perplexity:
             completions = prompter.completion_ids(examples, texts=texts, origins=origins)

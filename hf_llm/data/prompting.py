@@ -35,6 +35,7 @@ class Prompter:
             tokenizer has a template.
         shots: few-shot examples, `{"prompt": str, "completion": str}`, put before each prompt.
         template_kwargs: variables of the chat template, e.g. `{"enable_thinking": False}`.
+        system_prompt: the first message of chats whose example has no system message.
 
     Raises:
         ValueError: `chat`, and the tokenizer has no template; no end-of-sequence token; an unknown variable.
@@ -48,11 +49,12 @@ class Prompter:
         style: str | None = None,
         shots: list[dict[str, str]] | None = None,
         template_kwargs: dict[str, Any] | None = None,
+        system_prompt: str | None = None,
     ):
         if tokenizer.eos_token_id is None:
             raise ValueError(f"tokenizer `{tokenizer.name_or_path}` has no eos token: give another `--tokenizer_name`")
         self.tokenizer, self.task, self.max_length, self.shots = tokenizer, task, max_length, shots or []
-        self.format = new_chat_format(tokenizer, style, template_kwargs, self.shots)
+        self.format = new_chat_format(tokenizer, style, template_kwargs, system_prompt, self.shots)
         self.end = self.format.end if self.format else tokenizer.special_tokens_map["eos_token"]
         opening = self.tokenize([self.format.opening])[0] if self.format else []
         self.opening = f"{tokenizer.decode(opening, skip_special_tokens=True)}"  # of generated answers
@@ -61,17 +63,18 @@ class Prompter:
         """Token ids of texts; a tokenizer is fastest with many texts in one call."""
         return self.tokenizer(texts, add_special_tokens=add_special_tokens, return_attention_mask=False).input_ids
 
-    def prompt_texts(self, examples: list[Example]) -> list[str]:
+    def prompt_texts(self, examples: list[Example], origins: Sequence[str] = ()) -> list[str]:
         """Prompts of examples as the model reads them, each with the few-shot examples before it.
 
         Args:
             examples: what `Task.to_example` returns; the prompt of a conversation is all before its last answer.
+            origins: where each example is from, for error messages.
 
         Raises:
             ValueError: the chat template fails, or there is none for a conversation.
         """
         if self.format:
-            return self.format.prompts(examples)
+            return self.format.prompts(examples, origins)
         if any("messages" in example for example in examples):
             raise ValueError(
                 f"conversations need a chat template, and tokenizer `{self.tokenizer.name_or_path}` has none, or "
@@ -215,12 +218,13 @@ def new_chat_format(
     tokenizer: PreTrainedTokenizerBase,
     style: str | None,
     template_kwargs: dict[str, Any] | None,
+    system_prompt: str | None = None,
     shots: list[dict[str, str]] | None = None,
 ) -> ChatFormat | None:
     """The format of chats, or None for plain prompts: without `style`, they are chats if the tokenizer has a template.
 
     Raises:
-        ValueError: `chat`, and the tokenizer has no template; variables of a template for plain prompts.
+        ValueError: `chat`, and the tokenizer has no template; variables or a system prompt for plain prompts.
     """
     if style == "chat" and not tokenizer.chat_template:
         raise ValueError(
@@ -228,7 +232,12 @@ def new_chat_format(
             "`--chat_template FILE`"
         )
     if style != "plain" and tokenizer.chat_template:
-        return ChatFormat(tokenizer, shots or [], template_kwargs)
+        return ChatFormat(tokenizer, shots or [], template_kwargs, system_prompt)
+    if system_prompt is not None:
+        raise ValueError(
+            "`--system_prompt` has no effect on plain prompts: leave it out, or give a chat template, e.g. "
+            "`--chat_template chatml`"
+        )
     if template_kwargs:
         raise ValueError("`--chat_template_kwargs` has no effect on plain prompts: leave it out")
     return None
@@ -243,7 +252,7 @@ def check_chat_template(tokenizer: PreTrainedTokenizerBase, args: TaskArguments)
         ValueError: it writes both otherwise, or as `set_chat_template` and `new_chat_format`.
     """
     set_chat_template(tokenizer, args)
-    if chat := new_chat_format(tokenizer, args.prompt_style, args.chat_template_kwargs):
+    if chat := new_chat_format(tokenizer, args.prompt_style, args.chat_template_kwargs, args.system_prompt):
         with contextlib.suppress(ValueError):
             return chat.check_split(PROBE | {"completion": f"<think>\n{ANSWER}\n</think>\n\n{ANSWER}"})
         with chat.add_remedy(f"tokenizer `{tokenizer.name_or_path}`", PROBE):
@@ -289,7 +298,7 @@ def new_prompter(
     set_chat_template(tokenizer, task_args)
     shots, rest = draw_shots(rows, task, task_args.num_fewshot or 0, seed)
     style, variables = task_args.prompt_style, task_args.chat_template_kwargs
-    prompter = Prompter(tokenizer, task, max_length, style, shots, variables)
+    prompter = Prompter(tokenizer, task, max_length, style, shots, variables, task_args.system_prompt)
     if prompter.format and DAY in prompter.format.variables:
         day = f"`--chat_template_kwargs {DAY}={prompter.format.variables[DAY]}`"
         logger.info(f"The chat template writes the day of the run into each prompt: {day} repeats it")

@@ -64,6 +64,8 @@ def run_harness(
     model, tokenizer = load_for_generation(name, args.trust_remote_code, args.dtype)
     batch_size, chat, shots = args.batch_size or BATCH_SIZE, task_args.prompt_style == "chat", task_args.num_fewshot
     template_kwargs = (task_args.chat_template_kwargs or {}) if chat else {}
+    if task_args.system_prompt is not None and not chat:
+        raise ValueError("`--system_prompt` has no effect on plain prompts: give `--prompt_style chat` too")
     set_chat_template(tokenizer, task_args)
     thought_end = END.search(str(tokenizer.chat_template)) if chat else None
     language_model: Any = HFLM  # its decorator hides the arguments
@@ -74,7 +76,7 @@ def run_harness(
         results: Any = simple_evaluate(
             language_model(pretrained=model, tokenizer=tokenizer, **options),
             **{"tasks": tasks, "task_manager": manager, "num_fewshot": shots, "limit": max_samples},
-            **{"apply_chat_template": chat, **seeds},
+            **{"apply_chat_template": chat, "system_instruction": task_args.system_prompt, **seeds},
         )
     except ConnectionError as error:
         raise ValueError(
@@ -89,6 +91,7 @@ def run_harness(
     settings = {
         "prompt_style": "chat" if chat else "plain",
         "chat_template_kwargs": format_mapping(template_kwargs),
+        "system_prompt": task_args.system_prompt,
         "seed": args.seed,
         "dtype": str(model.dtype).removeprefix("torch."),
         "batch_size": batch_size,

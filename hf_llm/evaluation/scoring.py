@@ -269,7 +269,7 @@ class Evaluation:
 
     def settings(self) -> dict[str, Any]:
         """What the scores depend on besides model and rows, for the results file."""
-        names = ("task", "task_options", "prompt_style", "chat_template", "num_fewshot")
+        names = ("task", "task_options", "prompt_style", "chat_template", "system_prompt", "num_fewshot")
         settings = {name: getattr(self.task_args, name) for name in names}
         fields = {field.name: field.default for field in dataclasses.fields(self.task)}
         options = {name: getattr(self.task, name) for name in fields if getattr(self.task, name) != fields[name]}

@@ -78,3 +78,54 @@ def test_a_template_may_be_long_and_print_asterisks():
     for prompt in (True, False):
         expected = tokenizer.apply_chat_template([CHAT["messages"]] * 2, tokenize=False, add_generation_prompt=prompt)
         assert render_chats(tokenizer, [CHAT, CHAT], prompt) == expected
+
+
+TURNS = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% for c in m.tool_calls or [] %}CALL{% endfor %}{% endfor %}"
+)
+AS_OBJECT = "{{ c.function.name }}({{ c.function.arguments | tojson }})"
+AS_TEXT = {  # with an object, it would fail or write Python's `{'city': 'Zürich'}`
+    "joined": "{{ c.function.name + '(' + c.function.arguments + ')' }}",
+    "as it is": "{{ c.function.name }}({{ c.function.arguments }})",
+}
+CALLS = {
+    "messages": [
+        *CHAT["messages"],
+        {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "now", "arguments": {}}}]},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"function": {"name": "f", "arguments": {"city": "Zürich", "days": [1, None, True]}}}],
+        },
+    ],
+    "tools": None,
+}
+
+
+@pytest.mark.parametrize("call", [AS_OBJECT, *AS_TEXT.values()], ids=["as JSON", *AS_TEXT])
+def test_arguments_of_tool_calls_have_the_form_that_the_template_takes(call):
+    """They come out as JSON, whether the template converts an object or takes text, also after a chat without calls."""
+    tokenizer = new_tokenizer()
+    tokenizer.chat_template = TURNS.replace("CALL", call)
+    expected = '<user>hello<assistant>now({})<assistant>f({"city": "Zürich", "days": [1, null, true]})'
+    assert render_chats(tokenizer, [CHAT, CALLS]) == ["<user>hello", expected]
+    assert CALLS["messages"][2]["tool_calls"][0]["function"]["arguments"]["city"] == "Zürich"  # not changed in place
+
+
+def test_a_template_that_takes_only_lists_gets_them_also_where_the_last_message_is_a_call():
+    """The longest content shows whether contents are written, not an empty one."""
+    tokenizer = new_tokenizer()
+    parts = "{% for p in m.content %}{{ p.text if p.type == 'text' }}{% endfor %}"
+    tokenizer.chat_template = TURNS.replace("{{ m.content }}", parts).replace("CALL", AS_OBJECT)
+    assert render_chats(tokenizer, [CALLS])[0].startswith("<user>hello<assistant>now({})")
+
+
+def test_a_chat_that_the_template_refuses_is_named_with_the_words_of_the_template():
+    """The others are not."""
+    tokenizer = new_tokenizer()
+    refusal = "{{ raise_exception('roles must alternate') }}"
+    tokenizer.chat_template = f"{{% if messages | length > 1 %}}{refusal}{{% endif %}}" + TURNS
+    twice = {"messages": CHAT["messages"] * 2, "tools": None}
+    message = "^file.jsonl` line 7: the chat template of .* fails: roles must alternate: change the row, or"
+    with pytest.raises(ValueError, match=message):
+        render_chats(tokenizer, [CHAT, twice], origins=["file.jsonl` line 6", "file.jsonl` line 7"])

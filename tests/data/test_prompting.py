@@ -114,7 +114,7 @@ def test_the_built_in_templates_write_all_of_a_conversation():
     assert render_chats(tokenizer, [CONVERSATION]) == [CHATML]
     assert Prompter(tokenizer, TASK, 512).end == "<|im_end|>"
     assert add_chat_template(tokenizer, TaskArguments("generation", chat_template="chatml"))[1] == {}
-    tokenizer, new = add_chat_template(TOKENIZER, TaskArguments("generation", chat_template="alpaca"))
+    tokenizer, new = add_chat_template(new_tokenizer(), TaskArguments("generation", chat_template="alpaca"))
     turns = [CONVERSATION["messages"][1], CONVERSATION["messages"][-1]]
     assert render_chats(tokenizer, [{"messages": turns, "tools": None}]) == [ALPACA]
     assert (Prompter(tokenizer, TASK, 512).end, new) == ("<|eos|>", {})
@@ -132,3 +132,27 @@ def test_a_model_without_the_tokens_of_a_built_in_template_is_said_to_read_them_
         ValueError, match="chatlm cannot be read: there is no such file; alpaca and chatml are built in"
     ):
         set_chat_template(tokenizer, TaskArguments("generation", chat_template="chatlm"))
+
+
+def test_a_system_prompt_is_put_before_chats_without_a_system_message():
+    """Before few-shot examples and conversations too. Plain prompts and templates that drop it are refused."""
+    tokenizer, _ = add_chat_template(TOKENIZER, TaskArguments("generation", chat_template="chatml"))
+    shots = [{"prompt": "1 + 1", "completion": "2"}]
+    prompter = Prompter(tokenizer, TASK, 512, shots=shots, system_prompt="Be kind.")
+    own = "<|bos|><|im_start|>system\nBe brief."
+    given = "<|bos|><|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\n"
+    turns = CONVERSATION["messages"]
+    examples = [
+        {"prompt": "2 + 2", "completion": "4"},
+        {"prompt": "2 + 2", "completion": "4", "system": "Be brief."},
+        {"messages": [turns[1], turns[-1]], "tools": None},
+        CONVERSATION,
+    ]
+    starts = [given + "1 + 1", own, given + "Will it rain?", own]
+    texts = prompter.prompt_texts(examples)
+    assert [text[: len(start)] for text, start in zip(texts, starts, strict=True)] == starts
+    with pytest.raises(ValueError, match=r"`--system_prompt` has no effect on plain prompts: .* chatml"):
+        Prompter(TOKENIZER, TASK, 512, system_prompt="Be kind.")
+    tokenizer.chat_template = CHAT.replace("%}<|bos|>{{", "if m.role != 'system' %}<|bos|>{{", 1)
+    with pytest.raises(ValueError, match=r"`--system_prompt`: the chat template of .* leaves it out"):
+        Prompter(tokenizer, TASK, 512, system_prompt="Be kind.")
