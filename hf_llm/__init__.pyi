@@ -10,6 +10,7 @@ from .data.tokenization import tokenize as tokenize
 from .distributed.zero import DeepSpeedInForce as DeepSpeedInForce
 from .evaluation.callback import TaskEvaluation as TaskEvaluation
 from .evaluation.generation import complete as complete
+from .evaluation.sampling import Sampling as Sampling
 from .evaluation.scoring import evaluate_task as evaluate_task
 from .metrics.base import TaskMetric as TaskMetric
 from .metrics.base import paired_bootstrap as paired_bootstrap

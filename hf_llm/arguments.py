@@ -704,6 +704,34 @@ class EvalArguments(Arguments):
         default=None,
         metadata=PROMPT_BATCH | {"help": f"{PROMPT_BATCH['help']} Default: that of a task's YAML file, else 8."},
     )
+    num_samples: int | None = field(
+        default=None,
+        metadata={
+            "help": "Sample this many answers to each row, and report the mean of their scores, pass@k and the "
+            "majority's score. Default: one answer by greedy search.",
+            "min": 1,
+        },
+    )
+    temperature: float = field(
+        default=1.0, metadata={"help": "Temperature of sampling.", "above": 0, "requires": ("num_samples",)}
+    )
+    top_p: float = field(
+        default=1.0,
+        metadata={
+            "help": "Sample from the most likely tokens whose probabilities add up to this.",
+            "above": 0,
+            "max": 1,
+            "requires": ("num_samples",),
+        },
+    )
+    top_k: int = field(
+        default=0,
+        metadata={
+            "help": "Sample from this many most likely tokens; 0: from all.",
+            "min": 0,
+            "requires": ("num_samples",),
+        },
+    )
     dtype: str | None = field(
         default=None,
         metadata={
@@ -711,7 +739,9 @@ class EvalArguments(Arguments):
             "choices": ["float32", "bfloat16", "float16"],
         },
     )
-    seed: int = field(default=42, metadata={"help": "Random seed of few-shot examples and of the validation split."})
+    seed: int = field(
+        default=42, metadata={"help": "Random seed of few-shot examples, of sampling and of the validation split."}
+    )
     trust_remote_code: bool = field(default=False, metadata=REMOTE_CODE)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from accelerate import PartialState
 
 from hf_llm.arguments import EvalArguments, EvalTaskArguments
+from hf_llm.evaluation.sampling import sample_scores
 from hf_llm.evaluation.scoring import Evaluation, TaskResult, weighted_perplexity
 from hf_llm.files import write_json, write_json_lines
 from hf_llm.metrics.base import TaskMetric, paired_bootstrap, paired_differences, weighted_means
@@ -35,7 +36,10 @@ def compare_results(metric: TaskMetric, result: TaskResult, baseline: TaskResult
     """
     if len(result.predictions) < FEW_ROWS:
         logger.warning(f"{len(result.predictions)} rows are few: a bootstrap's p-values are too low below {FEW_ROWS}")
-    differences = paired_bootstrap(metric, result.answers(), baseline.answers(), result.references())
+    if result.samples is not None and baseline.samples is not None:
+        differences = paired_differences(partial(sample_scores, metric), [result.samples, baseline.samples])
+    else:
+        differences = paired_bootstrap(metric, result.answers(), baseline.answers(), result.references())
     if names := [*result.further_scores]:
         systems = [np.array([*each.further_scores.values()]).T for each in (result, baseline)]
         differences |= paired_differences(partial(weighted_means, names), systems)

@@ -16,21 +16,19 @@ from hf_llm.arguments import DataArguments, EvalArguments, TaskArguments
 from hf_llm.data.examples import ExamplesReport, encode_prompts
 from hf_llm.data.prompting import Prompter, new_prompter
 from hf_llm.data.rows import load_rows
-from hf_llm.evaluation.generation import BATCH_SIZE, generate_ids, truncate_at
+from hf_llm.evaluation.answers import generate_answers
+from hf_llm.evaluation.generation import BATCH_SIZE
 from hf_llm.evaluation.harness import load_harness
 from hf_llm.evaluation.likelihood import log_likelihoods
 from hf_llm.evaluation.perplexity import perplexity
-from hf_llm.evaluation.thoughts import StopAfterAnswer, decode_answer
+from hf_llm.evaluation.sampling import Sampling, score_answers, shown_answers
 from hf_llm.mappings import format_mapping
 from hf_llm.metrics.base import weighted_means, with_interval
-from hf_llm.models.inspection import end_token_ids, num_positions
+from hf_llm.models.inspection import num_positions
 from hf_llm.models.loading import load_for_generation, load_tokenizer, model_arguments
 from hf_llm.tasks import Task, load_task
 
 logger = logging.getLogger(__name__)
-
-# Set explicitly: a model's generation_config may hold a penalty of repetition, by which answers avoid the context.
-GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0}
 
 
 @dataclass
@@ -39,11 +37,13 @@ class TaskResult:
 
     Args:
         scores: scores over all rows, each with its 95 % interval, e.g. `rouge1`, `rouge1_ci95_low`, `rouge1_ci95_high`.
-        predictions: for each row `{"prompt": str, "prediction": str, "references": list[str]}` and the row's scores.
+        predictions: for each row `{"prompt": str, "prediction": str, "references": list[str]}` and the row's scores;
+            with several `samples`, the prediction is that of their majority.
         report: what encoding did to the rows, e.g. how many documents were shortened.
         losses: (N, 2) summed loss in nats and number of tokens of each gold completion, if the task scores perplexity.
         further_scores: scores of the N rows that the task does not compute from the predictions; their means are in
             `scores`.
+        samples: the `sample_statistics` of the answers, if several were sampled for each row.
     """
 
     scores: dict[str, float | str]
@@ -51,6 +51,7 @@ class TaskResult:
     report: ExamplesReport
     losses: np.ndarray | None = None
     further_scores: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    samples: np.ndarray | None = None
 
     def answers(self) -> list[str]:
         """The prediction of each row."""
@@ -113,8 +114,9 @@ def evaluate_task(
     max_length: int = 1024,
     batch_size: int = BATCH_SIZE,
     show_progress: bool = True,
+    sampling: Sampling | None = None,
 ) -> TaskResult:
-    """Let the model answer every row of a task, by greedy search or by ranking choices, and score the answers.
+    """Let the model answer every row of a task, by greedy search, by sampling or by ranking choices, and score it.
 
     The scores are the same on any number of ranks.
 
@@ -127,6 +129,7 @@ def evaluate_task(
         max_length: tokens of prompt and answer together; at most the model's number of positions.
         batch_size: prompts per batch on each rank.
         show_progress: show progress bars on rank 0.
+        sampling: several answers to each row, e.g. `Sampling(num_samples=8)`. None: one, by greedy search.
 
     Returns:
         The scores with their 95 % intervals and the N predictions, on every rank.
@@ -140,26 +143,30 @@ def evaluate_task(
         >>> result.scores["rougeL"], result.scores["rougeL_ci95_low"], result.predictions[0]["prediction"]
     """
     prompter = prompter or Prompter(tokenizer, task, int(min(max_length, num_positions(model))))
-    return answer_and_score(model, encode_task(prompter, rows), batch_size=batch_size, show_progress=show_progress)
+    options = {"batch_size": batch_size, "show_progress": show_progress}
+    return answer_and_score(model, encode_task(prompter, rows), sampling, **options)
 
 
-def answer_and_score(model: torch.nn.Module, encoded: EncodedTask, **options) -> TaskResult:
+def answer_and_score(
+    model: torch.nn.Module, encoded: EncodedTask, sampling: Sampling | None = None, **options
+) -> TaskResult:
     """Let the model answer every prompt of an encoded task, and score the answers.
 
     Args:
+        sampling: several answers to each row. None: one, by greedy search.
         options: `batch_size` and `show_progress`, as for `complete`.
     """
     task, prompts, tokenizer = encoded.prompter.task, encoded.prompts, encoded.prompter.tokenizer
     if len(prompts[0]["choices"]) > 0:
         texts, further = rank_choices(model, encoded, **options)
-        thoughts = [""] * len(prompts)
+        texts, thoughts = [[text] for text in texts], [[""]] * len(prompts)
     else:
-        texts, thoughts = generate_answers(model, encoded, **options)
+        texts, thoughts = generate_answers(model, encoded.prompter, prompts["prompt"], sampling, **options)
         further = {}
-    answers = [task.answer(text, row) for text, row in zip(texts, encoded.rows.to_list(), strict=True)]
-    metric, references, losses = task.metric(), prompts["references"], None
-    scores: Any = metric.compute(predictions=answers, references=references)  # a dict
-    row_scores = metric.row_scores(answers, references)
+    rows, references, losses = encoded.rows.to_list(), prompts["references"], None
+    answers = [[task.answer(text, row) for text in each] for each, row in zip(texts, rows, strict=True)]
+    sampled = sampling is not None
+    scores, row_scores, samples = score_answers(task.metric(), answers, references, sampled)
     if task.scores_perplexity:
         losses = completion_losses(model, encoded, **options)
         scores |= with_interval(weighted_perplexity, losses)
@@ -171,51 +178,12 @@ def answer_and_score(model: torch.nn.Module, encoded: EncodedTask, **options) ->
             one | dict(zip(further, more, strict=True))
             for one, more in zip(row_scores, zip(*further.values(), strict=True), strict=True)
         ]
+    shown = [shown_answers(*each, sampled) for each in zip(answers, thoughts, strict=True)]
     predictions = [
-        {"prompt": tokenizer.decode(ids), "prediction": answer, "references": gold, **one_row}
-        | ({"thought": thought} if thought else {})
-        for ids, answer, gold, thought, one_row in zip(
-            prompts["prompt"], answers, references, thoughts, row_scores, strict=True
-        )
+        {"prompt": tokenizer.decode(ids), **row_answers, "references": gold, **one_row}
+        for ids, row_answers, gold, one_row in zip(prompts["prompt"], shown, references, row_scores, strict=True)
     ]
-    return TaskResult(scores, predictions, encoded.report, losses, further)
-
-
-def generate_answers(model: torch.nn.Module, encoded: EncodedTask, **options) -> tuple[list[str], list[str]]:
-    """Generate the answer to each prompt by greedy search.
-
-    Returns:
-        The answers, and the thoughts before them, mostly empty.
-
-    Raises:
-        ValueError: prompt and answer exceed the positions of the model.
-    """
-    prompter, task, prompts = encoded.prompter, encoded.prompter.task, encoded.prompts["prompt"]
-    plain: Any = getattr(model, "module", model)
-    longest, positions = max(map(len, prompts)), num_positions(model)
-    room = positions - longest - task.max_new_tokens
-    if room < 0:
-        raise ValueError(
-            f"an answer of `max_new_tokens` {task.max_new_tokens} after a prompt of {longest} tokens is beyond the "
-            f"model's {positions} positions: give `--max_length` {positions} or less"
-        )
-    ends = end_token_ids(plain, prompter.tokenizer, prompter.end)
-    thought_tokens = int(min(task.max_thought_tokens, room))  # the same for all rows, so that no batch matters
-    stop_strings = () if prompter.format else task.stop_strings
-    criteria = StopAfterAnswer(prompter.tokenizer, stop_strings, task.max_new_tokens, thought_tokens)
-    options |= GREEDY | {"max_new_tokens": task.max_new_tokens + thought_tokens, "eos_token_id": ends}
-    completions = generate_ids(model, prompter.tokenizer, prompts, criteria=criteria, **options)
-    pairs = [decode_answer(prompter.tokenizer, *each) for each in zip(prompts, completions, strict=True)]
-    texts, thoughts = ([*each] for each in zip(*pairs, strict=True))
-    texts = [truncate_at(text.removeprefix(prompter.opening), stop_strings) for text in texts]
-    thinking = sum(map(bool, thoughts))
-    if empty := sum(bool(thought) and not text.strip() for text, thought in zip(texts, thoughts, strict=True)):
-        more = "more by `max_thought_tokens` in `--task_options`"
-        remedy = "a smaller `--max_length`" if thought_tokens == room else more
-        logger.warning(
-            f"{empty} of {thinking} thoughts end without an answer, within {thought_tokens} tokens: give {remedy}"
-        )
-    return texts, thoughts
+    return TaskResult(scores, predictions, encoded.report, losses, further, samples)
 
 
 def rank_choices(model: torch.nn.Module, encoded: EncodedTask, **options) -> tuple[list[str], dict[str, list[float]]]:
@@ -267,6 +235,15 @@ class Evaluation:
     max_length: int
     args: EvalArguments
 
+    def sampling(self) -> Sampling | None:
+        """How answers are sampled, with `--num_samples`."""
+        args = self.args
+        return (
+            Sampling(args.num_samples, args.temperature, args.top_p, args.top_k, args.seed)
+            if args.num_samples
+            else None
+        )
+
     def settings(self) -> dict[str, Any]:
         """What the scores depend on besides model and rows, for the results file."""
         names = ("task", "task_options", "prompt_style", "chat_template", "system_prompt", "num_fewshot")
@@ -276,6 +253,7 @@ class Evaluation:
         settings["task_options"] = format_mapping(options) or None  # in effect, also those that the data decide
         settings["chat_template"] = settings["chat_template"] and Path(settings["chat_template"]).name
         settings["num_fewshot"] = settings["num_fewshot"] or 0
+        settings |= vars(sampling) if (sampling := self.sampling()) else {}
         return settings | {"max_length": self.max_length, "seed": self.args.seed, "dtype": self.args.dtype}
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, positions: float) -> EncodedTask:
@@ -300,6 +278,8 @@ def check_evaluation(tasks: dict[str, tuple], args: EvalArguments) -> None:
     """
     if not (tasks or args.harness):
         raise ValueError("nothing to score: give `--task` or `--harness`")
+    if args.num_samples and args.harness:
+        raise ValueError("`--num_samples` has no effect on tasks of `--harness`: leave one of them out")
     if args.harness:
         load_harness(*args.harness)
     for name in (args.model_name_or_path, args.baseline):
@@ -320,6 +300,11 @@ def load_evaluations(tasks: dict[str, tuple[TaskArguments, DataArguments, EvalAr
     for name, (task_args, data_args, args) in tasks.items():
         task = load_task(task_args.task, **task_args.task_options or {})
         rows = load_rows(data_args, task_args, task, args.seed)
+        if args.num_samples and task.choices(rows["validation"][0]) is not None:
+            remedy = "leave it out" + ", or give `--task_options scoring=generated`" * (
+                task_args.task == "understanding"
+            )
+            raise ValueError(f"`--num_samples` has no effect on {name}, whose choices are ranked: {remedy}")
         evaluations.append(Evaluation(name, task, rows, task_args, data_args.max_length, args))
     return evaluations
 
@@ -332,5 +317,7 @@ def score_model(name: str, evaluations: list[Evaluation], args: EvalArguments) -
     """
     model, tokenizer = load_for_generation(name, args.trust_remote_code, args.dtype)
     tasks = [evaluation.encode(tokenizer, num_positions(model)) for evaluation in evaluations]
-    sizes = [evaluation.args.batch_size or BATCH_SIZE for evaluation in evaluations]
-    return [answer_and_score(model, encoded, batch_size=size) for encoded, size in zip(tasks, sizes, strict=True)]
+    return [
+        answer_and_score(model, encoded, evaluation.sampling(), batch_size=evaluation.args.batch_size or BATCH_SIZE)
+        for encoded, evaluation in zip(tasks, evaluations, strict=True)
+    ]

@@ -111,7 +111,7 @@ def test_a_prompt_that_only_mentions_a_mark_begins_no_thought():
 def test_a_penalty_in_the_generation_config_does_not_change_the_score(monkeypatch, tokenizer):
     """Scored is greedy search, whatever the model's authors recommend for chats."""
     found = []
-    monkeypatch.setattr("hf_llm.evaluation.scoring.generate_ids", lambda *_, **options: found.append(options) or [[5]])
+    monkeypatch.setattr("hf_llm.evaluation.answers.generate_ids", lambda *_, **options: found.append(options) or [[5]])
     answer(monkeypatch, tokenizer, ["nine"])
     expected = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1, "do_sample": False}
     assert found[0].items() >= expected.items()
