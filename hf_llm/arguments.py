@@ -297,6 +297,22 @@ class SourceArguments(ReadingArguments):
 class DataArguments(SourceArguments):
     """Which data to read, and how to lay it out in rows."""
 
+    mixture: str | None = field(
+        default=None,
+        metadata={
+            "help": "YAML file that names sources of training rows and the share of each, see docs/mixtures.md.",
+            "excludes": ("train_file", "validation_file", "dataset_name"),
+        },
+    )
+    stopping_strategy: str = field(
+        default="first_exhausted",
+        metadata={
+            "help": "End of an epoch of a --mixture: before the first source would repeat a row, or when every source "
+            "has no new row left.",
+            "choices": ["first_exhausted", "all_exhausted"],
+            "requires": ("mixture",),
+        },
+    )
     max_length: int = field(default=1024, metadata={"help": "Maximum number of tokens per row.", "min": 2})
     packing: bool = field(
         default=True,

@@ -23,6 +23,7 @@ from hf_llm.arguments import (
 from hf_llm.data.byte_streams import BadFile, missing_column
 from hf_llm.data.checks import refuse_bad_files
 from hf_llm.data.locations import find_files, find_sources
+from hf_llm.data.mixtures import naming_source, read_mixture
 from hf_llm.data.readers import read_texts
 from hf_llm.data.token_folders import load_token_rows
 from hf_llm.messages import one_line, printable
@@ -44,7 +45,7 @@ def load_splits(data_args: TextSource, seed: int) -> DatasetDict | dict:
 
     Returns:
         `train` and `validation`, each with at least one row and with the single column `text` of strings. With
-        `--streaming`, `train` is read while it is used.
+        `--streaming`, `train` is read while it is used. With `--mixture`, each is a dictionary of the sources.
 
     Raises:
         ValueError: an argument, a file or a row is wrong.
@@ -53,6 +54,8 @@ def load_splits(data_args: TextSource, seed: int) -> DatasetDict | dict:
         raise ValueError("`--dataset_name` and `--train_file` are both given: name the data with one of them")
     if data_args.validation_file and not data_args.train_file:
         raise ValueError("`--validation_file` is given without `--train_file`: name the training files as well")
+    if isinstance(data_args, TextArguments) and data_args.mixture:
+        return load_mixture(data_args, seed)
     if isinstance(data_args, TextArguments) and (tokens := load_token_splits(data_args)):
         return tokens
     if isinstance(data_args, TextArguments) and data_args.streaming:
@@ -90,13 +93,30 @@ def load_token_splits(data_args: TextArguments) -> dict[str, Any] | None:
     return {"train": train, "validation": validation}
 
 
+def load_mixture(data_args: TextArguments, seed: int) -> dict[str, dict[str, Any]]:
+    """Load the text of each source of a mixture, as `load_splits` does of one; their splits are not joined.
+
+    Raises:
+        ValueError: the mixture or a source is wrong; the source is named.
+    """
+    splits: dict[str, dict[str, Any]] = {"train": {}, "validation": {}}
+    for name, source in read_mixture(data_args).sources.items():
+        with naming_source(data_args.mixture, name):
+            for split, rows in load_splits(source, seed).items():
+                splits[f"{split}"][name] = rows
+    return splits
+
+
 def load_streams(data_args: TextArguments) -> dict[str, Any]:
     """Load text as `load_splits` does, with `train` read only while it is used. Each file is a shard of it.
 
     Raises:
         ValueError: as `load_splits`; there is no validation split, or nothing to stream.
     """
-    if data_args.dataset_name:
+    if data_args.dataset_name == "python_docs":
+        splits: dict[str, Any] = {str(split): rows.select_columns("text") for split, rows in python_docs().items()}
+        splits["train"] = splits["train"].to_iterable_dataset()
+    elif data_args.dataset_name:
         splits = load_hub_texts(data_args, streaming=True)
         if "validation" in splits:
             splits["validation"] = Dataset.from_list(list(first_rows(splits["validation"], data_args.max_eval_samples)))
@@ -104,7 +124,7 @@ def load_streams(data_args: TextArguments) -> dict[str, Any]:
         paths = find_sources("--train_file", data_args.train_file).paths
         refuse_bad_files(paths, data_args.dataset_text_field, data_args.reading())
         settings = {"paths": paths, "field": data_args.dataset_text_field, "reading": data_args.reading()}
-        splits: dict[str, Any] = {"train": IterableDataset.from_generator(stream_files, TEXT, settings)}
+        splits = {"train": IterableDataset.from_generator(stream_files, TEXT, settings)}
         if data_args.validation_file:
             files = find_files("--validation_file", data_args.validation_file).paths
             splits["validation"] = first_rows(load_text_files(files, data_args), data_args.max_eval_samples)

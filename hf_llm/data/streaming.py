@@ -60,12 +60,49 @@ class StreamPosition:
     counts: dict[str, int] = field(default_factory=dict)
 
 
-class StreamedRows(torch.utils.data.IterableDataset):
+class RankRows(torch.utils.data.IterableDataset):
     """Endless packed rows of this rank, for a stock Trainer with `dispatch_batches=False`.
 
     accelerate makes every rank iterate over the rows of all ranks and keep its own batches. Each rank therefore yields
     a filler in the slots of the others, and reads and tokenizes its own text only. Rank 1 of 2 with `batch_size` 2
     yields: filler, filler, row 0, row 1, filler, filler, row 2, row 3 and so on.
+    """
+
+    rank: int
+    ranks: int
+    batch_size: int  # rows of a micro-batch, which a rank takes one after the other
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        own = self.own_rows()
+        if self.ranks == 1:
+            yield from own
+        while True:
+            for rank in range(self.ranks):
+                yield from islice(own, self.batch_size) if rank == self.rank else repeat(FILLER, self.batch_size)
+
+    def own_rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows of this rank, from the first one that is not consumed."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Any]:
+        """The position of this rank, for a checkpoint."""
+        raise NotImplementedError
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue at a position that `state` returned."""
+        raise NotImplementedError
+
+    def save(self, folder: Path) -> None:
+        """Write the position of this rank to `stream-RANK.json`."""
+        write_text(folder / f"stream-{self.rank}.json", json.dumps(self.state()) + "\n")
+
+    def load(self, checkpoint: str) -> None:
+        """Continue at the position of this rank that `save` wrote into a checkpoint."""
+        self.set_state(read_json_file(Path(checkpoint) / f"stream-{self.rank}.json"))
+
+
+class StreamedRows(RankRows):
+    """Endless packed rows of this rank from one stream of documents.
 
     Args:
         documents: rows `{"text": str}`.
@@ -98,14 +135,6 @@ class StreamedRows(torch.utils.data.IterableDataset):
         self.start, self.consumed_rows = StreamPosition(), 0  # consumed: trained on, by this rank, in all epochs
         # Blocks that are trained on or fetched ahead by the data loader: start, and counts up to the end of the block.
         self.open_blocks: list[tuple[StreamPosition, Counter]] = []
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        own = self.own_rows()
-        if self.ranks == 1:
-            yield from own
-        while True:
-            for rank in range(self.ranks):
-                yield from islice(own, self.batch_size) if rank == self.rank else repeat(FILLER, self.batch_size)
 
     def own_rows(self) -> Iterator[dict[str, Any]]:
         """Yield the rows of this rank, from the first one that is not consumed.
@@ -200,15 +229,18 @@ class StreamedRows(torch.utils.data.IterableDataset):
         """The start of the block that is trained on, and the counts up to its end."""
         return self.open_blocks[0] if self.open_blocks else (self.start, Counter(self.start.counts))
 
-    def save(self, folder: Path) -> None:
-        """Write the position of this rank and the number of consumed rows to `stream-RANK.json`."""
-        state = {"trained": self.consumed_rows, "position": asdict(self.current_block()[0])}
-        write_text(folder / f"stream-{self.rank}.json", json.dumps(state) + "\n")
+    def state(self) -> dict[str, Any]:
+        """The number of consumed rows, and the position at the start of the current block."""
+        return {"trained": self.consumed_rows, "position": asdict(self.current_block()[0])}
 
-    def load(self, checkpoint: str) -> None:
-        """Continue at the position of this rank that `save` wrote into a checkpoint."""
-        state = read_json_file(Path(checkpoint) / f"stream-{self.rank}.json")
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue at a position that `state` returned."""
         self.consumed_rows, self.start = state["trained"], StreamPosition(**state["position"])
+
+    @property
+    def epoch(self) -> int:
+        """Passes over the data before the current block."""
+        return self.current_block()[0].epoch
 
     def callbacks(self) -> list[TrainerCallback]:
         """The callback that counts consumed rows and saves the position with each checkpoint."""
@@ -233,7 +265,7 @@ class StreamedRows(torch.utils.data.IterableDataset):
 class TrackStream(TrainerCallback):
     """Tell the stream after each step how many rows are consumed, and save its position with each checkpoint."""
 
-    def __init__(self, rows: StreamedRows):
+    def __init__(self, rows):
         self.rows = rows
 
     def on_step_end(self, args: TrainingArguments, state, control, **kwargs):
@@ -244,7 +276,7 @@ class TrackStream(TrainerCallback):
 
     def on_log(self, args: TrainingArguments, state, control, logs, **kwargs):
         # For rows without a length the Trainer logs the share of `max_steps` as the epoch.
-        logs["epoch"] = state.log_history[-1]["epoch"] = self.rows.current_block()[0].epoch
+        logs["epoch"] = state.log_history[-1]["epoch"] = self.rows.epoch
 
 
 def first_documents(documents: IterableDataset, number: int) -> Dataset:

@@ -1,7 +1,9 @@
 """Perplexity and bits per byte of held-out text, as metrics of the Trainer."""
 
+import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,10 +98,41 @@ class TokenMetrics:
         (loss, tokens), self.total = self.total, np.zeros(2)
         return self.scores(loss, tokens)
 
+    def join(self, others: Sequence[Any]) -> "TokenMetrics":
+        """Return the metrics of all rows that these and other metrics are for."""
+        return TokenMetrics()
+
     def scores(self, loss: float, tokens: float) -> dict[str, float]:
         """Compute the scores from the summed loss in nats and the number of predicted tokens."""
         mean = loss / max(tokens, 1)
         return {"loss": mean, "perplexity": perplexity(mean)}
+
+
+class SourceMetrics(TokenMetrics):
+    """The scores of all validation rows, and under `NAME_` those of the rows of each source of a mixture.
+
+    One evaluation gives both; a dictionary of data sets would be evaluated once for each, without a loss of all.
+
+    Args:
+        sources: metrics of the rows of each source.
+        rows: how many rows each source has; they come one source after the other.
+    """
+
+    def __init__(self, sources: Mapping[str, TokenMetrics], rows: list[int]):
+        first, *others = sources.values()
+        self.whole, self.sources, self.ends, self.seen = first.join(others), sources, np.cumsum(rows), 0
+
+    def __call__(self, prediction: EvalPrediction, compute_result: bool) -> dict[str, float]:
+        """Add one batch of `token_losses`, each row to its source; return the scores after the last batch."""
+        losses = prediction.predictions
+        scores = self.whole(prediction, compute_result)
+        # With 3 rows of the first source, rows 2 to 5 of the data are split before row 3, which is 1 of the batch.
+        batches = losses.tensor_split([max(0, int(end) - self.seen) for end in self.ends[:-1]])
+        for (name, metrics), batch in zip(self.sources.items(), batches, strict=True):
+            own = metrics(EvalPrediction(batch, None), compute_result)  # pyright: ignore[reportArgumentType]
+            scores |= {f"{name}_{score}": value for score, value in own.items()}
+        self.seen = 0 if compute_result else self.seen + len(losses)
+        return scores
 
 
 def perplexity(loss: float) -> float:
@@ -125,6 +158,14 @@ class LanguageModelingMetrics(TokenMetrics):
         self.num_bytes, self.zlib_bits_per_byte = text["bytes"], text["zlib_bits_per_byte"]
         starts_with_bos = tokenizer("a").input_ids[0] == tokenizer.bos_token_id
         self.unpredicted_bits = (text["pieces"] - starts_with_bos * text["documents"]) * math.log2(len(tokenizer))
+
+    def join(self, others: Sequence[Any]) -> TokenMetrics:
+        whole, parts = copy.copy(self), [self, *others]
+        whole.total, whole.num_bytes = np.zeros(2), sum(part.num_bytes for part in parts)
+        whole.unpredicted_bits = sum(part.unpredicted_bits for part in parts)
+        compressed = sum(part.zlib_bits_per_byte * part.num_bytes for part in parts)
+        whole.zlib_bits_per_byte = compressed / whole.num_bytes
+        return whole
 
     def scores(self, loss: float, tokens: float) -> dict[str, float]:
         return super().scores(loss, tokens) | {

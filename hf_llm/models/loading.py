@@ -32,6 +32,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from hf_llm.arguments import AdapterArguments, ModelArguments, TokenizerArguments
+from hf_llm.data.mixtures import join_texts
 from hf_llm.data.token_folders import TokenRows
 from hf_llm.data.vocabulary import train_tokenizer
 from hf_llm.hardware import has_bfloat16
@@ -101,14 +102,15 @@ def check_settings(folder: Path) -> None:
 
 def load_tokenizer(
     model_args: ModelArguments,
-    train_split: Dataset | IterableDataset | None = None,
+    train_split: Dataset | IterableDataset | dict[str, Any] | None = None,
     checkpoint: str | None = None,
     special_tokens: Sequence[str] = (),
 ) -> PreTrainedTokenizerBase:
     """Load the tokenizer, or train a byte-level BPE on the train split for a new model.
 
     Args:
-        train_split: rows `{"text": str}` for a new tokenizer, or the rows of a token folder, which has one.
+        train_split: rows `{"text": str}` for a new tokenizer, or the rows of a token folder, which has one; or those of
+            each source of a mixture.
         checkpoint: folder that the run resumes from, whose tokenizer is that which the run has trained.
         special_tokens: further special tokens of a new tokenizer.
 
@@ -116,15 +118,16 @@ def load_tokenizer(
         ValueError: the tokenizer cannot be read, or is not that of the token folder, or there is neither a name to load
             nor text to train on.
     """
-    tokens = train_split if isinstance(train_split, TokenRows) else None
-    name = model_args.tokenizer_name or model_args.model_name_or_path or (tokens.tokenizer if tokens else None)
+    sources = train_split.values() if isinstance(train_split, dict) else [train_split]
+    folders = [rows for rows in sources if isinstance(rows, TokenRows)]
+    name = model_args.tokenizer_name or model_args.model_name_or_path or next((f.tokenizer for f in folders), None)
     if name is None and checkpoint is None:
         if train_split is None:
             raise ValueError("there is no model to start from: give `--model_name_or_path`, a folder or a Hub id")
         trained: list[Any] = [None]
         if PartialState().is_main_process:
-            streamed = isinstance(train_split, IterableDataset)
-            rows: Any = train_split.take(STREAMED_DOCUMENTS) if streamed else train_split
+            rows: Any = join_texts(train_split)
+            rows = rows.take(STREAMED_DOCUMENTS) if isinstance(rows, IterableDataset) else rows
             texts = (row["text"] or "" for row in rows)
             trained = [train_tokenizer(texts, model_args.vocab_size, special_tokens=special_tokens)]
         # Token ids that differ between ranks would silently ruin the run: all ranks use the tokenizer of rank 0.
@@ -134,8 +137,8 @@ def load_tokenizer(
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     if name is None:  # one of the facts of the run; the tokenizer may have fewer entries
         tokenizer.trained_vocab_size = model_args.vocab_size  # pyright: ignore[reportAttributeAccessIssue]
-    if tokens:
-        tokens.check_tokenizer(tokenizer)
+    for folder in folders:
+        folder.check_tokenizer(tokenizer)
     return tokenizer
 
 

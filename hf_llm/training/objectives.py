@@ -3,6 +3,7 @@
 An objective is a transform of the data or a collator, with the class of model, special tokens, metrics and loss for it.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,28 @@ from hf_llm.data.examples import ExamplesReport, encode_examples, show_example
 from hf_llm.data.infilling import SENTINELS, InfillingReport, infilling_converter, sentinel_ids, tokenize_for_infilling
 from hf_llm.data.locations import find_sources
 from hf_llm.data.masking import MaskingCollator, mask_rows
+from hf_llm.data.mixed_rows import MixedRows, MixedStream, MixtureReport, join_rows
+from hf_llm.data.mixtures import naming_source, read_mixture
 from hf_llm.data.packing import PackingCollator, PackingReport, pack
 from hf_llm.data.prompting import Prompter
 from hf_llm.data.streaming import StreamedRows, first_documents
 from hf_llm.data.token_folders import TokenRows, is_token_folder
 from hf_llm.data.tokenization import VERIFIED_DOCUMENTS, document_engine, sample_texts, tokenize
 from hf_llm.data.vocabulary import MASK
-from hf_llm.evaluation.perplexity import LanguageModelingMetrics, TokenMetrics, masked_token_losses, token_losses
+from hf_llm.evaluation.perplexity import (
+    LanguageModelingMetrics,
+    SourceMetrics,
+    TokenMetrics,
+    masked_token_losses,
+    token_losses,
+)
 from hf_llm.models.inspection import first_position
+
+logger = logging.getLogger(__name__)
 
 AUTO_CLASSES = {"causal": AutoModelForCausalLM, "fim": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}
 SPECIAL_TOKENS = {"causal": (), "fim": SENTINELS[0], "masked": (MASK,)}  # of a new tokenizer
-Reports = dict[str, list[PackingReport | InfillingReport | StreamedRows]]
+Reports = dict[str, list[PackingReport | InfillingReport | StreamedRows | MixedRows | MixedStream | MixtureReport]]
 
 
 def check_objective(
@@ -51,12 +62,17 @@ def check_objective(
         ValueError: the tokenizer lacks what the objective needs; the stream has no end, or too many readers.
     """
     known = ["loss", "perplexity", *(["bits_per_byte"] if run_args.objective != "masked" else [])]
+    sources = read_mixture(data_args).sources if data_args.mixture else {"": data_args}
+    if data_args.mixture:
+        if args.train_sampling_strategy != "random":
+            raise ValueError("`--mixture` has an order of its own: leave out `--train_sampling_strategy`")
+        known += [f"{name}_{score}" for name in sources for score in known]
     if (metric := args.metric_for_best_model) and metric.removeprefix("eval_") not in known:
         raise ValueError(
             f"`--metric_for_best_model` {metric} is not a score of this objective: give {', '.join(known)}"
         )
     if run_args.objective == "fim":
-        if any(map(is_token_folder, data_args.train_file or [])):
+        if any(is_token_folder(path) for source in sources.values() for path in source.train_file or []):
             raise ValueError("`--objective` fim rearranges text, but `--train_file` is a folder of tokens: name files")
         sentinel_ids(tokenizer)
     if run_args.objective == "masked" and tokenizer.mask_token_id is None:
@@ -74,11 +90,13 @@ def check_objective(
 
 
 def set_training_arguments(args: TrainingArguments, data_args: TextArguments, run_args: PretrainArguments) -> None:
-    """Change `args` to what a stream and packed rows with hidden tokens need."""
+    """Change `args` to what a stream, a mixture and packed rows with hidden tokens need."""
     if data_args.streaming:
         # Every rank reads its own batches, and a resumed stream starts at its position: there is nothing to skip.
         args.accelerator_config.dispatch_batches = args.accelerator_config.split_batches = False
         args.ignore_data_skip = True
+    elif data_args.mixture:
+        args.train_sampling_strategy = "sequential"  # `MixedRows` are in the order of training
     if run_args.objective == "masked" and data_args.packing:
         # The mask of packed rows is (B, 1, T, T): to count its ones, as the recipes ask, would count pairs of tokens.
         args.include_num_input_tokens_seen = "all"
@@ -90,17 +108,20 @@ def tokenize_and_pack(
     data_args: TextArguments,
     run_args: PretrainArguments,
     args: TrainingArguments,
-) -> tuple[Dataset | StreamedRows, Dataset, Reports]:
+) -> tuple[Dataset | StreamedRows | MixedRows | MixedStream, Dataset | dict[str, Dataset], Reports]:
     """Tokenize and pack `train` and `validation`.
 
     Validation texts stay whole, also with `--objective fim`, so that scores can be compared among objectives.
 
     Returns:
-        Rows to train on, rows to evaluate on, and the reports under the prefixes of the results files.
+        Rows to train on, rows to evaluate on (of a mixture those of each source), and the reports under the prefixes
+        of the results files.
 
     Raises:
         ValueError: the text of `train` does not fill one row.
     """
+    if data_args.mixture:
+        return mix_sources(splits, tokenizer, data_args, run_args, args)
     validation, eval_report = pack_texts(splits["validation"], tokenizer, data_args)
     if isinstance(splits["train"], TokenRows):
         return splits["train"], validation, {"train": [splits["train"].report], "eval": [eval_report]}
@@ -118,6 +139,31 @@ def pack_texts(
     if isinstance(documents, TokenRows):
         return documents, documents.report
     return pack(tokenize(documents, tokenizer), data_args.max_length, data_args.packing)
+
+
+def mix_sources(
+    splits: dict,
+    tokenizer: PreTrainedTokenizerBase,
+    data_args: TextArguments,
+    run_args: PretrainArguments,
+    args: TrainingArguments,
+) -> tuple[MixedRows | MixedStream, dict[str, Dataset], Reports]:
+    """Tokenize and pack each source of a mixture, and mix the rows to train on; shares count packed rows."""
+    mixture, train, validation, reports = read_mixture(data_args), {}, {}, {"train": {}, "eval": {}}
+    for name, source_args in mixture.sources.items():
+        source = {split: rows[name] for split, rows in splits.items()}
+        with naming_source(mixture.path, name):
+            packed = tokenize_and_pack(source, tokenizer, source_args, run_args, args)
+        train[name], validation[name], source_reports = packed
+        for prefix, own in source_reports.items():
+            reports[prefix][name] = own
+    evaluated: Reports = {"eval": [MixtureReport(reports["eval"])]}
+    if data_args.streaming:
+        stream = MixedStream(train, mixture.amounts)
+        return stream, validation, {"train": [stream], **evaluated}
+    rows = MixedRows(train, mixture, args.seed)
+    logger.info(rows.description)
+    return rows, validation, {"train": [MixtureReport(reports["train"]), rows], **evaluated}
 
 
 def pack_train(
@@ -183,32 +229,46 @@ def trainer_options(
     data_args: TextArguments,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    documents: Dataset,
-    validation: Dataset,
+    documents: Dataset | dict[str, Dataset],
+    validation: Dataset | dict[str, Dataset],
     args: TrainingArguments,
 ) -> dict[str, Any]:
     """Keyword arguments of the Trainer for the objective: evaluation rows, collator, metrics and loss.
 
     Args:
-        documents: the validation texts, rows `{"text": str}`.
+        documents: the validation texts, rows `{"text": str}`; of a mixture those of each source.
         validation: the same texts as packed rows.
     """
     pad_token_id: Any = tokenizer.pad_token_id
+    rows = join_rows([*validation.values()]) if isinstance(validation, dict) else validation
+    metrics = loss_metrics(run_args, documents, validation, tokenizer)
     if run_args.objective != "masked":
         return {
-            "eval_dataset": validation,
+            "eval_dataset": rows,
             "data_collator": PackingCollator(pad_token_id, position_ids=data_args.packing),
-            "compute_metrics": LanguageModelingMetrics(documents, validation, tokenizer),
+            "compute_metrics": metrics,
             "preprocess_logits_for_metrics": token_losses,
         }
     collator = masking_collator(run_args, data_args, model, tokenizer, args.seed)
     return {
-        "eval_dataset": mask_rows(validation, collator),
+        "eval_dataset": mask_rows(rows, collator),
         "data_collator": collator,
-        "compute_metrics": TokenMetrics(),
+        "compute_metrics": metrics,
         "preprocess_logits_for_metrics": masked_token_losses,
         "compute_loss_func": LabelSmoother(smoothing) if (smoothing := args.label_smoothing_factor) else masked_loss,
     }
+
+
+def loss_metrics(
+    run_args: PretrainArguments, documents: Any, validation: Any, tokenizer: PreTrainedTokenizerBase
+) -> TokenMetrics:
+    """The metrics of validation rows; of a mixture those of all its rows and of each source."""
+    if isinstance(validation, dict):
+        each = {name: loss_metrics(run_args, documents[name], validation[name], tokenizer) for name in validation}
+        return SourceMetrics(each, [len(source) for source in validation.values()])
+    if run_args.objective == "masked":
+        return TokenMetrics()
+    return LanguageModelingMetrics(documents, validation, tokenizer)
 
 
 def masking_collator(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
@@ -179,12 +180,12 @@ def save_results(trainer: Trainer, **splits: dict[str, Any]) -> None:
 
 
 def new_throughput(trainer: Trainer) -> Throughput:
-    """The throughput callback of a run; the documents of a stream are assumed to be as long as those of evaluation."""
+    """The throughput callback of a run; documents of a stream or mixture are assumed to be as long as in evaluation."""
     model, rows, eval_rows, collator = trainer_parts(trainer)
     share = logits_share(rows, collator)
     if share < 1:
         logger.info(f"Logits are computed only where a label follows: for {share:.1%} of the tokens")
-    measured: Any = rows if has_length(rows) else eval_rows  # a Dataset
+    measured: Any = rows if isinstance(rows, Dataset) else eval_rows
     attended = measured.attended_length if isinstance(measured, TokenRows) else mean_attended_length(measured)
     return Throughput(model, attended, share)
 
@@ -211,7 +212,7 @@ def add_callbacks(
     ]:
         trainer.add_callback(callback)
     # First of all: the trackers log the throughput, and the manifest lists the file with the stream's position.
-    trainer.callback_handler.callbacks[:0] = [*first, *([] if has_length(rows) else rows.callbacks())]
+    trainer.callback_handler.callbacks[:0] = [*first, *([] if isinstance(rows, Dataset) else rows.callbacks())]
 
 
 def train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
