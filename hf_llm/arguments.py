@@ -11,6 +11,7 @@ Those of `TrainingArguments` have such metadata in `TRAINER_METADATA`, and other
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -219,6 +220,10 @@ class ReadingArguments(Arguments):
         default=256 << 20,
         metadata={"help": "Maximum size of one row or document in bytes; longer ones are unreadable.", "min": 1},
     )
+    text_extensions: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Extensions of files that are read as one text each, besides .txt and .md, e.g. .py .rst."},
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -228,6 +233,10 @@ class ReadingArguments(Arguments):
             raise ValueError(
                 f"`--encoding` {self.encoding} is unknown: give a codec of Python, e.g. utf-8, cp1252, gb18030"
             ) from None
+        self.text_extensions = [extension.lower() for extension in self.text_extensions]
+        for extension in self.text_extensions:
+            if not re.fullmatch(r"\.[^./\s]+", extension):
+                raise ValueError(f"`--text_extensions` {extension} is not an extension: give them as .py .rst")
 
     def reading(self) -> "ReadingArguments":
         """Return these settings alone, without those of a class that inherits them."""

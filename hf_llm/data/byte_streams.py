@@ -3,26 +3,30 @@
 import codecs
 import contextlib
 import gzip
-import io
 import itertools
+import lzma
 import os
 import re
+import shutil
+import tempfile
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import fsspec
-import pyarrow as pa
 from datasets.exceptions import DatasetGenerationError
 from pyarrow.fs import FileSystem, FSSpecHandler, PyFileSystem
 
 from hf_llm.arguments import ReadingArguments
+from hf_llm.data.compression import PIECE, CountedFile, decompress
 from hf_llm.messages import one_line, printable
 
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bzip2", ".xz": "xz", ".lzma": "xz"}
+SHORT_EXTENSIONS = {  # of compressed archives
+    ".tgz": ".tar.gz", ".tbz": ".tar.bz2", ".tbz2": ".tar.bz2", ".txz": ".tar.xz", ".tzst": ".tar.zst",
+}  # fmt: skip
 CHUNK = 16 << 20  # bytes that are read and parsed together
-PIECE = 1 << 12  # bytes that are decompressed together
 HEAD = 1 << 10  # bytes at the start of a file from which its encoding is recognized
 BOM = codecs.BOM_UTF8
 BOMS = {  # byte order mark -> encoding; that of UTF-32 begins with that of UTF-16
@@ -35,10 +39,11 @@ BOMS = {  # byte order mark -> encoding; that of UTF-32 begins with that of UTF-
 OTHER_FORMATS = {  # how files begin that may have the extension of a text, and what they are
     b"\x1f\x8b\x08": "compressed by gzip: add .gz to its name",
     b"\x28\xb5\x2f\xfd": "compressed by zstd: add .zst to its name",
-    b"BZh": "compressed by bzip2: decompress it",
-    b"\xfd7zXZ\0": "compressed by xz: decompress it",
-    b"PK\x03\x04": "a ZIP archive: unpack it",
-    b"%PDF-": "a PDF document: convert it to text",
+    b"BZh": "compressed by bzip2: add .bz2 to its name",
+    b"\xfd7zXZ\0": "compressed by xz: add .xz to its name",
+    b"PK\x03\x04": "a ZIP archive or office document: let its name end in .zip, .docx or the like",
+    b"%PDF-": "a PDF document: add .pdf to its name",
+    b"ARROW1\0\0": "Arrow: rename it to end in .arrow",
     b"PAR1": "Parquet: rename it to end in .parquet",
     b"version https://git-lfs.github.com/spec/": "a pointer to a file that Git LFS stores: run `git lfs pull`",
 }
@@ -57,11 +62,16 @@ class BadFile(DatasetGenerationError, ValueError):
 
 
 class Problem(NamedTuple):
-    """Why a row cannot be read, or with `is_file` the rest of its file, and how many bytes on the disk are lost."""
+    """Why a row cannot be read, or with `is_file` the rest of its file, and how many bytes on the disk are lost.
+
+    Args:
+        left_out: name of what is in a file and is no text, with the reason as `message`.
+    """
 
     message: str
     lost_bytes: int
     is_file: bool = False
+    left_out: str | None = None
 
 
 class NoColumn(Problem):
@@ -70,11 +80,15 @@ class NoColumn(Problem):
 
 # The N texts of one column in Arrow, or a list of N rows; and the problem of each that cannot be read, by its index.
 Batch = tuple[Any, dict[int, Problem]]
+# What a reader makes of a file: the texts of one column, or rows with some columns if it has them, or with all (None).
+Columns = str | set[str] | None
 
 
 def file_format(path: str) -> tuple[str, str | None]:
     """Return the extension and the compression: (".jsonl", "gzip") for "a.jsonl.gz", (".csv", None) for "a.csv"."""
     stem, last = os.path.splitext((urlsplit(path).path if "://" in path else path).lower())
+    if last in SHORT_EXTENSIONS:
+        stem, last = os.path.splitext(stem + SHORT_EXTENSIONS[last])
     return (os.path.splitext(stem)[1], COMPRESSIONS[last]) if last in COMPRESSIONS else (last, None)
 
 
@@ -103,21 +117,6 @@ def size_on_disk(path: str) -> int:
     return entry.size or 0
 
 
-class CountedFile(io.RawIOBase):
-    """A file or stream, and how many bytes were read from it."""
-
-    def __init__(self, file: Any):
-        self.file, self.position = file, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        content = self.file.read(size)
-        self.position += len(content)
-        return content
-
-
 class FileStream:
     """The content of a file or URL in chunks, and how many of its bytes on the disk they are made of.
 
@@ -127,16 +126,31 @@ class FileStream:
         path: a file or URL.
         reading: how to read it.
         chunk: approximate number of bytes in a chunk. Default: `CHUNK`.
+        member: the open file, if it is one in an archive.
     """
 
-    def __init__(self, path: str, reading: ReadingArguments, chunk: int | None = None):
-        self.path, self.reading, self.chunk = path, reading, chunk or CHUNK
+    def __init__(self, path: str, reading: ReadingArguments, chunk: int | None = None, member: Any = None):
+        self.path, self.reading, self.chunk, self.member = path, reading, chunk or CHUNK, member
         self.name, self.limit = printable(path), reading.max_text_bytes
         self.encoding = codecs.lookup(reading.encoding).name.removesuffix("-sig")  # until the file shows another one
         self.size = self.position = 0  # of the file on the disk, in bytes; up to where it was read
         self.length = 0  # bytes in the chunks until now
         self.pending = 0  # those at their end that are not in a complete row
         self.error: Exception | None = None
+        self.names: list[str] = []  # of its columns, if the file names them once for all rows
+
+    def open(self, seekable: bool = False) -> Any:
+        """Open the file, and set its size."""
+        if self.member is None:
+            self.size = size_on_disk(self.path)
+            return open_bytes(self.path, seekable)
+        if not seekable:
+            return contextlib.closing(self.member)
+        file = tempfile.TemporaryFile()  # noqa: SIM115 (the caller closes it)
+        shutil.copyfileobj(self.member, file, PIECE)
+        self.size = file.tell()
+        file.seek(0)
+        return file
 
     def on_disk(self, size: int) -> int:
         """Return about how many bytes on the disk became `size` bytes of the chunks."""
@@ -144,7 +158,7 @@ class FileStream:
 
     def unread(self) -> int:
         """Return about how many bytes on the disk were not read as complete rows."""
-        if isinstance(self.error, gzip.BadGzipFile) and "Not a gzipped file" not in str(self.error):
+        if isinstance(self.error, gzip.BadGzipFile | lzma.LZMAError) and "Not a gzipped file" not in str(self.error):
             return max(1, self.size)  # a wrong checksum: any byte before it may be damaged
         pending = self.pending + (PIECE if self.error and file_format(self.path)[1] == "zstd" else 0)
         return max(1, self.size - self.position + (self.on_disk(pending) if pending else 0))
@@ -153,8 +167,8 @@ class FileStream:
         """Yield chunks of the decompressed bytes."""
         pieces, size = [], 0
         try:
-            self.size, opened = size_on_disk(self.path), open_bytes(self.path)
-            file = CountedFile(opened)
+            opened = self.open()
+            file = CountedFile(opened if self.member is None else self.member)
             with opened, decompress(file, file_format(self.path)[1]) as read:
                 while piece := read(self.chunk):
                     pieces.append(piece)
@@ -239,22 +253,6 @@ class FileStream:
         if self.encoding != "utf-8" and self.encoding == codecs.lookup(self.reading.encoding).name:
             remedy = "`--encoding` holds for all files, so convert those of other encodings to UTF-8"
         return f"{origin} is not {self.encoding.upper()}: {remedy}"
-
-
-@contextlib.contextmanager
-def decompress(file: Any, compression: str | None) -> Iterator[Callable[[int], bytes]]:
-    """Return a function that reads up to some number of decompressed bytes.
-
-    It returns all bytes before it raises an error, where a file is cut short or damaged.
-    """
-    if compression == "gzip":  # Python's reads several members, and zeros that pad a file
-        with gzip.GzipFile(fileobj=file) as stream:
-            yield lambda size: stream.read1(min(size, PIECE))
-    elif compression == "zstd":
-        with pa.CompressedInputStream(file, "zstd") as stream:
-            yield lambda size: stream.read(min(size, PIECE))  # what is in a piece is lost with an error in it
-    else:
-        yield file.read
 
 
 def detect_encoding(head: bytes) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from hf_llm.data.byte_streams import BadFile, Batch, FileStream, Problem, file_format, missing_column
+from hf_llm.data.byte_streams import BadFile, Batch, Columns, FileStream, Problem, file_format, missing_column
 from hf_llm.messages import ORIGIN
 
 csv.field_size_limit(sys.maxsize)  # `--max_text_bytes` is the limit
@@ -145,7 +145,7 @@ class CsvLines:
 class CsvReader:
     """The rows of a file, and what is wrong with them. After one that is not well formed, the next line is read."""
 
-    def __init__(self, stream: FileStream, column: str | None):
+    def __init__(self, stream: FileStream, column: Columns):
         self.stream, self.lines = stream, CsvLines(stream)
         delimiter = find_delimiter(self.lines, file_format(stream.path)[0], column)
         self.settings: Any = {"delimiter": delimiter}
@@ -264,7 +264,7 @@ def double_backslash(found: re.Match) -> str:
     return found[0] if found[1] else "\\\\"
 
 
-def find_delimiter(lines: CsvLines, extension: str, column: str | None) -> str:
+def find_delimiter(lines: CsvLines, extension: str, column: Columns) -> str:
     """Recognize the delimiter: it separates the names, and as many values in most of the first rows.
 
     Args:
@@ -283,13 +283,13 @@ def find_delimiter(lines: CsvLines, extension: str, column: str | None) -> str:
     for delimiter in DELIMITERS:
         rows = csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter)
         names, *others = list(itertools.islice(filter(None, rows), SAMPLE_ROWS)) or [[]]
-        if len(names) > 1 and column in (None, *names):
+        if len(names) > 1 and (column is None or column_set(column) & {*names}):
             fitting = sum(len(row) == len(names) for row in others)
             scores[delimiter] = (fitting, delimiter == usual, len(names))
     return max(scores, key=scores.__getitem__, default=usual)
 
 
-def read_csv(stream: FileStream, column: str | None) -> Iterator[Batch]:
+def read_csv(stream: FileStream, column: Columns) -> Iterator[Batch]:
     """Read the rows after the names in the first one. Every value is text as it is written: "NA" and "001".
 
     Of two columns with the same name the last is read, as in JSON.
@@ -301,9 +301,10 @@ def read_csv(stream: FileStream, column: str | None) -> Iterator[Batch]:
         raise BadFile(problem or reader.describe_bytes(names))
     if not names:
         stream.check_not_empty()
-    elif column not in (None, *names):
+    elif isinstance(column, str) and column not in names:
         raise BadFile(missing_column(name, column, names))
-    index = {key: index for index, key in enumerate(names)}.get(column or "")
+    stream.names = names
+    chosen = {key: index for index, key in enumerate(names) if column is None or key in column_set(column)}
     is_end = not names
     while not is_end:
         rows, problems, size = [], {}, 0
@@ -311,15 +312,21 @@ def read_csv(stream: FileStream, column: str | None) -> Iterator[Batch]:
             values, problem = reader.read_row()
             if is_end := not (values or problem):
                 break
-            used = values if index is None else values[index : index + 1]
+            used = values if column is None else [values[index] for index in chosen.values() if index < len(values)]
             problem = problem or reader.check_values(values, names, used)
             if problem:
                 problems[len(rows)] = Problem(problem, stream.on_disk(lines.size()))
                 rows.append(None)
-            elif column:
+            elif isinstance(column, str):
                 rows.append(used[0])
             else:
-                rows.append(dict(zip(names, values, strict=True)) | {ORIGIN: f"{name} line {lines.line}"})
+                row = {key: values[index] for key, index in chosen.items()}
+                rows.append(row | {ORIGIN: f"{name} line {lines.line}"})
             size += lines.size()
         stream.pending = len(lines.content) - lines.start
-        yield pa.array(rows, pa.string()) if column else rows, problems
+        yield pa.array(rows, pa.string()) if isinstance(column, str) else rows, problems
+
+
+def column_set(column: str | set[str]) -> set[str]:
+    """Return the names of one or several columns."""
+    return {column} if isinstance(column, str) else column

@@ -4,10 +4,11 @@ import json
 import os
 import re
 import textwrap
+from collections.abc import Sequence
 
-from hf_llm.data.byte_streams import file_format, open_bytes
+from hf_llm.data.byte_streams import open_bytes
+from hf_llm.data.formats import find_reader, is_document
 from hf_llm.data.found import NO_READER
-from hf_llm.data.readers import DOCUMENTS, READERS
 from hf_llm.messages import printable, without_secrets
 
 PREPARED_MANIFEST = "manifest.json"  # of a prepared folder
@@ -35,13 +36,7 @@ MODEL_TEXTS = {
 PACKED = {".gz", ".zst", ".bz2", ".xz", ".lz4", ".zip", ".7z", ".br", ".z", ".lzma", ".rar", ".snappy", ".lzo"}
 
 
-def has_reader(path: str) -> bool:
-    """Return whether the file's extension has a reader."""
-    extension, compression = file_format(path)
-    return extension in READERS and not (compression and extension == ".parquet")
-
-
-def reason_to_skip_file(name: str, names: set[str]) -> str | None:
+def reason_to_skip_file(name: str, names: set[str], text_extensions: Sequence[str] = ()) -> str | None:
     """Return why a file in a folder is not training text; None if it is.
 
     Args:
@@ -49,7 +44,7 @@ def reason_to_skip_file(name: str, names: set[str]) -> str | None:
     """
     if reason := hidden(name):
         return reason
-    if (file_format(name)[0] in DOCUMENTS or "." not in name) and NO_TEXT.fullmatch(name):
+    if (is_document(name, text_extensions) or "." not in name) and NO_TEXT.fullmatch(name):
         return "a readme, card or licence"
     if name in METADATA or (name == "state.json" and "dataset_info.json" in names):
         return "metadata of a data set"
@@ -57,7 +52,7 @@ def reason_to_skip_file(name: str, names: set[str]) -> str | None:
         return "output of a training, or a model"
     if name == PREPARED_MANIFEST:
         return "a manifest, but not that of a prepared folder"
-    return None if has_reader(name) else no_reader(name)
+    return None if find_reader(name, text_extensions) else no_reader(name)
 
 
 def reason_to_skip_folder(path: str, names: set[str]) -> str | None:

@@ -15,11 +15,19 @@ SECOND_NAME = "the same as "  # begins the reason of a name whose file is read u
 
 
 class SourceFile(NamedTuple):
-    """A file to read: its path or URL, its name in everything that is written, its size in bytes."""
+    """A file to read.
+
+    Args:
+        path: its path or URL.
+        name: its name in everything that is written.
+        size: in bytes.
+        column: of its texts, if the argument names it.
+    """
 
     path: str
     name: str
     size: int
+    column: str | None = None
 
 
 class SkippedFile(NamedTuple):
@@ -77,7 +85,7 @@ def remedy(skipped: list[SkippedFile]) -> str:
     named = any(not file.reason.startswith((NO_READER, NO_FILE)) for file in skipped)
     texts = ["to take a file, name the file itself"] if named else []
     if any(file.reason.startswith(NO_READER) for file in skipped):
-        texts.append("to take one without a reader, convert it, e.g. to .txt")
+        texts.append("to take one without a reader, convert it, or if it is text add `--text_extensions`")
     return ": " + "; ".join(texts) if texts else ""
 
 

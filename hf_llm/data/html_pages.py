@@ -9,7 +9,7 @@ import pyarrow as pa
 import webencodings
 from lxml.etree import strip_tags
 
-from hf_llm.data.byte_streams import BadFile, Batch, FileStream, detect_encoding
+from hf_llm.data.byte_streams import BadFile, Batch, Columns, FileStream, detect_encoding
 
 DECLARATION_BYTES = 4096  # at the start of a page, where it may declare its encoding
 COMMENT = re.compile(rb"<!--.*?(?:-->|\Z)", re.DOTALL)
@@ -27,7 +27,7 @@ WHITE_SPACE = re.compile("[\n\t]|  +|\\A | \\Z")  # of code, other than between 
 LINEAR_B = range(0x10080, 0x100FB)  # ideograms; some that a page does not have replace its white space
 
 
-def read_html(stream: FileStream, column: str | None) -> Iterator[Batch]:
+def read_html(stream: FileStream, column: Columns) -> Iterator[Batch]:
     """Read the main text of a page, without menus and the like; it is empty where there is nothing else."""
     content = stream.join(stream.read_bytes())
     if not content:

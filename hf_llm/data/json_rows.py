@@ -11,15 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.json
 
-from hf_llm.arguments import ReadingArguments
 from hf_llm.data.byte_streams import (
     BOM,
     BadFile,
     Batch,
+    Columns,
     FileStream,
     NoColumn,
     Problem,
     file_format,
+    missing_column,
     read_lines,
 )
 from hf_llm.messages import ORIGIN, one_line
@@ -38,7 +39,7 @@ REMEDY = "give one JSON object a line, or a list of them"
 Item = tuple[str, tuple[int, int] | None, bytes | None, int]
 
 
-def read_json(stream: FileStream, column: str | None) -> Iterator[Batch]:
+def read_json(stream: FileStream, column: Columns) -> Iterator[Batch]:
     """Read JSON Lines, one list of objects, or the list under the name `data` in one object."""
     chunks = stream.read_text()
     first = next(chunks, b"")
@@ -84,12 +85,12 @@ def is_json(text: bytes) -> bool:
     return True
 
 
-def read_json_lines(stream: FileStream, chunks: Iterable[bytes], column: str | None) -> Iterator[Batch]:
+def read_json_lines(stream: FileStream, chunks: Iterable[bytes], column: Columns) -> Iterator[Batch]:
     """Read one object a line. Blank lines are skipped."""
     line, has_rows = 1, False
     for lines, size in read_lines(stream, chunks):
         texts, problems = None, {}
-        if column and lines and longest_line(lines, stream.limit) <= stream.limit:
+        if isinstance(column, str) and lines and longest_line(lines, stream.limit) <= stream.limit:
             texts = parse_column(lines, column)
         if texts is None:
             texts, problems = parse_items(split_lines(stream, lines, size, line), stream, column)
@@ -141,9 +142,7 @@ def split_lines(stream: FileStream, lines: bytes | None, size: int, first: int) 
             yield f"`{stream.name}` line {number}", None, content, length
 
 
-def read_list(
-    stream: FileStream, chunks: Iterable[bytes], column: str | None, in_object: bool = False
-) -> Iterator[Batch]:
+def read_list(stream: FileStream, chunks: Iterable[bytes], column: Columns, in_object: bool = False) -> Iterator[Batch]:
     """Read a list of objects, which may be a value of an object."""
     items, total = [], 0
     for number, (content, size, where) in enumerate(split_list(stream, iter(chunks), in_object)):
@@ -268,11 +267,12 @@ def end_of_item(text: str, position: int, depth: int, in_string: bool) -> tuple[
     return None, len(text) - is_escape, depth, in_string
 
 
-def parse_items(items: Iterable[Item], stream: FileStream, column: str | None) -> Batch:
+def parse_items(items: Iterable[Item], stream: FileStream, column: Columns) -> Batch:
     """Parse JSON objects one by one, which keeps every value as it is and finds those that are broken."""
     rows, problems = [], {}
     for origin, where, content, size in items:
         row = problem = None
+        value: Any = None
         try:
             if content is None or len(content) > stream.limit:
                 raise OverflowError
@@ -293,13 +293,13 @@ def parse_items(items: Iterable[Item], stream: FileStream, column: str | None) -
         if problem:
             problems[len(rows)] = Problem(problem, stream.on_disk(size))
         elif row is None:
-            problems[len(rows)] = NoColumn(f"{origin} has no `{column}`", stream.on_disk(size))
+            problems[len(rows)] = NoColumn(missing_column(origin, f"{column}", value), stream.on_disk(size))
         rows.append(row)
-    return pa.array(rows, pa.string()) if column else rows, problems
+    return pa.array(rows, pa.string()) if isinstance(column, str) else rows, problems
 
 
-def check_row(row: object, column: str | None, surrogates: bool, origin: str) -> str | dict[str, Any] | None:
-    """Return the text in `column` of a JSON object, empty for `null`, or without a column the object with its origin.
+def check_row(row: object, column: Columns, surrogates: bool, origin: str) -> str | dict[str, Any] | None:
+    """Return the text in a column of a JSON object, empty for `null`, or for other `Columns` the object and its origin.
 
     Args:
         surrogates: whether to look for halves of surrogate pairs.
@@ -309,28 +309,15 @@ def check_row(row: object, column: str | None, surrogates: bool, origin: str) ->
     """
     if not isinstance(row, dict):
         raise ValueError(f"found {type(row).__name__}, not an object: {REMEDY}")
-    if column and not isinstance(row.get(column), str | None):
+    if isinstance(column, str) and not isinstance(row.get(column), str | None):
         raise ValueError(f"`{column}` holds {type(row[column]).__name__}, not a string")
-    values = {column: row.get(column)} if column else row
+    names = [column] if isinstance(column, str) else column
+    values = {name: row.get(name) for name in names} if names else row
     for name, value in values.items() if surrogates else ():
         try:
             json.dumps([name, value], ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise ValueError(f"`{name}` holds half of a surrogate pair, which text may not have") from None
-    if column:
+    if isinstance(column, str):
         return "" if column in row and row[column] is None else row.get(column)
     return row | {ORIGIN: origin}
-
-
-def first_names(path: str, reading: ReadingArguments) -> list[str]:
-    """Return the names in the first object of a JSON file; none for other formats."""
-    if file_format(path)[0] not in (".json", ".jsonl"):
-        return []
-    first = next(FileStream(path, reading).read_text(), b"")
-    start = start_of_list(first) if file_format(path)[0] == ".json" else None
-    text = first[start or 0 :].decode("utf-8", "replace").lstrip("[ \t\r\n")
-    try:
-        row, _ = json.JSONDecoder().raw_decode(text)
-    except (ValueError, RecursionError):
-        return []
-    return list(row) if isinstance(row, dict) else []

@@ -1,20 +1,22 @@
 """Find the files that paths, folders, globs and URLs name: each file once, whatever links lead to it."""
 
+import glob
 import itertools
 import operator
 import os
 import stat
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from hf_llm.data.folder_rules import (
     PREPARED_FILES,
-    has_reader,
     prepared_shards,
     reason_to_skip_file,
     reason_to_skip_folder,
     shard_path,
 )
+from hf_llm.data.formats import READERS, find_reader
 from hf_llm.data.found import (
     NO_FILE,
     SECOND_NAME,
@@ -28,7 +30,6 @@ from hf_llm.data.found import (
     with_unique_names,
 )
 from hf_llm.data.globs import absolute_path, expand, identity
-from hf_llm.data.readers import READERS
 from hf_llm.data.urls import find_urls
 from hf_llm.messages import printable
 
@@ -44,6 +45,7 @@ class Location(NamedTuple):
         label: what `root` is called in names.
         pattern: the argument.
         chosen: whether the argument names the path itself, not a folder above it.
+        column: of the texts, if the argument ends with it.
     """
 
     path: str
@@ -51,9 +53,10 @@ class Location(NamedTuple):
     label: str
     pattern: str
     chosen: bool
+    column: str | None = None
 
 
-def find_sources(argument: str, patterns: list[str], warn: bool = True) -> Found:
+def find_sources(argument: str, patterns: list[str], text_extensions: Sequence[str] = (), warn: bool = True) -> Found:
     """Find files as `find_files` does, and those that URLs name (`s3://`, `gs://`, `hf://`, `http(s)://`).
 
     Returns:
@@ -63,18 +66,23 @@ def find_sources(argument: str, patterns: list[str], warn: bool = True) -> Found
         ValueError: as `find_files`; a URL cannot be reached.
     """
     patterns = [pattern.removeprefix("file://") for pattern in patterns]
-    files, skipped = find_files(argument, [pattern for pattern in patterns if "://" not in pattern], warn=False)
+    files, skipped = find_files(
+        argument, [pattern for pattern in patterns if "://" not in pattern], text_extensions, False
+    )
     urls: dict[str, SourceFile] = {}
     for pattern in sorted({pattern for pattern in patterns if "://" in pattern}):
-        more, more_skipped = find_urls(argument, pattern)
-        urls |= {file.path: file for file in more}
+        url, column = split_column(pattern, text_extensions)
+        more, more_skipped = find_urls(argument, url, text_extensions)
+        for file in more:
+            check_columns(file.path, urls.get(file.path, file).column, column)
+            urls[file.path] = file._replace(column=column)
         skipped += more_skipped
     if warn:
         warn_of_skipped(argument, skipped)
     return Found(with_unique_names([*files, *(urls[url] for url in sorted(urls))]), skipped)
 
 
-def find_files(argument: str, patterns: list[str], warn: bool = True) -> Found:
+def find_files(argument: str, patterns: list[str], text_extensions: Sequence[str] = (), warn: bool = True) -> Found:
     """Find local files by paths, folders and globs.
 
     In folders, and at globs that end in `*`, what is not training text is left out: readmes, licences, metadata, hidden
@@ -82,6 +90,7 @@ def find_files(argument: str, patterns: list[str], warn: bool = True) -> Found:
 
     Args:
         argument: the flag that names them, for messages.
+        text_extensions: of files that are read as text besides the known ones.
         warn: log what was left out.
 
     Returns:
@@ -91,8 +100,10 @@ def find_files(argument: str, patterns: list[str], warn: bool = True) -> Found:
         ValueError: a pattern matches no file, a file has an extension without a reader, or the manifest of a prepared
             folder names anything but files in it.
     """
-    search = Search()
-    for location in sorted({location for pattern in patterns for location in match_pattern(pattern)}):
+    search = Search(text_extensions)
+    for location in sorted(
+        {location for pattern in patterns for location in match_pattern(pattern, text_extensions)}, key=str
+    ):
         search.add(location, is_linked(location))
     search.run()
     files, skipped = search.results()
@@ -101,11 +112,11 @@ def find_files(argument: str, patterns: list[str], warn: bool = True) -> Found:
             reasons = f" to read, only {summary(skipped)}" if skipped else ""
             how = remedy(skipped) if skipped else ": give a file or a glob such as 'data/*.jsonl'"
             raise ValueError(f"`{argument}` {printable(pattern)} matches no file{reasons}{how}")
-    if unknown := [file.path for file in files if not has_reader(file.path)]:
+    if unknown := [file.path for file in files if not find_reader(file.path, text_extensions)]:
         others = f" (and {len(unknown) - 1:,} others)" if len(unknown) > 1 else ""
         raise ValueError(
-            f"`{printable(unknown[0])}`{others} has an unknown extension: known are {' '.join(READERS)}, all but "
-            ".parquet also as .gz or .zst"
+            f"`{printable(unknown[0])}`{others} has an unknown extension: known are {' '.join(READERS)}, most of them "
+            "also as .gz, .zst, .bz2 or .xz; if it is text, add its extension by `--text_extensions`"
         )
     if warn:
         warn_of_skipped(argument, skipped)
@@ -115,7 +126,8 @@ def find_files(argument: str, patterns: list[str], warn: bool = True) -> Found:
 class Search:
     """Look at paths and at everything in their folders, at each file and folder once: real paths first, then links."""
 
-    def __init__(self):
+    def __init__(self, text_extensions: Sequence[str] = ()):
+        self.text_extensions = text_extensions
         self.real: deque[Location] = deque()
         self.links: deque[Location] = deque()
         self.seen: dict[tuple, Location] = {}  # files to read and opened folders, by identity
@@ -141,6 +153,8 @@ class Search:
             self.skipped.append((location, "a file of the system"))
         elif other := self.seen.get(key):
             self.matched.add(location.pattern)
+            if location.chosen and other.chosen:
+                check_columns(location.path, other.column, location.column)
             if other.path != location.path:
                 self.skipped.append((location, other))
         elif kind == stat.S_IFDIR:
@@ -178,7 +192,7 @@ class Search:
             if shards is not None:
                 reason = "not in the manifest of the prepared folder"
             elif entry.name in names:
-                reason = reason_to_skip_file(entry.name, names)
+                reason = reason_to_skip_file(entry.name, names, self.text_extensions)
             if reason:
                 self.skipped.append((location, reason))
             else:
@@ -187,7 +201,9 @@ class Search:
     def results(self) -> Found:
         """Return the files in the order of their names, and what was left out, each file's bytes once."""
         names, counted = self.names(), set(self.seen)
-        files = [SourceFile(location.path, names[location], size) for location, size in self.sizes.items()]
+        files = [
+            SourceFile(location.path, names[location], size, location.column) for location, size in self.sizes.items()
+        ]
         skipped = []
         for location, reason in self.skipped:
             sizes = {} if isinstance(reason, Location) else file_sizes(location.path)
@@ -215,14 +231,42 @@ class Search:
         return names
 
 
-def match_pattern(pattern: str) -> list[Location]:
+def split_column(pattern: str, text_extensions: Sequence[str] = ()) -> tuple[str, str | None]:
+    """Split the value of an argument into a path, and the column of the texts if it ends with one.
+
+    Example:
+        >>> [split_column(value) for value in ("kb.csv=title+body", "year=2024/a.csv", "s3://b/year=2024")]
+        [('kb.csv', 'title+body'), ('year=2024/a.csv', None), ('s3://b/year=2024', None)]
+
+    Raises:
+        ValueError: the column has no name.
+    """
+    path, sign, column = pattern.rpartition("=")
+    if not sign or not path or "/" in column or glob.has_magic(column) or os.path.lexists(os.path.expanduser(pattern)):
+        return pattern, None
+    if "://" in path and ("?" in path or not ("*" in path.rpartition("/")[2] or find_reader(path, text_extensions))):
+        return pattern, None  # a query, or a folder of a partition
+    if not all(column.split("+")):
+        raise ValueError(f"`{printable(pattern)}` has an empty name of a column: write FILE=COLUMN or FILE=ONE+OTHER")
+    return path, column
+
+
+def check_columns(path: str, column: str | None, other: str | None) -> None:
+    """Raise an error if a file is named twice with different columns."""
+    if column != other:
+        names = " and ".join(f"`{name}`" if name else "no column" for name in (column, other))
+        raise ValueError(f"`{printable(path)}` is named twice, with {names}: name it once, e.g. FILE=ONE+OTHER")
+
+
+def match_pattern(pattern: str, text_extensions: Sequence[str] = ()) -> list[Location]:
     """Return the locations that a path, folder or glob names."""
-    fixed, paths = expand(os.path.expanduser(pattern))
+    typed, column = split_column(pattern, text_extensions)
+    fixed, paths = expand(os.path.expanduser(typed))
     label = os.path.basename(os.path.normpath(fixed))
-    home = os.path.expanduser(pattern.split("/")[0]) if pattern.startswith("~") else None
+    home = os.path.expanduser(typed.split("/")[0]) if pattern.startswith("~") else None
     if label in (".", "..") or os.path.normpath(fixed) == home:
         label = ""  # no name of a folder that was not typed
-    return [Location(path, absolute_path(fixed), label, pattern, chosen=True) for path in paths]
+    return [Location(path, absolute_path(fixed), label, pattern, True, column) for path in paths]
 
 
 def is_linked(location: Location) -> bool:

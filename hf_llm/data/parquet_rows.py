@@ -1,4 +1,4 @@
-"""Read the rows of a Parquet file, or the texts of one of its columns."""
+"""Read the rows of a Parquet or Arrow file, or the texts of one of its columns."""
 
 import os
 from collections.abc import Iterator
@@ -13,34 +13,36 @@ from datasets import ClassLabel, Features
 from hf_llm.data.byte_streams import (
     BadFile,
     Batch,
+    Columns,
     FileStream,
     Problem,
     file_format,
     missing_column,
     open_bytes,
-    size_on_disk,
 )
 from hf_llm.messages import ORIGIN
 
+ARROW = (".arrow", ".feather")
+FILE_MAGIC = b"ARROW1"  # of Arrow's file format; its stream format has none
 BATCH_ROWS = 1000
 PAGE_BYTES = 1 << 10  # of a page of a column besides its values, at most
 BUFFER_BYTES = 1 << 20  # of a column that are read from the disk at once
 
 
-def read_parquet(stream: FileStream, column: str | None) -> Iterator[Batch]:
+def read_parquet(stream: FileStream, column: Columns) -> Iterator[Batch]:
     """Read a Parquet file. Numbered labels of `datasets` become their names, and hidden ones null."""
-    stream.size, source = size_on_disk(stream.path), open_bytes(stream.path, seekable=True)
-    with source:
+    with stream.open(seekable=True) as source:
         if not stream.size and "://" not in stream.path:
             stream.check_not_empty()
             return
         metadata = pq.read_metadata(source)
         if footer_size(source) != metadata.serialized_size:  # it is signed
             raise BadFile(f"`{stream.name}` has encrypted columns: decrypt it")
-        dictionaries = [column] if column and has_dictionary(metadata, column) else None
+        dictionaries = [column] if isinstance(column, str) and has_dictionary(metadata, column) else None
         with pq.ParquetFile(source, read_dictionary=dictionaries, buffer_size=BUFFER_BYTES) as file:
             if file.metadata.num_rows:
-                batches = read_column(stream, file, column) if column else read_all_columns(stream, file)
+                is_one = isinstance(column, str)
+                batches = read_column(stream, file, column) if is_one else read_all_columns(stream, file, column)
                 rows = 0
                 for batch in batches:
                     rows += len(batch[0])
@@ -71,12 +73,8 @@ def has_dictionary(metadata: pq.FileMetaData, column: str) -> bool:
 
 def read_column(stream: FileStream, file: pq.ParquetFile, column: str) -> Iterator[Batch]:
     """Read a column of texts: of strings, or of bytes that are UTF-8, in any of Arrow's layouts."""
-    schema, metadata = file.schema_arrow, file.metadata
-    if column not in schema.names:
-        raise BadFile(missing_column(f"`{stream.name}`", column, schema.names))
-    if not holds_texts(schema.field(column).type):
-        problem = f"column `{column}` holds {schema.field(column).type}, not strings: name another --dataset_text_field"
-        raise BadFile(f"`{stream.name}` {problem}")
+    metadata = file.metadata
+    check_column(stream, file.schema_arrow, column)
     row, row_bytes = 0, max(1, stream.size // metadata.num_rows)
     for group in range(metadata.num_row_groups):
         rows = metadata.row_group(group).num_rows
@@ -92,6 +90,15 @@ def read_column(stream: FileStream, file: pq.ParquetFile, column: str) -> Iterat
             for texts in split_texts(batch.column(0), stream.chunk):
                 yield check_texts(texts, stream, row, row_bytes)
                 row += len(texts)
+
+
+def check_column(stream: FileStream, schema: pa.Schema, column: str) -> None:
+    """Raise an error if a file has no such column of texts."""
+    if column not in schema.names:
+        raise BadFile(missing_column(f"`{stream.name}`", column, schema.names))
+    if not holds_texts(schema.field(column).type):
+        problem = f"column `{column}` holds {schema.field(column).type}, not strings: name another --dataset_text_field"
+        raise BadFile(f"`{stream.name}` {problem}")
 
 
 def number_of_rows(rows: int, size: int, chunk: int) -> int:
@@ -152,23 +159,79 @@ def check_texts(texts: pa.Array, stream: FileStream, first: int, row_bytes: int)
     return pa.array(checked, pa.large_string()), problems
 
 
-def read_all_columns(stream: FileStream, file: pq.ParquetFile) -> Iterator[Batch]:
-    """Read rows as dictionaries. Bytes that are UTF-8 are text."""
-    schema, metadata = file.schema_arrow, file.metadata
-    labels, number = class_columns(schema), 0
+def read_all_columns(stream: FileStream, file: pq.ParquetFile, columns: set[str] | None) -> Iterator[Batch]:
+    """Read rows as dictionaries, with some columns or all. Bytes that are UTF-8 are text."""
+    metadata, number = file.metadata, 0
+    stream.names = file.schema_arrow.names
+    names = [name for name in stream.names if columns is None or name in columns]
     for group in range(metadata.num_row_groups):
         size, rows = metadata.row_group(group).total_byte_size, metadata.row_group(group).num_rows
-        for batch in file.iter_batches(number_of_rows(rows, size, stream.chunk), [group]):
-            values = batch.to_pylist()
-            for row in values:
-                for name, label in labels.items():
-                    row[name] = None if row[name] in (None, -1) else label.int2str(row[name])
-                for name, value in row.items():
-                    if isinstance(value, bytes):
-                        row[name] = decode_text(value)
-                row[ORIGIN] = f"`{stream.name}` row {number}"
-                number += 1
-            yield values, {}
+        for batch in file.iter_batches(number_of_rows(rows, size, stream.chunk), [group], names):
+            yield rows_of(stream, batch, number), {}
+            number += len(batch)
+
+
+def rows_of(stream: FileStream, batch: pa.RecordBatch, first: int) -> list[dict[str, Any]]:
+    """Return rows as dictionaries. Bytes that are UTF-8 are text.
+
+    Args:
+        first: the number of the first row.
+    """
+    labels, values = class_columns(batch.schema), batch.to_pylist()
+    stream.length += batch.nbytes
+    for number, row in enumerate(values, first):
+        for name, label in labels.items():
+            row[name] = None if row[name] in (None, -1) else label.int2str(row[name])
+        for name, value in row.items():
+            if isinstance(value, bytes):
+                row[name] = decode_text(value)
+        row[ORIGIN] = f"`{stream.name}` row {number}"
+    return values
+
+
+def read_arrow(stream: FileStream, column: Columns) -> Iterator[Batch]:
+    """Read an Arrow file as `datasets` saves it (a stream), or as Feather; see `read_parquet`."""
+    with stream.open(seekable=True) as source:
+        if not stream.size and "://" not in stream.path:
+            stream.check_not_empty()
+            return
+        rows, batches = 0, arrow_batches(source)
+        for batch in batches:
+            batch.validate(full=True)  # damaged offsets would end the process
+            stream.position = source.tell()
+            for start in range(0, len(batch), BATCH_ROWS):
+                part = batch.slice(start, BATCH_ROWS)
+                yield from read_arrow_batch(stream, part, column, rows)
+                rows += len(part)
+        stream.position = stream.size
+
+
+def arrow_batches(source: Any) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of rows of an Arrow file in either of its formats."""
+    is_file = source.read(len(FILE_MAGIC)) == FILE_MAGIC
+    source.seek(0)
+    if is_file:
+        with pa.ipc.open_file(source) as file:
+            yield from map(file.get_batch, range(file.num_record_batches))
+    else:
+        with pa.ipc.open_stream(source) as batches:
+            yield from batches
+
+
+def read_arrow_batch(stream: FileStream, batch: pa.RecordBatch, column: Columns, first: int) -> Iterator[Batch]:
+    """Read some rows of an Arrow file, of which the first has the number `first`."""
+    stream.names = batch.schema.names
+    if not isinstance(column, str):
+        yield (
+            rows_of(stream, batch.select([name for name in stream.names if column is None or name in column]), first),
+            {},
+        )
+        return
+    check_column(stream, batch.schema, column)
+    row_bytes = max(1, stream.position // (first + len(batch)))
+    for texts in split_texts(batch.column(stream.names.index(column)), stream.chunk):
+        yield check_texts(texts, stream, first, row_bytes)
+        first += len(texts)
 
 
 def class_columns(schema: pa.Schema) -> dict[str, ClassLabel]:
@@ -179,10 +242,12 @@ def class_columns(schema: pa.Schema) -> dict[str, ClassLabel]:
 
 def read_classes(path: str) -> dict[str, ClassLabel]:
     """Read the columns of numbered labels of a file with their names, in the order of their numbers."""
-    if file_format(path)[0] != ".parquet":
+    if file_format(path)[0] not in (".parquet", *ARROW):
         return {}
     with open_bytes(path, seekable=True) as source:
-        return class_columns(pq.read_schema(source))
+        if file_format(path)[0] == ".parquet":
+            return class_columns(pq.read_schema(source))
+        return next((class_columns(batch.schema) for batch in arrow_batches(source)), {})
 
 
 def decode_text(value: bytes) -> str | bytes:

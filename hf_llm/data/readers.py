@@ -1,24 +1,20 @@
 """Read the rows or the texts of files in every supported format, local or remote, compressed or not.
 
-Each format has one reader, which takes the stream of a file and the name of a column: the texts of that column, or with
-`None` rows with all columns. `read_texts`, `read_documents` and `read_rows` differ in how they report what cannot be
-read.
+`read_texts`, `read_documents` and `read_rows` differ in how they report what cannot be read.
 """
 
-import codecs
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from hf_llm.arguments import ReadingArguments
-from hf_llm.data.byte_streams import BadFile, Batch, FileStream, NoColumn, Problem, file_format, missing_column
-from hf_llm.data.csv_rows import read_csv
-from hf_llm.data.html_pages import read_html
-from hf_llm.data.json_rows import first_names, read_json
-from hf_llm.data.parquet_rows import read_parquet
+from hf_llm.data.byte_streams import BadFile, Batch, FileStream, NoColumn, Problem
+from hf_llm.data.columns import is_plain, names_to_read, read_text_of_rows
+from hf_llm.data.formats import find_reader, is_document
 
-DOCUMENTS = (".txt", ".md", ".html", ".htm")  # one text each, without columns
+# Texts or rows; the problem of each that cannot be read, by its index; and the columns to keep of each, as JSON.
+KeptBatch = tuple[Any, dict[int, Problem], Sequence[str | None]]
 
 
 def read_texts(path: str, column: str, reading: ReadingArguments) -> Iterator[pa.Array]:
@@ -30,35 +26,43 @@ def read_texts(path: str, column: str, reading: ReadingArguments) -> Iterator[pa
     Raises:
         BadFile: the file or a row cannot be read, it is empty, or no row has the column.
     """
-    has_texts, stream = False, FileStream(path, reading)
-    for texts, problems in read_batches(stream, column):
+    has_texts, missing, stream = False, None, FileStream(path, reading)
+    for texts, problems, _ in read_batches(stream, column):
         for index in sorted(problems):
             if not isinstance(problems[index], NoColumn):
                 raise BadFile(problems[index].message)
+            missing = missing or problems[index].message
         has_texts = has_texts or texts.null_count < len(texts)
         yield texts
-    if not has_texts and (names := first_names(path, reading)) and column not in names:
-        raise BadFile(missing_column(f"`{stream.name}`", column, names))
+    if not has_texts and missing:
+        raise no_column(stream, missing)
 
 
-def read_documents(path: str, column: str, reading: ReadingArguments) -> Iterator[tuple[pa.Array, dict[int, Problem]]]:
+def no_column(stream: FileStream, problem: str) -> BadFile:
+    """Make the error for a file of which no row has the column, from the problem of its first row."""
+    _, has_no_column, names = problem.partition(" has no column ")
+    return BadFile(f"`{stream.name}`{has_no_column}{names}")
+
+
+def read_documents(path: str, column: str, reading: ReadingArguments, keep: Sequence[str] = ()) -> Iterator[KeptBatch]:
     """Read one column of a file, and report what cannot be read instead of raising it.
 
+    Args:
+        column: its name; several are joined, and fields found in objects, as `columns` does it.
+        keep: other columns to read.
+
     Returns:
-        Batches `(texts, problems)`: (N,) strings, and a problem for each index of a null among them. Where the rest of
-        the file cannot be read, the last row is a null.
+        Batches `(texts, problems, kept)`: (N,) strings, a problem for each index of a null among them, and for each
+        row the columns of `keep` as JSON. Where the rest of the file cannot be read, the last row is a null.
     """
-    number, stream = 0, FileStream(path, reading)
+    has_rows, stream = False, FileStream(path, reading)
     try:
-        for texts, problems in read_batches(stream, column):
-            first = problems.get(0)
-            if not number and isinstance(first, NoColumn) and (names := first_names(path, reading)):
-                problems[0] = Problem(missing_column(f"`{stream.name}` row 0", column, names), first.lost_bytes)
-            number += len(texts)
-            yield texts, problems
+        for batch in read_batches(stream, column, keep):
+            has_rows = True
+            yield batch
     except BadFile as error:
-        lost = stream.unread() if number else max(1, stream.size)
-        yield pa.array([None], pa.string()), {0: Problem(str(error), lost, is_file=True)}
+        lost = stream.unread() if has_rows else max(1, stream.size)
+        yield pa.array([None], pa.string()), {0: Problem(str(error), lost, is_file=True)}, [None]
 
 
 def read_rows(path: str, reading: ReadingArguments) -> Iterator[dict[str, Any]]:
@@ -73,7 +77,7 @@ def read_rows(path: str, reading: ReadingArguments) -> Iterator[dict[str, Any]]:
     """
     stream = FileStream(path, reading)
     check_columns(stream)
-    for rows, problems in read_batches(stream, None):
+    for rows, problems, _ in read_batches(stream, None):
         if problems:
             raise BadFile(problems[min(problems)].message)
         yield from rows
@@ -81,60 +85,33 @@ def read_rows(path: str, reading: ReadingArguments) -> Iterator[dict[str, Any]]:
 
 def check_columns(stream: FileStream) -> None:
     """Raise an error if files of this format have no columns."""
-    if file_format(stream.path)[0] in DOCUMENTS:
+    if is_document(stream.path, stream.reading.text_extensions):
         raise BadFile(f"`{stream.name}` has no columns: give .jsonl, .json, .csv or .parquet")
 
 
-def read_batches(stream: FileStream, column: str | None) -> Iterator[Batch]:
-    """Read a file with the reader of its format.
+def read_batches(stream: FileStream, column: str | None, keep: Sequence[str] = ()) -> Iterator[KeptBatch]:
+    """Read a file with the reader of its format: texts of a column, or rows with all columns (None).
 
     Raises:
         BadFile: it is empty, or cannot be read from some row on.
     """
     number = 0
     try:
-        for rows, problems in READERS[file_format(stream.path)[0]](stream, column):
-            number += len(rows)
-            yield rows, problems
+        for batch in read_columns(stream, column, keep):
+            number += len(batch[0])
+            yield batch
     except Exception as error:  # every library has classes of its own, and Daft may lose what its source raises
         stream.error = error
     stream.check_complete(number)
 
 
-def read_txt(stream: FileStream, column: str | None) -> Iterator[Batch]:
-    """Read one document, whatever the column is called elsewhere."""
-    content = stream.join(stream.read_text())
-    if content:
-        yield pa.array([decode_document(stream, content).replace("\r\n", "\n")]), {}
+def read_columns(stream: FileStream, column: str | None, keep: Sequence[str]) -> Iterator[KeptBatch]:
+    """Read a file as `read_batches` does; what goes wrong is raised as it is."""
+    extensions = stream.reading.text_extensions
+    reader: Any = find_reader(stream.path, extensions)
+    if column is None or is_document(stream.path, extensions) or (is_plain(column) and not keep):
+        for texts, problems in reader(stream, column):
+            yield texts, problems, [None] * len(texts)
     else:
-        stream.check_not_empty()
-
-
-def decode_document(stream: FileStream, content: bytes, is_complete: bool = True) -> str:
-    """Decode a text, or its beginning.
-
-    Raises:
-        BadFile: it has bytes of another encoding, or a zero byte; the message has the line.
-    """
-    try:
-        text = codecs.getincrementaldecoder("utf-8")().decode(content, is_complete)
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise BadFile(stream.undecodable(f"`{stream.name}` line {line}")) from None
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise BadFile(f"`{stream.name}` line {line} has a zero byte: it is not a text file")
-    return text
-
-
-READERS = {
-    ".txt": read_txt,
-    ".md": read_txt,
-    ".jsonl": read_json,
-    ".json": read_json,
-    ".csv": read_csv,
-    ".tsv": read_csv,
-    ".parquet": read_parquet,
-    ".html": read_html,
-    ".htm": read_html,
-}
+        rows: Iterator[Batch] = reader(stream, names_to_read([column, *keep]))
+        yield from read_text_of_rows(stream, rows, column, keep)

@@ -103,8 +103,14 @@ def read_files(argument: str, patterns: list[str], reading: ReadingArguments) ->
     Raises:
         ValueError: a file or row cannot be read, or the values of a column do not have one type.
     """
-    paths = find_files(argument, patterns).paths
-    refuse_bad_files(paths, None, reading)
+    files = find_files(argument, patterns, reading.text_extensions).files
+    if named := next((file for file in files if file.column), None):
+        raise ValueError(
+            f"`{argument}` {named.name}={named.column}: a task reads whole rows: leave `={named.column}` out, "
+            "and choose columns with `--column_mapping`"
+        )
+    refuse_bad_files(files, None, reading)
+    paths = [file.path for file in files]
     rows = [row for path in paths for row in read_rows(path, reading)]
     if not rows:
         raise ValueError(f"`{argument}` {' '.join(patterns)}: the files have no rows: name other files")

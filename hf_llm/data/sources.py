@@ -22,6 +22,8 @@ from hf_llm.arguments import (
 )
 from hf_llm.data.byte_streams import BadFile, missing_column
 from hf_llm.data.checks import refuse_bad_files
+from hf_llm.data.columns import field_names, text_of, text_row
+from hf_llm.data.found import SourceFile
 from hf_llm.data.locations import find_files, find_sources
 from hf_llm.data.mixtures import naming_source, read_mixture
 from hf_llm.data.readers import read_texts
@@ -88,7 +90,7 @@ def load_token_splits(data_args: TextArguments) -> dict[str, Any] | None:
     argument, held_out = ("--validation_file", held_out) if held_out else ("--train_file", files)
     validation = load_token_rows(argument, held_out, "validation", data_args)
     if validation is None:
-        texts = load_text_files(find_files("--validation_file", held_out).paths, data_args)
+        texts = load_text_files(find_files("--validation_file", held_out, data_args.text_extensions).files, data_args)
         validation = drop_empty_rows(texts, "validation")
     return {"train": train, "validation": validation}
 
@@ -121,12 +123,15 @@ def load_streams(data_args: TextArguments) -> dict[str, Any]:
         if "validation" in splits:
             splits["validation"] = Dataset.from_list(list(first_rows(splits["validation"], data_args.max_eval_samples)))
     elif data_args.train_file:
-        paths = find_sources("--train_file", data_args.train_file).paths
-        refuse_bad_files(paths, data_args.dataset_text_field, data_args.reading())
-        settings = {"paths": paths, "field": data_args.dataset_text_field, "reading": data_args.reading()}
+        field, reading = data_args.dataset_text_field, data_args.reading()
+        files = find_sources("--train_file", data_args.train_file, reading.text_extensions).files
+        refuse_bad_files(files, field, reading)
+        # Two lists, of which `datasets` gives each rank a share.
+        columns = [file.column or field for file in files]
+        settings: Any = {"paths": [file.path for file in files], "columns": columns, "reading": reading}
         splits = {"train": IterableDataset.from_generator(stream_files, TEXT, settings)}
         if data_args.validation_file:
-            files = find_files("--validation_file", data_args.validation_file).paths
+            files = find_files("--validation_file", data_args.validation_file, reading.text_extensions).files
             splits["validation"] = first_rows(load_text_files(files, data_args), data_args.max_eval_samples)
     else:
         raise ValueError("`--streaming` has nothing to stream: give `--train_file` or `--dataset_name`")
@@ -136,14 +141,14 @@ def load_streams(data_args: TextArguments) -> dict[str, Any]:
     return {"train": train, "validation": drop_empty_rows(splits["validation"], "validation")}
 
 
-def stream_files(paths: list[str], field: str, reading: ReadingArguments) -> Iterator[dict[str, str | None]]:
-    """Yield the rows of files, up to the first that cannot be read.
+def stream_files(paths: list[str], columns: list[str], reading: ReadingArguments) -> Iterator[dict[str, str | None]]:
+    """Yield the rows of files, each with its column of texts, up to the first that cannot be read.
 
     Raises:
         ValueError: a file or row cannot be read.
     """
-    for path in paths:
-        for texts in read_texts(path, field, reading):
+    for path, column in zip(paths, columns, strict=True):
+        for texts in read_texts(path, column, reading):
             yield from ({"text": text} for text in texts.to_pylist())
 
 
@@ -179,7 +184,7 @@ def load_hub_splits(data_args: SourceArguments, streaming: bool = False) -> dict
 
 
 def load_hub_texts(data_args: TextSource, streaming: bool = False) -> dict[str, Any]:
-    """Load the column of texts of a data set of the Hub, as `text`.
+    """Load the column of texts of a data set of the Hub, or several columns joined, as `text`.
 
     Raises:
         ValueError: as `load_hub_splits`; it has no `train`, no such column, or the column does not hold strings.
@@ -187,31 +192,37 @@ def load_hub_texts(data_args: TextSource, streaming: bool = False) -> dict[str, 
     splits, name, field = load_hub_splits(data_args, streaming), data_args.dataset_name, data_args.dataset_text_field
     if "train" not in splits:
         raise ValueError(f"`--dataset_name` {name} has no split `train`: name another data set")
-    for rows in splits.values():
+    texts: dict[str, Any] = {}
+    for split, rows in splits.items():
         columns = rows.column_names or list(next(iter(rows)))  # a stream may not know them
         if field not in columns:
-            raise ValueError(missing_column(f"`--dataset_name` {name}", field, columns))
+            first = next(iter(rows), {})
+            if missing := set(field.split("+")) - text_of(first, field)[1]:
+                raise ValueError(missing_column(f"`--dataset_name` {name}", min(missing), field_names(first)))
+            texts[split] = rows.map(text_row, fn_kwargs={"column": field}, remove_columns=columns, features=TEXT)
+            continue
         if rows.features and getattr(rows.features[field], "dtype", None) not in ("string", "large_string"):
             raise ValueError(f"`--dataset_text_field` {field} holds {rows.features[field]}: name a column of strings")
-    renamed = {} if field == "text" else {field: "text"}
-    return {split: rows.select_columns(field).rename_columns(renamed) for split, rows in splits.items()}
+        renamed = {} if field == "text" else {field: "text"}
+        texts[split] = rows.select_columns(field).rename_columns(renamed)
+    return texts
 
 
 def load_local_splits(data_args: TextSource) -> dict[str, Dataset]:
     """Load the texts of `--train_file` and, if it is set, of `--validation_file`."""
     patterns = {"train": data_args.train_file, "validation": data_args.validation_file}
-    paths = {split: find_files(f"--{split}_file", globs).paths for split, globs in patterns.items() if globs}
-    if both := set(paths["train"]) & set(paths.get("validation", [])):
+    extensions = data_args.text_extensions
+    found = {split: find_files(f"--{split}_file", globs, extensions) for split, globs in patterns.items() if globs}
+    if "validation" in found and (both := {*found["train"].paths} & {*found["validation"].paths}):
         logger.warning(f"validation is not independent: {', '.join(sorted(both))} is in `--train_file` as well")
-    return {split: load_text_files(files, data_args) for split, files in paths.items()}
+    return {split: load_text_files(files, data_args) for split, (files, _) in found.items()}
 
 
 @dataclass
 class TextFilesConfig(datasets.BuilderConfig):
-    """What the cache's key is made of: files with their sizes and times, the column of the texts, how they are read."""
+    """What the cache's key is made of: files with the columns of their texts, sizes and times; how they are read."""
 
     files: list[tuple] | None = None
-    text_field: str = "text"
     reading: ReadingArguments = field(default_factory=ReadingArguments)
 
 
@@ -222,31 +233,32 @@ class TextFiles(datasets.ArrowBasedBuilder):
     types of columns that are not read and does not name a broken line; its CSV loader reads the text "NA" as missing.
     """
 
-    VERSION = datasets.Version("1.2.0")  # part of the cache's key: raise it when a reader changes
+    VERSION = datasets.Version("1.3.0")  # part of the cache's key: raise it when a reader changes
     BUILDER_CONFIG_CLASS = TextFilesConfig
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(features=TEXT)
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
-        return [datasets.SplitGenerator("train", gen_kwargs={"paths": [path for path, *_ in self.config.files]})]
+        return [datasets.SplitGenerator("train", gen_kwargs={"files": [file[:2] for file in self.config.files]})]
 
-    def _generate_tables(self, paths: list[str]) -> Iterator[tuple[tuple[int, int], pa.Table]]:
-        for number, path in enumerate(paths):
-            for index, texts in enumerate(read_texts(path, self.config.text_field, self.config.reading)):
+    def _generate_tables(self, files: list[tuple[str, str]]) -> Iterator[tuple[tuple[int, int], pa.Table]]:
+        for number, (path, column) in enumerate(files):
+            for index, texts in enumerate(read_texts(path, column, self.config.reading)):
                 yield (number, index), pa.table({"text": texts.cast(pa.string())})
 
 
-def load_text_files(paths: list[str], data_args: TextSource) -> Dataset:
+def load_text_files(sources: list[SourceFile], data_args: TextSource) -> Dataset:
     """Read files into the cache of `datasets`, or load them from it."""
-    stats = [os.stat(path) for path in paths]
-    # Unlike the modification time, the change time cannot be set back: the cache never serves an old version.
-    files = [(path, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in zip(paths, stats, strict=True)]
-    builder = TextFiles(
-        dataset_name="hf_llm_text", files=files, text_field=data_args.dataset_text_field, reading=data_args.reading()
-    )
+    column, files = data_args.dataset_text_field, []
+    for source in sources:
+        status = os.stat(source.path)
+        # Unlike the modification time, the change time cannot be set back: the cache never serves an old version.
+        version = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        files.append((source.path, source.column or column, *version))
+    builder = TextFiles(dataset_name="hf_llm_text", files=files, reading=data_args.reading())
     if not os.path.exists(builder.cache_dir):
-        refuse_bad_files(paths, data_args.dataset_text_field, data_args.reading())
+        refuse_bad_files(sources, column, data_args.reading())
     num_proc = min(data_args.dataset_num_proc or 1, len(files))
     try:
         builder.download_and_prepare(num_proc=num_proc if num_proc > 1 else None)
@@ -254,8 +266,8 @@ def load_text_files(paths: list[str], data_args: TextSource) -> Dataset:
         hint = "`prepare_data.py --on_error skip` writes a folder without what cannot be read"
         raise ValueError(f"{error}; {hint}") from None  # without the traceback of a worker process
     if not sum(split.num_examples for split in (builder.info.splits or {}).values()):
-        others = f" and {len(paths) - 1} other files" if len(paths) > 1 else ""
-        raise ValueError(f"`{printable(paths[0])}`{others}: empty, without any row: name other files")
+        others = f" and {len(sources) - 1} other files" if len(sources) > 1 else ""
+        raise ValueError(f"`{printable(sources[0].path)}`{others}: empty, without any row: name other files")
     return builder.as_dataset("train")  # pyright: ignore[reportReturnType]  # of one split not a dict
 
 

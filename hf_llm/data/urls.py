@@ -1,7 +1,7 @@
 """List the files that a URL names."""
 
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from urllib.parse import urlsplit
 
 from pyarrow.fs import FileSelector, FileType
@@ -10,18 +10,18 @@ from hf_llm.data.byte_streams import open_filesystem
 from hf_llm.data.folder_rules import (
     PREPARED_FILES,
     bad_shard,
-    has_reader,
     no_reader,
     prepared_shards,
     reason_to_skip_file,
     reason_to_skip_folder,
     shard_name,
 )
+from hf_llm.data.formats import find_reader
 from hf_llm.data.found import Found, SkippedFile, SourceFile, summary
 from hf_llm.messages import one_line, without_secrets
 
 
-def find_urls(argument: str, pattern: str) -> Found:
+def find_urls(argument: str, pattern: str, text_extensions: Sequence[str] = ()) -> Found:
     """List the files that a URL names: a file, a folder or a glob. Folders are treated as those of `find_files`.
 
     Raises:
@@ -46,9 +46,9 @@ def find_urls(argument: str, pattern: str) -> Found:
         sizes = {path: size for path, size in sizes.items() if fnmatch.fnmatchcase(path, inner)}
     named = entry.type == FileType.File or ("*" in inner and inner.rpartition("/")[2] not in ("*", "**"))
     if named:
-        reasons = {path: None if has_reader(path) else no_reader(path) for path in sizes}
+        reasons = {path: None if find_reader(path, text_extensions) else no_reader(path) for path in sizes}
     else:
-        reasons = reasons_in_folder(prefix, base, sizes)
+        reasons = reasons_in_folder(prefix, base, sizes, text_extensions)
     files = [
         SourceFile(prefix + path + suffix, without_secrets(prefix + path), sizes[path])
         for path, reason in reasons.items()
@@ -63,7 +63,9 @@ def find_urls(argument: str, pattern: str) -> Found:
     return Found(files, sorted(skipped))
 
 
-def reasons_in_folder(prefix: str, base: str, paths: Iterable[str]) -> dict[str, str | None]:
+def reasons_in_folder(
+    prefix: str, base: str, paths: Iterable[str], text_extensions: Sequence[str]
+) -> dict[str, str | None]:
     """Return for each file in a folder at a URL why it is not training text, or None.
 
     Args:
@@ -96,5 +98,5 @@ def reasons_in_folder(prefix: str, base: str, paths: Iterable[str]) -> dict[str,
     reasons = {}
     for path in paths:
         folder, _, name = path.rpartition("/")
-        reasons[path] = reason_of_folder(folder) or reason_to_skip_file(name, names[folder])
+        reasons[path] = reason_of_folder(folder) or reason_to_skip_file(name, names[folder], text_extensions)
     return reasons

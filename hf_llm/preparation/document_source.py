@@ -87,7 +87,7 @@ class DocumentFileTask(DataSourceTask):
     async def read(self):
         row = 0
         try:
-            for texts, problems in read_documents(self.file.path, self.column, self.reading):
+            for texts, problems, _ in read_documents(self.file.path, self.file.column or self.column, self.reading):
                 table = self.table(row, texts, problems)
                 for rows in slices(table["text"], *self.batch):
                     yield RecordBatch.from_arrow_table(table[rows])

@@ -24,11 +24,11 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from hf_llm.arguments import PreparationArguments, ReadingArguments
-from hf_llm.data.byte_streams import file_format
 from hf_llm.data.checks import refuse_bad_files
 from hf_llm.data.folder_rules import PREPARED_MANIFEST
+from hf_llm.data.formats import is_document
 from hf_llm.data.locations import find_files, find_sources
-from hf_llm.data.readers import DOCUMENTS, read_rows, read_texts
+from hf_llm.data.readers import read_rows, read_texts
 from hf_llm.data.tokenization import VERIFIED_DOCUMENTS, select_engine
 from hf_llm.files import atomic_folder, new_folder, write_text
 from hf_llm.messages import ORIGIN
@@ -92,9 +92,11 @@ def build_row_steps(args: PreparationArguments) -> RowSteps:
 
 def evaluation_texts(patterns: list[str], reading: ReadingArguments) -> Iterator[str]:
     """Yield every string in the files of the evaluations, from all columns and nested values."""
-    for path in find_files("--decontaminate", patterns).paths:
-        if file_format(path)[0] in DOCUMENTS:
-            yield from (text for texts in read_texts(path, "text", reading) for text in texts.to_pylist())
+    for path, _, _, column in find_files("--decontaminate", patterns, reading.text_extensions).files:
+        if column or is_document(path, reading.text_extensions):
+            yield from (
+                text for texts in read_texts(path, column or "text", reading) for text in texts.to_pylist() if text
+            )
             continue
         for row in read_rows(path, reading):
             yield from strings_in([value for name, value in row.items() if name != ORIGIN])
@@ -124,9 +126,9 @@ def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | Non
             empty.
     """
     with new_folder(args.output_dir) as target:
-        found = find_sources("--files", args.files)
+        found = find_sources("--files", args.files, args.text_extensions)
         if args.on_error == "stop":
-            refuse_bad_files(found.paths, args.dataset_text_field, args.reading(), f"; {SKIP_HINT}")
+            refuse_bad_files(found.files, args.dataset_text_field, args.reading(), f"; {SKIP_HINT}")
         steps = build_row_steps(args)
         set_runner(args)
         with atomic_folder(target) as folder:
@@ -172,7 +174,7 @@ def set_runner(args: PreparationArguments) -> None:
 
 def build_manifest(args: PreparationArguments, funnel: Funnel, shards: list[dict], tokens: int | None) -> dict:
     """Build the manifest: the sources, settings and package versions, the counts of each step, and the shards."""
-    evaluations = find_files("--decontaminate", args.decontaminate or [], warn=False).files
+    evaluations = find_files("--decontaminate", args.decontaminate or [], args.text_extensions, warn=False).files
     return {
         "input": funnel.inputs.totals(),
         "sources": funnel.inputs.sources(),

@@ -209,7 +209,7 @@ def build_stream(
             return token_table(*encode(texts))
 
     facts = {
-        "data": Hasher.hash([first["text"][:], documents.num_shards, names_and_sizes(data_args.train_file)]),
+        "data": Hasher.hash([first["text"][:], documents.num_shards, names_and_sizes(data_args)]),
         "max_train_samples": data_args.max_train_samples,
         "max_length": max_length,
         "packing": data_args.packing,
@@ -218,10 +218,13 @@ def build_stream(
     return StreamedRows(documents, convert, max_length, data_args.packing, args.seed, args.train_batch_size, facts)
 
 
-def names_and_sizes(patterns: list[str] | None) -> list[tuple[str, int | None]]:
-    """Names and sizes in bytes of the streamed files; without folders, which may differ when a run is resumed."""
-    found = find_sources("--train_file", patterns, warn=False).files if patterns else []
-    return [(Path(file.path).name, None if "://" in file.path else file.size) for file in found]
+def names_and_sizes(data_args: TextArguments) -> list[tuple]:
+    """Names, sizes in bytes and columns of the streamed files; without folders, which may differ in a resumed run."""
+    patterns, extensions = data_args.train_file, data_args.text_extensions
+    found = find_sources("--train_file", patterns, extensions, warn=False).files if patterns else []
+    sizes = [None if "://" in file.path else file.size for file in found]
+    names = [(Path(file.path).name, size) for file, size in zip(found, sizes, strict=True)]
+    return [(*name, file.column) if file.column else name for name, file in zip(names, found, strict=True)]
 
 
 def trainer_options(

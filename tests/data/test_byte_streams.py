@@ -29,7 +29,7 @@ FORMATS = {  # of the same texts
 
 def read(path, **settings):
     texts, problems = [], []
-    for batch, found in read_documents(str(path), "text", ReadingArguments(**settings)):
+    for batch, found, _ in read_documents(str(path), "text", ReadingArguments(**settings)):
         texts += batch.to_pylist()
         problems += found.values()
     return texts, problems

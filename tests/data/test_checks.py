@@ -11,6 +11,7 @@ import pytest
 
 from hf_llm.arguments import DataArguments, ReadingArguments, TextArguments
 from hf_llm.data.checks import check_files, refuse_bad_files
+from hf_llm.data.found import SourceFile
 from hf_llm.data.locations import find_sources
 from hf_llm.data.rows import read_files
 from hf_llm.data.sources import load_splits
@@ -45,10 +46,15 @@ def write(folder, files):
     return {name: str(folder / name) for name in files}
 
 
+def files_of(*paths):
+    """Return paths as `find_files` does."""
+    return [SourceFile(path, path, 0) for path in paths]
+
+
 def test_each_unreadable_file_has_its_problem(tmp_path):
     """All of them are found, and no others."""
     paths = write(tmp_path, GOOD | {name: content for name, (content, _) in BAD.items()})
-    problems = check_files(list(paths.values()), "text", ReadingArguments())
+    problems = check_files(files_of(*paths.values()), "text", ReadingArguments())
     assert list(problems) == [paths[name] for name in BAD]
     for name, (_, message) in BAD.items():
         assert f"`{paths[name]}`" in problems[paths[name]] and message in problems[paths[name]], name
@@ -59,25 +65,25 @@ def test_files_without_rows_are_counted(tmp_path, caplog):
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "k.parquet")
     paths = [*write(tmp_path, GOOD | WITHOUT_ROWS).values(), str(tmp_path / "k.parquet")]
     with caplog.at_level(logging.INFO):
-        assert check_files(paths, "text", ReadingArguments()) == {}
+        assert check_files(files_of(*paths), "text", ReadingArguments()) == {}
     assert f"5 of 9 files are well-formed but have no rows: {tmp_path}/k.csv" in caplog.text
 
 
 def test_a_file_is_not_read_to_its_end(tmp_path):
     """Which takes long, and what is wrong there is found when it is read."""
     path = write(tmp_path, {"a.jsonl": b'{"text": "a"}\n' * 200_000 + b"broken"})["a.jsonl"]
-    assert check_files([path], "text", ReadingArguments()) == {}
+    assert check_files(files_of(path), "text", ReadingArguments()) == {}
 
 
 def test_all_problems_are_reported_at_once(tmp_path, caplog):
     """Each in the log, then how many; a single one is the error itself."""
     paths = write(tmp_path, GOOD | {name: content for name, (content, _) in BAD.items()})
     with pytest.raises(ValueError) as error:
-        refuse_bad_files(list(paths.values()), "text", ReadingArguments())
+        refuse_bad_files(files_of(*paths.values()), "text", ReadingArguments())
     assert str(error.value).startswith(f"{len(BAD)} of {len(paths)} files cannot be read, each for the reason above")
     assert [record.levelname for record in caplog.records] == ["ERROR"] * len(BAD)
     with pytest.raises(ValueError, match=r"b\.jsonl` is empty: remove it"):
-        refuse_bad_files([paths["a.jsonl"], paths["b.jsonl"]], "text", ReadingArguments())
+        refuse_bad_files(files_of(paths["a.jsonl"], paths["b.jsonl"]), "text", ReadingArguments())
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -136,4 +142,4 @@ def test_the_files_of_the_readmes_commands_can_be_read():
     """`--files README.md docs`, and `--train_file docs README.md`: everything in docs that looks like text has some."""
     found = find_sources("--files", ["README.md", "docs"])
     assert len(found.files) > 10
-    assert check_files([file.path for file in found.files], "text", ReadingArguments()) == {}
+    assert check_files(found.files, "text", ReadingArguments()) == {}

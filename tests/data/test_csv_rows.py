@@ -18,7 +18,7 @@ def read(tmp_path, content, name="a.csv", column="text", **settings):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     texts, problems = [], {}
-    for batch, found in read_documents(str(path), column, ReadingArguments(**settings)):
+    for batch, found, _ in read_documents(str(path), column, ReadingArguments(**settings)):
         messages = {len(texts) + row: problem.message.replace(f"`{path}` ", "") for row, problem in found.items()}
         problems, texts = problems | messages, texts + batch.to_pylist()
     return texts, problems

@@ -40,7 +40,7 @@ FOX = "The quick brown fox jumps over the lazy dog number {} and runs along the 
 def read(path, content, **settings):
     """Text of a page and the messages of its problems."""
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    ((texts, problems),) = read_documents(str(path), "text", ReadingArguments(**settings))
+    ((texts, problems, _),) = read_documents(str(path), "text", ReadingArguments(**settings))
     return texts[0].as_py(), [problem.message.replace(f"`{path}` ", "") for problem in problems.values()]
 
 

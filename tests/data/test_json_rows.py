@@ -15,7 +15,7 @@ from hf_llm.messages import ORIGIN
 def read(path, **settings):
     """Texts of a file, and its problems without the path, by the number of the row."""
     texts, problems = [], {}
-    for batch, found in read_documents(str(path), "text", ReadingArguments(**settings)):
+    for batch, found, _ in read_documents(str(path), "text", ReadingArguments(**settings)):
         problems |= {len(texts) + row: problem.message.replace(f"`{path}` ", "") for row, problem in found.items()}
         texts += batch.to_pylist()
     return texts, problems

@@ -169,7 +169,7 @@ def test_a_folder_is_read_without_what_is_no_training_text(tmp_path):
         "hidden: its name begins with `.`": (".git", ".cache", "data/.ipynb_checkpoints", ".a.jsonl", "data/._a.jsonl"),
         "hidden: its name begins with `_`": ("__MACOSX", "_SUCCESS", "_metadata.json", "data/_temporary"),
         "output of a training, or a model": ("outputs/run1", "model", "trainer_state.json"),
-        "no reader for .tar.gz": ("x.tar.gz",), "no reader for .jsonl.bz2": ("a.jsonl.bz2",),
+        "no reader for .tar.gz": ("x.tar.gz",), "no reader for .jsonl.lz4": ("a.jsonl.lz4",),
         "no reader for .zip": ("a.zip",), "no reader for .parquet.gz": ("a.parquet.gz",),
         "no reader for files without extension": ("Makefile",), "no reader for .gz": ("v1.2.gz",),
     }  # fmt: skip
@@ -214,7 +214,8 @@ def test_a_folder_with_nothing_to_read_says_what_is_there(tmp_path):
     write(tmp_path, "d/README.md", "d/x.tar.gz")
     message = error_of(tmp_path / "d")
     assert "d/README.md (a readme, card or licence; 1 file, 1 bytes)" in message and "no reader for .tar.gz" in message
-    remedies = "to take a file, name the file itself; to take one without a reader, convert it, e.g. to .txt"
+    remedies = "to take a file, name the file itself; to take one without a reader, convert it, or if it is text add "
+    remedies += "`--text_extensions`"
     assert message.endswith(f": {remedies}")
     assert names(tmp_path / "d/README.md") == ["README.md"]
     write(tmp_path, "e/a.jsonl")

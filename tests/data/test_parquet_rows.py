@@ -41,7 +41,7 @@ def test_bytes_that_are_no_text_are_a_problem_of_their_row(values, tmp_path):
     """Also in a column that calls them strings."""
     path = str(tmp_path / "a.parquet")
     pq.write_table(pa.table({"text": values}), path)
-    ((texts, problems),) = read_documents(path, "text", ReadingArguments())
+    ((texts, problems, _),) = read_documents(path, "text", ReadingArguments())
     assert texts.to_pylist() == ["a", None, "c"] and list(problems) == [1]
     assert problems[1].message == f"`{path}` row 1 is not UTF-8: convert it to UTF-8"
     assert problems[1].lost_bytes == (tmp_path / "a.parquet").stat().st_size // 3
@@ -61,12 +61,12 @@ def test_long_texts_are_problems_of_their_rows(tmp_path):
     pq.write_table(pa.table({"text": texts}), path, compression="zstd")
     start, batches = pa.total_allocated_bytes(), 0
     most = rows = lost = 0
-    for batch, problems in read_documents(path, "text", ReadingArguments(max_text_bytes=1_500_000)):
+    for batch, problems, _ in read_documents(path, "text", ReadingArguments(max_text_bytes=1_500_000)):
         batches, rows, lost = batches + 1, rows + len(batch), lost + len(problems)
         most = max(most, pa.total_allocated_bytes() - start)
     assert (rows, lost) == (600, 300) and batches > 20 and most < 150_000_000
     pq.write_table(pa.table({"text": ["c" * 3_000_000]}), path, use_dictionary=False, compression="zstd")
-    ((texts, problems),) = read_documents(path, "text", ReadingArguments(max_text_bytes=1_500_000))
+    ((texts, problems, _),) = read_documents(path, "text", ReadingArguments(max_text_bytes=1_500_000))
     assert texts.to_pylist() == [None] and "longer than `--max_text_bytes` 1,500,000" in problems[0].message
 
 
@@ -76,8 +76,8 @@ def test_a_broken_or_encrypted_file_is_one_problem(tmp_path):
     pq.write_table(pa.table({"text": [f"{number} " * 500 for number in range(3000)]}), path, row_group_size=500)
     content = path.read_bytes()
     path.write_bytes(content[:20_000] + b"\xff" * 200_000 + content[220_000:])
-    *_, (last, problems) = read_documents(str(path), "text", ReadingArguments())
+    *_, (last, problems, _) = read_documents(str(path), "text", ReadingArguments())
     assert last.to_pylist() == [None] and problems[0].is_file and "cannot be read" in problems[0].message
     path.write_bytes(content[:-4] + b"PARE")
-    ((_, problems),) = read_documents(str(path), "text", ReadingArguments())
+    ((_, problems, _),) = read_documents(str(path), "text", ReadingArguments())
     assert problems[0].is_file and "cannot be read" in problems[0].message and "\n" not in problems[0].message

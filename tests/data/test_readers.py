@@ -16,7 +16,8 @@ import pytest
 
 from hf_llm.arguments import ReadingArguments
 from hf_llm.data import byte_streams
-from hf_llm.data.readers import READERS, read_documents, read_rows, read_texts
+from hf_llm.data.formats import READERS
+from hf_llm.data.readers import read_documents, read_rows, read_texts
 from hf_llm.messages import ORIGIN
 
 READING = ReadingArguments()
@@ -155,7 +156,7 @@ def test_the_error_of_a_url_has_no_secrets(tmp_path, monkeypatch):
 
     monkeypatch.setitem(READERS, ".txt", fail)
     path = f"http://127.0.0.1/{'deep/' * 40}a.txt?token={secret}"
-    ((_, problems),) = read_documents(path, "text", READING)
+    ((_, problems, _),) = read_documents(path, "text", READING)
     assert "s3cr3t" not in problems[0].message.replace(path, "") and "the file" in problems[0].message
 
 
@@ -172,7 +173,7 @@ def test_the_bytes_of_rows_without_the_column_are_lost(tmp_path):
         "a.jsonl": b'{"id": 1}\n{"text": "a"}\n{"other": 12345}\n',
         "a.json": b'[{"id": 1},{"text": "a"},{"other": 12345}]',
     }.items():
-        ((texts, problems),) = read_documents(write(tmp_path / name, content), "text", READING)
+        ((texts, problems, _),) = read_documents(write(tmp_path / name, content), "text", READING)
         assert texts.to_pylist() == [None, "a", None]
         assert [problems[row].lost_bytes for row in (0, 2)] == pytest.approx([10, 17], abs=1)
         assert problems[0].message.endswith("has no column `text`, only id: choose with --dataset_text_field")
@@ -183,7 +184,7 @@ def test_a_wrong_checksum_is_a_loss_of_the_whole_file(tmp_path):
     content = gzip.compress(b'{"text": "a"}\n' * 99)
     for ending, lost in ((b"\1\2\3\4" + content[-4:], len(content)), (content[-8:] + b"xyz", 3)):
         path = write(tmp_path / "a.jsonl.gz", content[:-8] + ending)
-        *_, (_, problems) = read_documents(path, "text", READING)
+        *_, (_, problems, _) = read_documents(path, "text", READING)
         assert problems[0].is_file and problems[0].lost_bytes == pytest.approx(lost, abs=2)
 
 
@@ -192,7 +193,7 @@ def test_a_wrong_checksum_is_a_loss_of_the_whole_file(tmp_path):
 def test_files_of_other_formats_are_named_as_such(name, content, tmp_path):
     """Not as texts in another encoding, which Latin-1 would read as they are."""
     path = write(tmp_path / name, content)
-    ((_, problems),) = read_documents(path, "text", ReadingArguments(encoding="latin-1"))
+    ((_, problems, _),) = read_documents(path, "text", ReadingArguments(encoding="latin-1"))
     assert f"`{path}` is not text, but" in problems[0].message and problems[0].lost_bytes == len(content)
 
 
@@ -205,7 +206,7 @@ def test_a_pointer_of_git_lfs_is_no_text(tmp_path):
 
 def test_zero_bytes_in_csv_are_named(tmp_path):
     """No encoding would help."""
-    ((_, problems),) = read_documents(write(tmp_path / "a.csv", b"id,text\n1,a\0b\n2,c\n"), "text", READING)
+    ((_, problems, _),) = read_documents(write(tmp_path / "a.csv", b"id,text\n1,a\0b\n2,c\n"), "text", READING)
     assert problems[0].message.endswith("line 2 has a zero byte, which is not text: remove it")
 
 
@@ -236,9 +237,9 @@ def test_an_empty_part_of_spark_is_no_problem_in_any_format(tmp_path):
     """Other empty files are one."""
     for extension in READERS:
         problems = [
-            problems for _, problems in read_documents(write(tmp_path / f"part-1{extension}", b""), "text", READING)
+            problems for _, problems, _ in read_documents(write(tmp_path / f"part-1{extension}", b""), "text", READING)
         ]
         assert not any(problems), extension
     for extension in (".parquet", ".jsonl", ".csv"):
-        ((_, problems),) = read_documents(write(tmp_path / f"a{extension}", b""), "text", READING)
+        ((_, problems, _),) = read_documents(write(tmp_path / f"a{extension}", b""), "text", READING)
         assert "is empty" in problems[0].message

@@ -48,7 +48,7 @@ def test_no_exception_leaves_a_task(monkeypatch, error, rows):
 
     def fail(*args):
         if rows:
-            yield pa.array([GOOD] * rows), {}
+            yield pa.array([GOOD] * rows), {}, [None] * rows
         raise error
 
     monkeypatch.setattr(document_source, "read_documents", fail)
@@ -83,7 +83,7 @@ def test_a_failing_reader_ends_the_run_with_its_message(tmp_path, monkeypatch, s
 def test_a_text_that_is_too_long_for_the_processes_is_a_problem(monkeypatch):
     """Of its row alone, with its size and what to do; its bytes do not stay in the batch."""
     texts = pa.array([GOOD, "x" * 5000, "y" * 100, None])
-    monkeypatch.setattr(document_source, "read_documents", lambda *args: [(texts, {})])
+    monkeypatch.setattr(document_source, "read_documents", lambda *args: [(texts, {}, [None] * len(texts))])
     rows, _ = read(size=6000, max_bytes=100)
     assert [row["text"] for row in rows] == [GOOD, None, "y" * 100, None]
     assert rows[1]["problem"] == "`a.jsonl` row 1 has 5,000 bytes, at most 100 fit into memory"
@@ -93,7 +93,7 @@ def test_a_text_that_is_too_long_for_the_processes_is_a_problem(monkeypatch):
 def test_batches_are_limited_in_rows_and_bytes(monkeypatch):
     """So that few long texts need no more shared memory than many short ones; a longer text is a batch of its own."""
     texts = pa.array(["a" * 10] * 5 + ["b" * 25] + ["c"] * 4)
-    monkeypatch.setattr(document_source, "read_documents", lambda *args: [(texts, {})])
+    monkeypatch.setattr(document_source, "read_documents", lambda *args: [(texts, {}, [None] * len(texts))])
     assert read(batch=(3, 20))[1] == [2, 2, 1, 1, 3, 1]
     assert list(slices(pa.chunked_array([[None, "ab", None]], pa.large_string()), 9, 1)) == [
         slice(n, n + 1) for n in range(3)

@@ -310,10 +310,12 @@ def test_files_without_texts_are_counted_with_on_error_skip(tmp_path):
     rows = {"a.json": 1, "d.jsonl": 2, "e.jsonl": 2, "g.jsonl": 1, "h.jsonl": 2, "i.json": 1}
     assert unreadable(manifest) == dict.fromkeys(contents, "file") | rows and manifest["rows"] == 2
     reasons = {(row["source"], row["row"]): row["reason"] for row in dropped_rows(tmp_path / "out")}
-    problem = "`g.jsonl` row 0 has no column `text`, only id: choose with --dataset_text_field"
+    problem = "`g.jsonl` line 1 has no column `text`, only id: choose with --dataset_text_field"
     assert reasons["g.jsonl", "0"] == problem
-    for name in ("h.jsonl", "i.json"):
-        assert reasons[name, "0"] == f"`{name}` row 0 has no column `text`, only body: choose with --dataset_text_field"
+    for name, origin in (("h.jsonl", "line 1"), ("i.json", "row 0")):
+        assert (
+            reasons[name, "0"] == f"`{name}` {origin} has no column `text`, only body: choose with --dataset_text_field"
+        )
     assert ("h.jsonl", "2") not in reasons
 
 
