@@ -587,6 +587,14 @@ class TaskArguments(Arguments):
     chat_template: str | None = field(default=None, metadata=CHAT_TEMPLATE)
     chat_template_kwargs: dict[str, Any] | None = field(default=None, metadata=CHAT_TEMPLATE_KWARGS)
     system_prompt: str | None = field(default=None, metadata=SYSTEM_PROMPT)
+    train_on: str = field(
+        default="assistant",
+        metadata={
+            "help": "What is trained of a conversation: every turn of the assistant, only its last one, or all of the "
+            "text (all), also of prompts that are no conversations.",
+            "choices": ["assistant", "last", "all"],
+        },
+    )
     num_fewshot: int | None = field(
         default=None,
         metadata={
@@ -608,6 +616,11 @@ class EvalTaskArguments(TaskArguments):
             "prompt settings are used. Flags of the command line apply to all tasks."
         },
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.train_on != "assistant":
+            raise ValueError(f"`--train_on` {self.train_on} has no effect on an evaluation: leave it out")
 
 
 @dataclass

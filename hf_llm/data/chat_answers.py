@@ -77,7 +77,9 @@ class ChatFormat:
             return example | {"messages": [{"role": "system", "content": self.system_prompt}, *turns]}
         turns = [("system", example.get("system") or self.system_prompt)]
         for pair in (*self.shots, example):
-            turns += [("user", pair["prompt"]), ("assistant", pair.get("completion"))]
+            system = "" if pair.get("system") == example.get("system") else pair.get("system")  # of another shot
+            prompt = "\n\n".join(filter(None, (system, pair["prompt"])))
+            turns += [("user", prompt), ("assistant", pair.get("completion"))]
         return {
             "messages": [{"role": role, "content": text} for role, text in turns if text is not None],
             "tools": None,
@@ -93,9 +95,12 @@ class ChatFormat:
         between = text.rpartition(ANSWER)[2].partition(QUESTION)[0]
         return next(iter(self.special_tokens(between)), self.tokenizer.special_tokens_map["eos_token"])
 
-    def end_of_calls(self, chat: Conversation) -> str:
-        """The special token between calls of tools and their results, if the template leaves it to the results."""
-        call = chat["messages"][-1]["tool_calls"][0]
+    def missing_end_of(self, chat: Conversation) -> str:
+        """The end token of a last answer for which the template writes none: of calls, the first of their results."""
+        calls = chat["messages"][-1].get("tool_calls")
+        if not calls:
+            return self.end
+        call = calls[0]
         name, number = call["function"]["name"], call.get("id", "call00000")
         result = {"role": "tool", "content": ANSWER, "name": name, "tool_call_id": number}
         chats = [chat, chat | {"messages": [*chat["messages"], result]}]
@@ -142,7 +147,8 @@ class ChatFormat:
         by_completion = {completion: text for (_, completion), text in written.items()}
         if any(by_completion[completion] != text for (_, completion), text in written.items()):
             written = self.render_completions(range(len(pairs)), pairs, chats, origins)
-        return [written.get(pair, by_completion[pair[1]]) + self.missing_end for pair in pairs]
+        ends = [self.missing_end and self.missing_end_of(chat) for chat in chats]
+        return [written.get(pair, by_completion[pair[1]]) + end for pair, end in zip(pairs, ends, strict=True)]
 
     def render_completions(
         self, chosen: Sequence[int], pairs: list[tuple[str, str]], chats: list[Conversation], origins: Sequence[str]
@@ -202,8 +208,9 @@ def without_answer(chat: Conversation) -> Conversation:
 
 
 def contents_of(chat: Conversation) -> tuple[str, str]:
-    """The text of the message before the answer, and that of the answer."""
-    return "".join(message["content"] for message in chat["messages"][-2:-1]), chat["messages"][-1]["content"]
+    """The text of the user's message before the answer, and that of the answer."""
+    *earlier, answer = chat["messages"]
+    return "".join(message["content"] for message in earlier[-1:] if message["role"] == "user"), answer["content"]
 
 
 def check_token_border(context: str, written: str, context_ids: list[int], joined_ids: list[int]) -> None:

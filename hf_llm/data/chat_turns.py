@@ -4,7 +4,7 @@ import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hf_llm.data.chat_answers import ChatFormat, check_token_border, completion_after, excerpt
+from hf_llm.data.chat_answers import ChatFormat, check_token_border, completion_after, contents_of, excerpt
 from hf_llm.data.chat_contents import check_answer_written, check_prompt_written
 from hf_llm.data.chats import Conversation, render_chats, render_marked
 
@@ -54,6 +54,7 @@ def encode_conversations(
     Example:
         The turns [5, 6], [7, 1], [8, 6], [9, 1] have the labels -100, -100, 7, 1, -100, -100, 9, 1.
     """
+    conversations = [format.conversation(chat) for chat in conversations]  # with the system prompt of the run
     turns, texts, problems = new_turns(format, conversations, origins, train_on), [], {}
     for i in range(len(conversations)):
         try:
@@ -135,7 +136,7 @@ def missing_end(format: ChatFormat, turn: Turn) -> str:
     """The end token of an answer that ends a text, if the template leaves it to the next turn; else empty."""
     if answer_end(format, turn.whole[len(turn.prompt) :]) is not None:
         return ""
-    return format.end_of_calls(turn.chat) if turn.chat["messages"][-1].get("tool_calls") else format.end
+    return format.missing_end_of(turn.chat)
 
 
 def answer_in(format: ChatFormat, text: str, turn: Turn) -> Span | None:
@@ -191,10 +192,8 @@ def check_turns(turns: list[Turn]) -> None:
         ValueError: it does.
     """
     for turn in turns:
-        *earlier, answer = turn.chat["messages"]
-        before = earlier[-1]["content"] if earlier and earlier[-1]["role"] == "user" else ""
-        written = completion_after(turn.prompt, turn.whole, before, answer["content"])
-        check_answer_written(answer, written)
+        written = completion_after(turn.prompt, turn.whole, *contents_of(turn.chat))
+        check_answer_written(turn.chat["messages"][-1], written)
     check_prompt_written(turns[-1].chat, turns[-1].prompt)
 
 

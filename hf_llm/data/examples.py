@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_llm.data.arrow import token_lists
 from hf_llm.data.chat_answers import Example
+from hf_llm.data.chat_contents import check_prompt_written
+from hf_llm.data.chat_rows import ConversationCounts, Features, encode_chats, log_conversations
 from hf_llm.data.few_shot import example_of
 from hf_llm.data.prompting import Prompter
 from hf_llm.mappings import format_mapping
@@ -22,6 +25,7 @@ from hf_llm.messages import ORIGIN, add_origin
 logger = logging.getLogger(__name__)
 
 ROWS_PER_BATCH = 1000
+MAX_UNPROVED = 0.01  # share of the rows of a split that may be left out because they cannot be proved
 
 
 @dataclass
@@ -33,14 +37,17 @@ class ExamplesReport:
     examples_shortened: int  # whose document is shortened
     tokens_cut: int
     chat_template_kwargs: str = ""  # the day of the run among them, where the template writes a day
+    conversations: dict[str, int] = field(default_factory=dict)  # counts of `ConversationCounts`
 
     def metrics(self, prefix: str) -> dict[str, float | str]:
         """The fields that are not empty under the names that the results files use, e.g. `train_examples_shortened`."""
-        return {f"{prefix}_{key}": value for key, value in asdict(self).items() if value != ""}
+        fields = asdict(self)
+        fields |= fields.pop("conversations")
+        return {f"{prefix}_{key}": value for key, value in fields.items() if value != ""}
 
 
 def encode_examples(rows: Dataset, prompter: Prompter, split: str = "train") -> tuple[Dataset, ExamplesReport]:
-    """Encode the rows of a task for training on the completions only.
+    """Encode the rows of a task for training on the completions, or on what else `prompter.train_on` says.
 
     Args:
         rows: N rows as `load_rows` returns them, with the task's column names.
@@ -49,39 +56,63 @@ def encode_examples(rows: Dataset, prompter: Prompter, split: str = "train") -> 
 
     Returns:
         Rows `{"input_ids": list[int32], "labels": list[int32]}`, and the counts. A prompt [5, 6] and its completion
-        [7, 1] give the labels [-100, -100, 7, 1].
+        [7, 1] give the labels [-100, -100, 7, 1]. A conversation may give several rows: see `encode_conversations`.
 
     Raises:
-        ValueError: a completion is longer than `max_length`, or no row has one; the row is named.
+        ValueError: a completion is longer than `max_length`, more than 1 % of the rows cannot be proved, or there is
+            nothing to learn; the row is named.
     """
-    max_length, tables, removed = prompter.max_length, [], []  # removed: tokens of each row's document
+    tables, removed, counts = [], [], ConversationCounts(max_unproved=MAX_UNPROVED * len(rows))
     for batch in batches_with_origins(rows, split):
-        examples = [(row, example_of(row, prompter.task)) for row in batch]
-        examples = [(row, example) for row, example in examples if example["completion"]]
-        if not examples:
-            continue
-        kept, examples = [row for row, _ in examples], [example for _, example in examples]
-        origins = [row[ORIGIN] for row in kept]
-        texts = prompter.prompt_texts(examples, origins)
-        completions = prompter.completion_ids(examples, texts=texts, origins=origins)
-        prompts = prompter.prompt_ids(examples, texts)
-        for i, row in enumerate(kept):
-            with add_origin(row):
-                size = len(completions[i])
-                if size >= max_length:
-                    raise ValueError(
-                        f"a completion of {size} tokens does not fit in `--max_length` {max_length}: shorten or remove "
-                        "the row, or give a larger one, if the model has as many positions"
-                    )
-                prompts[i], tokens = prompter.fit(row, prompts[i], max_length - size)
-            removed.append(tokens)
-        pairs = list(zip(prompts, completions, strict=True))
-        input_ids = token_lists([prompt + completion for prompt, completion in pairs])
-        labels = token_lists([[-100] * len(prompt) + completion for prompt, completion in pairs])
-        tables.append(pa.table({"input_ids": input_ids, "labels": labels}))
-    if not tables:
+        examples = [example_of(row, prompter.task) for row in batch]
+        chats = [i for i, example in enumerate(examples) if "messages" in example]
+        pairs = [i for i, example in enumerate(examples) if example.get("completion")]
+        encoded: dict[int, list[Features]] = {}
+        if chats:
+            results = encode_chats(prompter, [batch[i] for i in chats], [examples[i] for i in chats], counts)
+            encoded |= zip(chats, results, strict=True)
+        if pairs:
+            results = encode_pairs(prompter, [batch[i] for i in pairs], [examples[i] for i in pairs], removed)
+            encoded |= zip(pairs, results, strict=True)
+        flat = [features for _, row in sorted(encoded.items()) for features in row]
+        columns = {name: token_lists([features[name] for features in flat]) for name in ("input_ids", "labels")}
+        tables.append(pa.table(columns))
+    table = pa.concat_tables(tables)
+    if not len(table):
         raise ValueError(f"`{split}`: none of the {len(rows)} rows has a completion to learn")
-    return Dataset(pa.concat_tables(tables)), new_report(removed, len(rows) - len(removed), split, prompter)
+    log_conversations(counts, split, prompter.max_length)
+    dropped = len(rows) - len(removed) - counts.total()
+    return Dataset(table), new_report(removed, dropped, split, prompter, counts)
+
+
+def encode_pairs(
+    prompter: Prompter, rows: list[dict[str, Any]], examples: list[Example], removed: list[int]
+) -> list[list[Features]]:
+    """Encode prompts with their completions for training, one row each.
+
+    Args:
+        rows: where the examples are from.
+        removed: the number of tokens removed from each row's document is added to it.
+    """
+    max_length = prompter.max_length
+    origins = [row[ORIGIN] for row in rows]
+    texts = prompter.prompt_texts(examples, origins)
+    completions = prompter.completion_ids(examples, texts=texts, origins=origins)
+    prompts = prompter.prompt_ids(examples, texts)
+    encoded = []
+    for row, prompt, completion in zip(rows, prompts, completions, strict=True):
+        with add_origin(row):
+            size = len(completion)
+            if size >= max_length:
+                raise ValueError(
+                    f"a completion of {size} tokens does not fit in `--max_length` {max_length}: shorten or remove "
+                    "the row, or give a larger one, if the model has as many positions"
+                )
+            prompt, tokens = prompter.fit(row, prompt, max_length - size)
+        removed.append(tokens)
+        labels = prompt if prompter.train_on == "all" else [-100] * len(prompt)
+        encoded.append([{"input_ids": prompt + completion, "labels": labels + completion}])
+    return encoded
 
 
 def encode_prompts(rows: Dataset, prompter: Prompter, split: str = "validation") -> tuple[Dataset, ExamplesReport]:
@@ -109,6 +140,10 @@ def encode_prompts(rows: Dataset, prompter: Prompter, split: str = "validation")
                     raise ValueError("the reference is empty: remove the row, or give it one")
         origins = [row[ORIGIN] for row in batch]
         texts = prompter.prompt_texts(examples, origins)
+        for row, example, text in zip(batch, examples, texts, strict=True):
+            if "messages" in example:
+                with add_origin(row):
+                    check_prompt_written(example, text)
         completions = [[] for _ in examples]
         if task.scores_perplexity:
             completions = prompter.completion_ids(examples, texts=texts, origins=origins)
@@ -134,10 +169,13 @@ def batches_with_origins(rows: Dataset, split: str) -> Iterator[list[dict[str, A
             bar.update(len(batch))
 
 
-def new_report(removed: list[int], dropped: int, split: str, prompter: Prompter) -> ExamplesReport:
+def new_report(
+    removed: list[int], dropped: int, split: str, prompter: Prompter, counts: ConversationCounts | None = None
+) -> ExamplesReport:
     """Count the rows, of which `removed` has the tokens removed from each, and log what was dropped or shortened."""
     variables = format_mapping(prompter.format.variables) if prompter.format else ""
-    report = ExamplesReport(len(removed), dropped, int(np.count_nonzero(removed)), sum(removed), variables)
+    examples, chats = len(removed) + (counts.conversations if counts else 0), counts.metrics() if counts else {}
+    report = ExamplesReport(examples, dropped, int(np.count_nonzero(removed)), sum(removed), variables, chats)
     if dropped:
         logger.warning(f"{split}: {dropped} rows without a completion dropped")
     if report.tokens_cut:
@@ -171,6 +209,7 @@ def encode_choices(
 def show_example(features: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
     """Log the first example as the model sees it, with the tokens that are trained on in [[ ]]."""
     ids, labels = features[0]["input_ids"], features[0]["labels"]
-    start = next(i for i, label in enumerate(labels) if label != -100)
-    prompt, completion = tokenizer.decode(ids[:start]), tokenizer.decode(ids[start:])
-    logger.info(f"First example, with what is trained on in [[ ]]:\n{prompt}[[{completion}]]")
+    groups = groupby(zip(ids, labels, strict=True), lambda pair: pair[1] != -100)
+    texts = [(trained, tokenizer.decode([number for number, _ in pairs])) for trained, pairs in groups]
+    text = "".join(f"[[{text}]]" if trained else f"{text}" for trained, text in texts)
+    logger.info(f"First example, with what is trained on in [[ ]]:\n{text}")

@@ -30,6 +30,8 @@ def draw_shots(rows: DatasetDict, task: Task, number: int, seed: int) -> tuple[l
     taken, drawn, shots = {prompt_key(example_of(row, task)) for row in held_out}, [], []
     for index in np.random.default_rng(seed).permutation(len(rows[split])).tolist():
         example = example_of(rows[split][index], task)
+        if "messages" in example:
+            raise ValueError("`--num_fewshot` has no effect on conversations: leave it out, or give pairs of texts")
         if len(shots) == number:
             break
         key = prompt_key(example)

@@ -36,6 +36,7 @@ class Prompter:
         shots: few-shot examples, `{"prompt": str, "completion": str}`, put before each prompt.
         template_kwargs: variables of the chat template, e.g. `{"enable_thinking": False}`.
         system_prompt: the first message of chats whose example has no system message.
+        train_on: what is trained: `assistant`, `last` or `all`, as in `encode_conversations`.
 
     Raises:
         ValueError: `chat`, and the tokenizer has no template; no end-of-sequence token; an unknown variable.
@@ -50,11 +51,13 @@ class Prompter:
         shots: list[dict[str, str]] | None = None,
         template_kwargs: dict[str, Any] | None = None,
         system_prompt: str | None = None,
+        train_on: str = "assistant",
     ):
         if tokenizer.eos_token_id is None:
             raise ValueError(f"tokenizer `{tokenizer.name_or_path}` has no eos token: give another `--tokenizer_name`")
         self.tokenizer, self.task, self.max_length, self.shots = tokenizer, task, max_length, shots or []
         self.format = new_chat_format(tokenizer, style, template_kwargs, system_prompt, self.shots)
+        self.train_on = train_on
         self.end = self.format.end if self.format else tokenizer.special_tokens_map["eos_token"]
         opening = self.tokenize([self.format.opening])[0] if self.format else []
         self.opening = f"{tokenizer.decode(opening, skip_special_tokens=True)}"  # of generated answers
@@ -76,12 +79,24 @@ class Prompter:
         if self.format:
             return self.format.prompts(examples, origins)
         if any("messages" in example for example in examples):
-            raise ValueError(
-                f"conversations need a chat template, and tokenizer `{self.tokenizer.name_or_path}` has none, or "
-                "`--prompt_style plain` leaves it out: give `--chat_template chatml`"
-            )
+            self.chat_format()
         shots = "".join(f"{plain_prompt(shot)} {shot['completion']}\n\n" for shot in self.shots)
         return [shots + plain_prompt(example) for example in examples]
+
+    def chat_format(self) -> ChatFormat:
+        """The format of chats, which conversations need.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.format:
+            return self.format
+        if self.tokenizer.chat_template:
+            raise ValueError("`--prompt_style plain` cannot write conversations: leave it out")
+        raise ValueError(
+            f"conversations need a chat template, and tokenizer `{self.tokenizer.name_or_path}` has none: give "
+            "`--chat_template chatml`"
+        )
 
     def prompt_ids(self, examples: list[Example], texts: list[str] | None = None) -> list[list[int]]:
         """Token ids of the prompts of examples, each with the few-shot examples before it.
@@ -298,7 +313,8 @@ def new_prompter(
     set_chat_template(tokenizer, task_args)
     shots, rest = draw_shots(rows, task, task_args.num_fewshot or 0, seed)
     style, variables = task_args.prompt_style, task_args.chat_template_kwargs
-    prompter = Prompter(tokenizer, task, max_length, style, shots, variables, task_args.system_prompt)
+    settings = (style, shots, variables, task_args.system_prompt, task_args.train_on)
+    prompter = Prompter(tokenizer, task, max_length, *settings)
     if prompter.format and DAY in prompter.format.variables:
         day = f"`--chat_template_kwargs {DAY}={prompter.format.variables[DAY]}`"
         logger.info(f"The chat template writes the day of the run into each prompt: {day} repeats it")
