@@ -1,5 +1,6 @@
 """What this machine can do: precision, cores, peak FLOP/s."""
 
+import functools
 import logging
 import math
 import os
@@ -48,10 +49,19 @@ def peak_flops(device: "torch.device", bf16: bool) -> tuple[float, str]:
     for part, peak in PEAK_FLOPS.items():
         if part in name:
             return peak, f"{name}, data sheet"
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    return measure_flops(device, dtype), f"{name}, {dtype} matrix product measured here"
+
+
+@functools.cache
+def measure_flops(device: "torch.device", dtype: "torch.dtype") -> float:
+    """FLOP/s of a matrix product, the best of five, measured once in a process."""
+    import torch
+
     size, best = 1024, math.inf
-    a = torch.ones(size, size, dtype=torch.bfloat16 if bf16 else torch.float32, device=device)
+    a = torch.ones(size, size, dtype=dtype, device=device)
     for _ in range(5):
         start = time.perf_counter()
         (a @ a)[0, 0].item()
         best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best, f"{name}, {a.dtype} matrix product measured here"
+    return 2 * size**3 / best

@@ -1,5 +1,6 @@
 """The smallest model, tokenizer, rows and stock Trainer that the tests share; nothing here is random twice."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -91,11 +92,17 @@ def packed(texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int
     return documents, *pack(tokenize(documents, tokenizer), max_length, packing)
 
 
+@functools.cache
+def packed_once(train: bool, tokenizer: PreTrainedTokenizerBase):
+    """`packed` of all texts, or of those that are held out, by each tokenizer once."""
+    return packed(TEXTS if train else TEXTS[:7], tokenizer)
+
+
 def new_trainer(output_dir: Path, tokenizer: PreTrainedTokenizerBase, model=None, args=None, callbacks=(), **settings):
     """A stock Trainer over packed rows, with the arguments that the recipes set."""
     settings = STOCK | {"max_steps": 4} | settings
-    _, rows, _ = packed(TEXTS, tokenizer)
-    held_out, held_out_rows, _ = packed(TEXTS[:7], tokenizer)
+    _, rows, _ = packed_once(True, tokenizer)
+    held_out, held_out_rows, _ = packed_once(False, tokenizer)
     return Trainer(
         model=new_model() if model is None else model,
         args=args or TrainingArguments(str(output_dir), **settings),
