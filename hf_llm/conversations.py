@@ -34,11 +34,14 @@ TEXTS = ("text", "chat", "conversation", "chosen")
 PROMPTS = ("prompt", "instruction", "question", "query", "input")
 COMPLETIONS = ("completion", "chosen", "preferred_output", "output", "response", "answer", "answers")
 SYSTEMS = ("system", "system_prompt", "systemInstruction", "system_instruction")
+REJECTED = ("rejected", "non_preferred_output", "rejected_response")  # not read
+COLUMNS = {*LISTS, *TEXTS, *PROMPTS, *COMPLETIONS, *SYSTEMS, *REJECTED, "tools", "functions", "history"}
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 # Keys of a message.
 ROLE_KEYS = ("role", "from", "speaker")
 CONTENT_KEYS = ("content", "value", "text", "parts")
 THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought")
+WEIGHTS = ("weight", "train", "loss")  # 0 or false: an answer that is not trained on
 JSON_LIKE = re.compile(r"\s*[\[{]\s*(?:[\[{\"']|[\]}]\s*\Z)")  # begins a list or an object, and not `[INST]`
 
 
@@ -98,7 +101,7 @@ def find_messages(row: dict[str, Any]) -> list[Message] | None:
     if is_chat(prompt) or is_chat(completion):
         prompt, completion = read_side(prompt, "user"), read_side(completion, "assistant")
         return completion if completion[: len(prompt)] == prompt else prompt + completion
-    if history := parse_if_nested(row.get("history")):
+    if isinstance(history := parse_if_nested(row.get("history")), list):
         question = "\n\n".join(str(row[name]) for name in PROMPTS if row.get(name))
         return read_messages([*(text for pair in history for text in pair), question, completion or ""])
     for name in TEXTS:
@@ -134,7 +137,13 @@ def is_calls(value: Any) -> bool:
 
 
 def read_side(value: Any, role: str) -> list[Message]:
-    """The messages of one half of an exchange: a list of them, or the text of one."""
+    """The messages of one half of an exchange: a list of them, or the text of one.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if value and not is_chat(value) and not isinstance(value, str):
+        raise ValueError(f"`{value}` is not a text or a list of messages: correct or remove the row")
     return read_messages(value if isinstance(value, list) else [{"role": role, "content": value}] if value else [])
 
 
@@ -187,6 +196,12 @@ def read_turn(turn: dict[str, Any]) -> Iterator[Message]:
     content = next((turn[each] for each in CONTENT_KEYS if each in turn), "")
     if media := [each for each in MEDIA if turn.get(each)]:
         raise ValueError(f"it has `{media[0]}`; only text can be used: remove the row")
+    untrained = [each for each in WEIGHTS if turn.get(each, 1) == 0]
+    if untrained and ROLE_OF.get(name, name) == "assistant":
+        raise ValueError(
+            f"`{untrained[0]}` 0 says that it is not trained on, which is not supported: cut the conversation before it, "
+            "or remove the key"
+        )
     if name in CALLS:
         yield {"role": "assistant", "content": "", "tool_calls": read_calls(content)}
         return
@@ -282,6 +297,13 @@ def read_tools(tools: Any) -> list[dict[str, Any]] | None:
             raise ValueError(f"`tools`: `{str(tool)[:60]}` is not the definition of a tool, an object with a name")
         read.append(tool)
     return read
+
+
+def without_nulls(value: Any) -> Any:
+    """A value without the keys that Arrow filled in: of a struct, every row has the keys that one row has."""
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def check_conversation(conversation: Conversation) -> None:

@@ -1,7 +1,9 @@
 """Load the rows of a task from files or the Hub, with the column names that the task uses."""
 
+import json
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -47,8 +49,12 @@ def load_rows(data_args: DataArguments, task_args: TaskArguments, task: Task, se
         raise ValueError("`--dataset_name` and files are both given: name the data with one of them")
     if data_args.train_file or data_args.validation_file:
         files = {"train": data_args.train_file, "validation": data_args.validation_file}
+        mapped = [column for column, name in (task_args.column_mapping or {}).items() if name in task.json_columns]
+        json_columns = (*task.json_columns, *mapped)
         splits = {
-            split: read_files(f"--{split}_file", patterns, data_args) for split, patterns in files.items() if patterns
+            split: read_files(f"--{split}_file", patterns, data_args, json_columns)
+            for split, patterns in files.items()
+            if patterns
         }
     elif data_args.dataset_name:
         splits = load_hub_splits(data_args)
@@ -97,8 +103,13 @@ def warn_of_shared_rows(splits: dict[str, Dataset]) -> None:
         )
 
 
-def read_files(argument: str, patterns: list[str], reading: ReadingArguments) -> Dataset:
+def read_files(
+    argument: str, patterns: list[str], reading: ReadingArguments, json_columns: Sequence[str] = ()
+) -> Dataset:
     """Read all rows of files, with every column that one of them has.
+
+    Args:
+        json_columns: columns whose dictionaries are stored as JSON text, unless the files are Parquet.
 
     Raises:
         ValueError: a file or row cannot be read, or the values of a column do not have one type.
@@ -120,6 +131,8 @@ def read_files(argument: str, patterns: list[str], reading: ReadingArguments) ->
             "`DataFrame.to_json(file, orient='records', lines=True)` of pandas"
         )
     columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+    if any(file_format(path)[0] != ".parquet" for path in paths):
+        columns |= {name: dictionaries_to_text(columns[name]) for name in json_columns if name in columns}
     for name, values in columns.items():
         try:
             if {str, bytes} <= set(map(type, values)):  # bytes that are UTF-8 by chance, such as an image
@@ -134,6 +147,13 @@ def read_files(argument: str, patterns: list[str], reading: ReadingArguments) ->
     labels = {name: label for name, label in labels.items() if {*columns[name].to_pylist()} <= {None, *label.names}}
     table = pa.table(columns | {name: label.cast_storage(columns[name]) for name, label in labels.items()})
     return Dataset(table, DatasetInfo(features=Features(Features.from_arrow_schema(table.schema) | labels)))
+
+
+def dictionaries_to_text(values: list[Any]) -> list[Any]:
+    """Write dictionaries and lists of them as JSON: as structs of Arrow, all rows would have the keys of one."""
+    if not any(isinstance(item, dict) for value in values for item in (value if isinstance(value, list) else [value])):
+        return values
+    return [json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value for value in values]
 
 
 def holds_columns(row: dict[str, Any]) -> bool:

@@ -87,6 +87,7 @@ def encode_task(prompter: Prompter, rows: Dataset) -> EncodedTask:
     Raises:
         ValueError: a row has no reference or does not fit (the row is named), or the metric refuses the references.
     """
+    rows = prompter.task.evaluated(rows)
     prompts, report = encode_prompts(rows, prompter)
     reference_scores = score_references(prompter.task, prompts)
     if choices := prompts[0]["choices"]:

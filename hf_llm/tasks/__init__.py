@@ -47,6 +47,8 @@ class Task:
     optional_columns: ClassVar[tuple[str, ...]] = ()  # columns that a data set may lack
     # Columns of lists or dictionaries, which a CSV file holds as text: "{'text': ['Rain'], 'answer_start': [3]}".
     nested_columns: ClassVar[tuple[str, ...]] = ()
+    # Columns of dictionaries with differing keys, which are JSON text in `adapt`: Arrow would fill in nulls.
+    json_columns: ClassVar[tuple[str, ...]] = ()
     document_column: ClassVar[str | None] = None  # the column that is shortened if a row is too long
     stop_strings: ClassVar[tuple[str, ...]] = ("\n",)  # a generated answer ends before the first of them
     trainable: ClassVar[bool] = True  # False: the task is only evaluated
@@ -81,8 +83,15 @@ class Task:
     def prepare(self, rows: DatasetDict) -> None:
         """Inspect the data once, before any row is used, e.g. to collect its labels."""
 
-    def to_example(self, row: dict[str, Any]) -> dict[str, str]:
+    def evaluated(self, rows: Dataset) -> Dataset:
+        """The rows that are scored, made of those of `validation`, e.g. one for each turn; by default, the same."""
+        return rows
+
+    def to_example(self, row: dict[str, Any]) -> dict[str, Any]:
         """Convert a row to `{"prompt": str, "completion": str}`, without leading or trailing white space.
+
+        `"system"` may be a third text. Or to a conversation that ends with the assistant's message:
+        `{"messages": list[dict], "tools": list[dict] | None}`, in the form of `conversations`.
 
         Raises:
             ValueError: the row cannot be used; the caller adds its origin.

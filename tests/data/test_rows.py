@@ -448,24 +448,6 @@ MORE_LAYOUTS = {
     ),
     "PubMed": ("summarization", {"article": "Long.", "abstract": "Short."}),
     "DialogSum": ("summarization", {"dialogue": "A: Hi.", "summary1": "A greets.", "summary2": "Hello by A."}),
-    "ShareGPT": ("generation", {"conversations": [{"from": "human", "value": "Hi."}, {"from": "gpt", "value": "Ho."}]}),
-    "TRL": (
-        "generation",
-        {"prompt": [{"role": "user", "content": "Hi."}], "completion": [{"role": "assistant", "content": "Ho."}]},
-    ),
-    "OpenAI": (
-        "generation",
-        {"messages": [{"role": role, "content": role} for role in ("system", "user", "assistant")]},
-    ),
-    "messages as text": (
-        "generation",
-        {"messages": "[{'role': 'user', 'content': 'Hi.'}, {'role': 'assistant', 'content': 'Ho.'}]"},
-    ),
-    "messages in pieces": (
-        "generation",
-        {"messages": [{"role": role, "content": [{"type": "text", "text": role}]} for role in ("user", "assistant")]},
-    ),
-    "Guanaco": ("generation", {"text": "### Human: Hi.### Assistant: Ho."}),
     "ARC": (
         "multiple_choice",
         {"question": "is it", "choices": {"text": ["no", "yes"], "label": ["A", "B"]}, "answerKey": "B"},
@@ -554,16 +536,6 @@ def test_the_columns_of_flores_are_a_translation(codes, row, tmp_path):
             "understanding",
             {"text": "long", "summary": "short"},
             "or take `--task summarization`, which reads these columns",
-        ),
-        (
-            "generation",
-            {"messages": [{"role": "user", "content": "Hi."}]},
-            "the conversation has the turns user: give one",
-        ),
-        (
-            "generation",
-            {"messages": [{"role": "user", "content": "a"}], "tools": [{"name": "b"}]},
-            "`tools` are not supported",
         ),
         (
             "multiple_choice",

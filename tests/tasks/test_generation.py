@@ -4,13 +4,18 @@ import pytest
 from task_rows import load
 
 from hf_llm import load_task
+from hf_llm.data.few_shot import example_of
+
+QUESTION, ANSWER = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}
 
 
-def test_a_system_prompt_comes_before_the_instruction(tmp_path):
-    """In a column of its own, as in OpenOrca."""
+def test_a_system_prompt_is_a_message_of_its_own(tmp_path):
+    """In a column of its own, as in OpenOrca; an empty one is none."""
     task = load_task("generation")
-    (row,) = load(tmp_path, task, [{"system_prompt": "Be brief.", "question": "Why?", "response": "So."}])
-    assert task.to_example(row) == {"prompt": "Be brief.\n\nWhy?", "completion": "So."}
+    rows = [{"system_prompt": text, "question": "Why?", "response": "So."} for text in ("Be brief.", " ")]
+    first, second = map(task.to_example, load(tmp_path, task, rows))
+    assert first == {"system": "Be brief.", "prompt": "Why?", "completion": "So."}
+    assert second == {"prompt": "Why?", "completion": "So."}
 
 
 def test_a_conversation_replaces_the_instruction_that_it_repeats(tmp_path):
@@ -18,35 +23,37 @@ def test_a_conversation_replaces_the_instruction_that_it_repeats(tmp_path):
     turns = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]
     task = load_task("generation")
     (row,) = load(tmp_path, task, [{"instruction": "Why?", "response": "So.", "conversations": turns}])
-    assert task.to_example(row) == {"prompt": "Why?", "completion": "So."}
+    assert task.to_example(row)["messages"] == [QUESTION, ANSWER]
+
+
+def test_instructions_stay_prompt_and_completion_where_other_columns_repeat_them(tmp_path):
+    """The text of Alpaca, an empty history, no tools: the document can still be shortened."""
+    task = load_task("generation")
+    given = {"instruction": "Why?", "input": "It rains.", "output": "So.", "text": "### Human: Why?### Assistant: So."}
+    (row,) = load(tmp_path, task, [given | {"history": [], "tools": "[]", "messages": [QUESTION, ANSWER]}])
+    assert task.to_example(row) == {"prompt": "Why?\n\nIt rains.", "completion": "So."}
+
+
+def test_instructions_with_earlier_turns_are_conversations(tmp_path):
+    """The history of LLaMA-Factory, which some rows have."""
+    task = load_task("generation")
+    given = {"instruction": "And why?", "input": "", "output": "So.", "system": "Be brief."}
+    first, second = load(tmp_path, task, [given | {"history": [["Why?", "So."]]}, given | {"history": []}])
+    system, last = {"role": "system", "content": "Be brief."}, [{"role": "user", "content": "And why?"}, ANSWER]
+    assert task.to_example(first)["messages"] == [system, QUESTION, ANSWER, *last]
+    assert task.to_example(second)["messages"] == [system, *last]
 
 
 @pytest.mark.parametrize(
     "row, message",
     [
         ({"prompt": "Why?", "completion": "Because.", "label": False}, "`label` says that some answers are wrong"),
-        ({"instruction": "Why?", "output": "So.", "history": [["Who?", "You."]]}, "`history` has earlier turns"),
-        (
-            {
-                "messages": [
-                    {"role": "user", "content": "Why?"},
-                    {"role": "assistant", "content": "So.", "reasoning_content": "Hm."},
-                ]
-            },
-            "`reasoning_content` of a message is not supported",
-        ),
+        ({"question": "Why?", "answer": False}, "`False` is not a text or a list of texts"),
+        ({"question": "Why?"}, "has no column `output`"),
     ],
 )
-def test_what_would_be_lost_or_learned_wrongly_is_refused(row, message, tmp_path):
-    """Bad completions of KTO, earlier turns, and thoughts."""
+def test_what_would_be_learned_wrongly_is_refused(row, message, tmp_path):
+    """Bad completions of KTO, and what is not an answer."""
     with pytest.raises(ValueError, match=message):
-        load(tmp_path, load_task("generation"), [row, row])
-
-
-def test_system_messages_in_the_turn_of_the_user_are_counted(tmp_path, caplog):
-    """Of conversations and of columns; rows without one are not."""
-    task, answer = load_task("generation"), {"role": "assistant", "content": "So."}
-    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}, answer]
-    rows = load(tmp_path, task, [{"messages": turns}, {"messages": turns[1:]}])
-    assert [task.to_example(row)["prompt"] for row in rows] == ["Be brief.\n\nWhy?", "Why?"]
-    assert "validation: the system messages of 1 of 2 rows are written before the prompt" in caplog.text
+        task = load_task("generation")
+        example_of(load(tmp_path, task, [row, row])[0], task)

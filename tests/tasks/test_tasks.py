@@ -1,5 +1,6 @@
 """The contract of every application: it is found by its file, complete and offline; gold answers get the best score."""
 
+import copy
 import json
 from dataclasses import fields
 
@@ -12,6 +13,10 @@ from hf_llm.data.vocabulary import train_tokenizer
 from hf_llm.python_docs import python_docs
 from hf_llm.tasks import Task, load_task, task_names
 
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}{% if message.role == 'assistant' %}"
+    "{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 SHARED = {field.name for field in fields(Task)}
 
 
@@ -56,19 +61,24 @@ def test_no_evaluated_row_is_in_train(task, sample):
         assert not trained & {json.dumps(row, sort_keys=True) for row in sample["validation"]}
 
 
-def test_no_row_of_a_sample_is_too_long_for_the_model_of_the_first_command(task, sample, first_tokenizer, caplog):
+def test_no_row_of_a_sample_is_too_long_for_the_model_of_the_first_command(name, task, sample, first_tokenizer, caplog):
     """In rows of 256 tokens of its vocabulary: a warning about our own sample would be noise."""
     caplog.set_level("WARNING", "hf_llm")
     if task.trainable:
-        prompter = Prompter(first_tokenizer, task, 256)
+        tokenizer = copy.deepcopy(first_tokenizer)
+        tokenizer.chat_template = CHAT_TEMPLATE if name == "chat" else None
+        prompter = Prompter(tokenizer, task, 256)
         reports = [encode_examples(sample["train"], prompter)[1], encode_prompts(sample["validation"], prompter)[1]]
         assert [report.tokens_cut for report in reports] == [0, 0] and not caplog.messages
 
 
-def test_examples_are_prompt_and_completion_without_surrounding_white_space(task, sample):
+def test_examples_are_prompt_and_completion_without_surrounding_white_space(name, task, sample):
     """The prompter adds the space between them; a completion contains no stop string."""
     for row in sample["validation"]:
         example = task.to_example(row)
+        if name == "chat":
+            *earlier, answer = example["messages"]
+            example = {"prompt": earlier[-1]["content"], "completion": answer["content"]}
         assert set(example) == {"prompt", "completion"} and example["completion"]
         assert all(text == text.strip() for text in example.values())
         assert not any(stop in example["completion"] for stop in task.stop_strings)
@@ -77,7 +87,9 @@ def test_examples_are_prompt_and_completion_without_surrounding_white_space(task
 def test_the_gold_completion_gets_the_best_score(task, sample):
     """The completions that the model is trained on are what the metric expects."""
     rows = sample["validation"].select(range(8))
-    answers = [task.answer(task.to_example(row)["completion"], row) for row in rows]
+    examples = [task.to_example(row) for row in rows]
+    texts = [each["completion"] if "completion" in each else each["messages"][-1]["content"] for each in examples]
+    answers = [task.answer(text, row) for text, row in zip(texts, rows, strict=True)]
     references = [task.references(row) for row in rows]
     scores = task.metric().row_scores(answers, references)
     best = task.metric().row_scores([gold[0] if gold else "" for gold in references], references)
@@ -118,7 +130,7 @@ def test_options_are_set_by_name_as_values_or_as_text():
 @pytest.mark.parametrize(
     "name, options, message",
     [
-        ("summarisation", {}, "`--task` summarisation is not known: there are bias, generation"),
+        ("summarisation", {}, "`--task` summarisation is not known: there are bias, chat"),
         ("translation", {"tarket": "de"}, "translation has no such option; the nearest is target"),
         ("translation", {"max_new_tokens": "many"}, "`--task_options` max_new_tokens=many: give a value of type int"),
         ("translation", {"target": False}, "target=False: give a value of type str, in a YAML file with quotation"),
