@@ -199,8 +199,8 @@ def read_turn(turn: dict[str, Any]) -> Iterator[Message]:
     untrained = [each for each in WEIGHTS if turn.get(each, 1) == 0]
     if untrained and ROLE_OF.get(name, name) == "assistant":
         raise ValueError(
-            f"`{untrained[0]}` 0 says that it is not trained on, which is not supported: cut the conversation before it, "
-            "or remove the key"
+            f"`{untrained[0]}` 0 says that it is not trained on, which is not supported: cut the conversation before "
+            "it or remove the key"
         )
     if name in CALLS:
         yield {"role": "assistant", "content": "", "tool_calls": read_calls(content)}

@@ -39,7 +39,7 @@ class Chat(Task):
             answers before it.
     """
 
-    max_new_tokens: int = 256
+    max_new_tokens: int = 128
     evaluate_turns: str = "last"
 
     columns: ClassVar = {"messages": (), "tools": (), "system": ()}

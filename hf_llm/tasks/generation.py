@@ -18,8 +18,6 @@ INSTRUCTION = {"instruction": ("prompt", "question"), "output": ("completion", "
 class Generation(Chat):
     """Diversity and repetition of the generated texts, and the perplexity of the gold completions."""
 
-    max_new_tokens: int = 128
-
     columns: ClassVar = {
         "system": ("system_prompt",),
         "instruction": INSTRUCTION["instruction"],

@@ -12,9 +12,11 @@ from hf_llm import DataArguments, TaskArguments, load_rows, load_task
 
 USER, ANSWER = {"role": "user", "content": "How many goats?"}, {"role": "assistant", "content": "Nine."}
 SYSTEM = {"role": "system", "content": "Be brief."}
-CALL = {"type": "function", "function": {"name": "look", "arguments": {"at": "goats", "unit": None, "x": 0.1234567890123456}}}
+ARGUMENTS = {"at": "goats", "unit": None, "x": 0.1234567890123456}
+CALL = {"type": "function", "function": {"name": "look", "arguments": ARGUMENTS}}
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "default": None}}}
-WITH_TOOLS = [USER, {"role": "assistant", "content": "", "tool_calls": [CALL]}, {"role": "tool", "content": "9"}, ANSWER]
+CALLING = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+WITH_TOOLS = [USER, CALLING, {"role": "tool", "content": "9"}, ANSWER]
 
 
 def messages_of(task, rows):
@@ -28,7 +30,7 @@ def test_tools_and_arguments_of_files_are_kept_as_they_are(name, tmp_path):
     other = {"type": "function", "function": {"name": "count", "arguments": {"n": 1, "of": ["a", {"b": 2}]}}}
     rows = [
         {"messages": WITH_TOOLS, "tools": [TOOL]},
-        {"messages": [USER, {"role": "assistant", "content": "", "tool_calls": [other]}], "tools": [TOOL, {"name": "count"}]},
+        {"messages": [USER, CALLING | {"tool_calls": [other]}], "tools": [TOOL, {"name": "count"}]},
         {"messages": [USER, ANSWER]},
     ]
     first, second, third = (task.to_example(row) for row in load(tmp_path, task, rows))
@@ -42,7 +44,7 @@ def test_nulls_that_arrow_fills_in_are_dropped(tmp_path):
     """In Parquet and data sets of the Hub all messages and arguments of a column have the same keys."""
     task, path = load_task("chat"), tmp_path / "rows.parquet"
     call = {"type": "function", "function": {"name": "count", "arguments": {"n": 1}}}
-    messages = [USER, {"role": "assistant", "content": "", "tool_calls": [CALL, call]}]
+    messages = [USER, CALLING | {"tool_calls": [CALL, call]}]
     rows = Dataset.from_list([{"messages": messages}, {"messages": [USER, ANSWER]}])
     assert "n" in rows[0]["messages"][1]["tool_calls"][0]["function"]["arguments"]
     pq.write_table(pa.table(rows.data.table), path)
@@ -103,7 +105,7 @@ def test_bad_conversations_are_refused_by_file_and_line(row, message, tmp_path):
 
 def test_rows_without_conversations_name_the_task_that_reads_them(tmp_path):
     """A single text is not a conversation."""
-    with pytest.raises(ValueError, match="no column `messages`, only article, highlights.*take `--task summarization`"):
+    with pytest.raises(ValueError, match=r"no column `messages`.*or take `--task summarization`"):
         load(tmp_path, load_task("chat"), [{"article": "Long.", "highlights": "Short."}])
 
 

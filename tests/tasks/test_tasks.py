@@ -14,8 +14,8 @@ from hf_llm.python_docs import python_docs
 from hf_llm.tasks import Task, load_task, task_names
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}{% if message.role == 'assistant' %}"
-    "{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    "{% for message in messages %}{{ pad_token }}{{ message.role }}{{ pad_token }}{{ message.content }}{{ eos_token }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ pad_token }}assistant{{ pad_token }}{% endif %}"
 )
 SHARED = {field.name for field in fields(Task)}
 
