@@ -793,7 +793,10 @@ class GenerateArguments(Arguments):
     prompt: list[str] | None = field(default=None, metadata={"help": "One or more prompts."})
     prompt_file: str | None = field(
         default=None,
-        metadata={"help": 'File of prompts: .txt with one per line, or .jsonl with {"prompt": ...} per line.'},
+        metadata={
+            "help": 'File of prompts: .txt with one per line, or .jsonl with {"prompt": ...}, or a conversation '
+            '{"messages": [...]}, per line.'
+        },
     )
     suffix: list[str] | None = field(
         default=None,
@@ -851,7 +854,7 @@ class ChatArguments(Arguments):
         default=None,
         metadata={"help": "Messages to send one after the other. Default: lines of the terminal, or of a pipe."},
     )
-    system_prompt: str | None = field(default=None, metadata={"help": "System message of the conversation."})
+    system_prompt: str | None = field(default=None, metadata=SYSTEM_PROMPT)
     prompt_style: str | None = field(default=None, metadata=PROMPT_STYLE)
     chat_template: str | None = field(default=None, metadata=CHAT_TEMPLATE)
     chat_template_kwargs: dict[str, Any] | None = field(default=None, metadata=CHAT_TEMPLATE_KWARGS)

@@ -15,7 +15,8 @@ def main():
     (args,) = parse_args([GenerateArguments], description=__doc__)
     # These imports take seconds, which `--help` and errors in flags need not wait for.
     from hf_llm.data.prompting import new_chat_format, set_chat_template
-    from hf_llm.evaluation.generation import complete, format_prompts, read_prompts, sampling_options
+    from hf_llm.evaluation.generation import complete, sampling_options
+    from hf_llm.evaluation.prompts import format_prompts, read_prompts
     from hf_llm.files import lock_output_file, write_json_lines
     from hf_llm.models.inspection import end_token_ids
     from hf_llm.models.loading import load_for_generation

@@ -2,9 +2,7 @@
 
 import contextlib
 import itertools
-import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,11 +13,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase, StoppingCriteria, Trainer
 
 from hf_llm.arguments import GenerateArguments
-from hf_llm.data.chat_answers import ChatFormat
-from hf_llm.data.infilling import infilling_prompts
 from hf_llm.data.prompting import without_end
 from hf_llm.distributed.zero import gathered_weights
-from hf_llm.messages import one_line
 from hf_llm.models.inspection import num_positions
 
 BATCH_SIZE = 8  # prompts per forward pass, by default
@@ -240,71 +235,6 @@ def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Any])
     if not isinstance(prompts[0], str):
         return prompts
     return [without_end(ids, tokenizer) for ids in tokenizer(list(prompts)).input_ids]
-
-
-def format_prompts(
-    tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, str]], chat: ChatFormat | None = None
-) -> list[str] | list[list[int]]:
-    """Convert the rows of `read_prompts` to prompts for `complete`: plain, as chats, or as infilling prompts.
-
-    Raises:
-        ValueError: some rows have a suffix and others do not, or the tokenizer has no infilling tokens.
-    """
-    prompts, suffixes = [row["prompt"] for row in rows], [row["suffix"] for row in rows if "suffix" in row]
-    if not suffixes:
-        return tokenizer(chat.prompts(rows), add_special_tokens=False).input_ids if chat else prompts
-    if len(suffixes) < len(rows):
-        raise ValueError(f"{len(suffixes)} of {len(rows)} prompts have a suffix: give one to all or none")
-    return infilling_prompts(tokenizer, prompts, suffixes)
-
-
-def read_prompts(args: GenerateArguments) -> list[dict[str, str]]:
-    """Read the prompts from the command line or from `--prompt_file`.
-
-    Returns:
-        Rows `{"prompt": str}`, or `{"prompt": str, "suffix": str}` for infilling.
-
-    Raises:
-        ValueError: neither or both are given, there are more or fewer suffixes than prompts, or the file is invalid.
-    """
-    if (args.prompt is None) == (args.prompt_file is None):
-        raise ValueError("give either `--prompt` or `--prompt_file`")
-    prompts = args.prompt or []
-    if args.suffix is not None and len(args.suffix) != len(prompts):
-        raise ValueError(f"`--suffix` has {len(args.suffix)} texts: give one for each `--prompt`")
-    if args.prompt_file is not None:
-        return read_prompt_file(Path(args.prompt_file).expanduser())
-    if args.suffix is None:
-        return [{"prompt": prompt} for prompt in prompts]
-    return [{"prompt": prompt, "suffix": suffix} for prompt, suffix in zip(prompts, args.suffix, strict=True)]
-
-
-def read_prompt_file(path: Path) -> list[dict[str, str]]:
-    """Read a prompt per line, or per JSON object where the file is named `.jsonl`; empty lines are skipped.
-
-    Raises:
-        ValueError: the file cannot be read or is empty, or a line is not such an object; the line is named.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"`--prompt_file` {path} cannot be read: {one_line(error)}") from None
-    # Not splitlines(): it also splits at U+2028 and similar characters, which JSON strings may contain.
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if not lines:
-        raise ValueError(f"`--prompt_file` {path} holds no prompt")
-    if path.suffix != ".jsonl":
-        return [{"prompt": line} for _, line in lines]
-    rows = []
-    for number, line in lines:
-        try:
-            row = json.loads(line)
-            rows.append({"prompt": row["prompt"]} | ({"suffix": row["suffix"]} if "suffix" in row else {}))
-        except (ValueError, KeyError, TypeError, RecursionError):
-            rows.append({"prompt": None})
-        if not all(isinstance(text, str) for text in rows[-1].values()):
-            raise ValueError(f'`{path}` line {number}: write {{"prompt": "..."}}, with a "suffix" to fill in between')
-    return rows
 
 
 def sampling_options(args: GenerateArguments) -> dict[str, float]:

@@ -49,11 +49,8 @@ class Talk:
         self.model, self.tokenizer, self.args = model, tokenizer, args
         self.interactive = args.message is None and sys.stdin.isatty()
         set_chat_template(tokenizer, args)
-        self.format = new_chat_format(tokenizer, args.prompt_style, args.chat_template_kwargs)
+        self.format = new_chat_format(tokenizer, args.prompt_style, args.chat_template_kwargs, args.system_prompt)
         if self.format is None:
-            if args.system_prompt is not None:
-                remedy = "leave it out, or give a chat template by `--chat_template`"
-                raise ValueError(f"`--system_prompt` has no effect on plain prompts: {remedy}")
             note("no chat template: each message is completed by itself, without those before it")
         self.ends = end_token_ids(model, tokenizer, self.format.end if self.format else f"{tokenizer.eos_token}")
         self.options = {name: value for name in SAMPLING if (value := getattr(args, name)) is not None}

@@ -165,8 +165,8 @@ def wrap_and_indent(text: str) -> str:
     return textwrap.indent("\n".join(textwrap.fill(line, 100) for line in lines), "  ")
 
 
-def print_completions(rows: list[dict[str, str]], separator: str = "") -> None:
-    """Print each prompt with its completion, and with its suffix if it has one, as one text.
+def print_completions(rows: list[dict[str, Any]], separator: str = "") -> None:
+    """Print each prompt, of a conversation its last message, with its completion, and its suffix if it has one.
 
     A terminal gets control characters as escapes, so that no model can command it; a file or pipe gets the text.
 
@@ -174,5 +174,6 @@ def print_completions(rows: list[dict[str, str]], separator: str = "") -> None:
         separator: printed between prompt and completion.
     """
     for row in rows:
-        text = f"{row['prompt']}{separator}{row['completion']}{row.get('suffix', '')}\n"
+        prompt = row["messages"][-1]["content"] if "messages" in row else row["prompt"]
+        text = f"{prompt}{separator}{row['completion']}{row.get('suffix', '')}\n"
         print(escape_controls(text) if sys.stdout.isatty() else text)

@@ -16,12 +16,11 @@ from hf_llm.evaluation.generation import (
     batch_by_length,
     complete,
     decode_completion,
-    format_prompts,
-    read_prompts,
     sampling_options,
     tokenize_prompts,
     truncate_at,
 )
+from hf_llm.evaluation.prompts import format_prompts, read_prompts
 
 PROMPTS = ["Document", "Document 3 counts 0 1 2", "", "then it ends. " * 3, "x", "Document 7 counts 0"]
 
