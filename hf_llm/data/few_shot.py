@@ -30,8 +30,6 @@ def draw_shots(rows: DatasetDict, task: Task, number: int, seed: int) -> tuple[l
     taken, drawn, shots = {prompt_key(example_of(row, task)) for row in held_out}, [], []
     for index in np.random.default_rng(seed).permutation(len(rows[split])).tolist():
         example = example_of(rows[split][index], task)
-        if "messages" in example:
-            raise ValueError("`--num_fewshot` has no effect on conversations: leave it out, or give pairs of texts")
         if len(shots) == number:
             break
         key = prompt_key(example)
@@ -53,7 +51,13 @@ def draw_shots(rows: DatasetDict, task: Task, number: int, seed: int) -> tuple[l
 
 
 def prompt_key(example: dict[str, str]) -> str:
-    """What few-shot examples and evaluated rows do not share: the prompt, or the completion if there is no prompt."""
+    """What few-shot examples and evaluated rows do not share: the prompt, or the completion if there is no prompt.
+
+    Raises:
+        ValueError: the example is a conversation.
+    """
+    if "messages" in example:
+        raise ValueError("`--num_fewshot` has no effect on conversations: leave it out, or give pairs of texts")
     return example["prompt"] or example["completion"]
 
 
