@@ -80,6 +80,10 @@ def has_rows(stream: FileStream, column: str | None) -> bool:
         return bool(content)
     for texts, problems, _ in read_batches(stream, column):
         first = problems.get(0)
+        if first and first.left_out:
+            continue
+        if first and first.is_file:
+            raise BadFile(first.message)
         if isinstance(first, NoColumn) and texts.null_count == len(texts):
             raise no_column(stream, first.message)
         if len(texts):

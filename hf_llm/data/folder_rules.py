@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 
 from hf_llm.data.byte_streams import open_bytes
-from hf_llm.data.formats import find_reader, is_document
+from hf_llm.data.formats import can_read, is_document
 from hf_llm.data.found import NO_READER
 from hf_llm.messages import printable, without_secrets
 
@@ -52,7 +52,7 @@ def reason_to_skip_file(name: str, names: set[str], text_extensions: Sequence[st
         return "output of a training, or a model"
     if name == PREPARED_MANIFEST:
         return "a manifest, but not that of a prepared folder"
-    return None if find_reader(name, text_extensions) else no_reader(name)
+    return None if can_read(name, text_extensions) else no_reader(name)
 
 
 def reason_to_skip_folder(path: str, names: set[str]) -> str | None:

@@ -15,7 +15,8 @@ from hf_llm.data.json_rows import read_json
 from hf_llm.data.parquet_rows import ARROW, read_arrow, read_parquet
 
 Reader = Callable[[FileStream, Columns], Iterator[Batch]]
-SEEKABLE = (".parquet", *ARROW)  # not read from compressed files
+ARCHIVES = (".zip", ".tar")  # of files with readers
+SEEKABLE = (".parquet", ".zip", *ARROW)  # not read from compressed files
 
 
 def find_reader(path: str, text_extensions: Sequence[str] = ()) -> Reader | None:
@@ -24,6 +25,17 @@ def find_reader(path: str, text_extensions: Sequence[str] = ()) -> Reader | None
     if extension in text_extensions:
         return read_txt
     return None if compression and extension in SEEKABLE else READERS.get(extension)
+
+
+def is_archive(path: str) -> bool:
+    """Return whether a file is an archive of others that can be read."""
+    extension, compression = file_format(path)
+    return extension in ARCHIVES and not (compression and extension in SEEKABLE)
+
+
+def can_read(path: str, text_extensions: Sequence[str] = ()) -> bool:
+    """Return whether a file, or what is in it, has a reader."""
+    return is_archive(path) or find_reader(path, text_extensions) is not None
 
 
 def is_document(path: str, text_extensions: Sequence[str] = ()) -> bool:

@@ -16,7 +16,7 @@ from hf_llm.data.folder_rules import (
     reason_to_skip_folder,
     shard_path,
 )
-from hf_llm.data.formats import READERS, find_reader
+from hf_llm.data.formats import ARCHIVES, READERS, can_read
 from hf_llm.data.found import (
     NO_FILE,
     SECOND_NAME,
@@ -112,11 +112,11 @@ def find_files(argument: str, patterns: list[str], text_extensions: Sequence[str
             reasons = f" to read, only {summary(skipped)}" if skipped else ""
             how = remedy(skipped) if skipped else ": give a file or a glob such as 'data/*.jsonl'"
             raise ValueError(f"`{argument}` {printable(pattern)} matches no file{reasons}{how}")
-    if unknown := [file.path for file in files if not find_reader(file.path, text_extensions)]:
+    if unknown := [file.path for file in files if not can_read(file.path, text_extensions)]:
         others = f" (and {len(unknown) - 1:,} others)" if len(unknown) > 1 else ""
         raise ValueError(
-            f"`{printable(unknown[0])}`{others} has an unknown extension: known are {' '.join(READERS)}, most of them "
-            "also as .gz, .zst, .bz2 or .xz; if it is text, add its extension by `--text_extensions`"
+            f"`{printable(unknown[0])}`{others} has an unknown extension: known are {' '.join((*READERS, *ARCHIVES))}, "
+            "most of them also as .gz, .zst, .bz2 or .xz; if it is text, add its extension by `--text_extensions`"
         )
     if warn:
         warn_of_skipped(argument, skipped)
@@ -244,7 +244,7 @@ def split_column(pattern: str, text_extensions: Sequence[str] = ()) -> tuple[str
     path, sign, column = pattern.rpartition("=")
     if not sign or not path or "/" in column or glob.has_magic(column) or os.path.lexists(os.path.expanduser(pattern)):
         return pattern, None
-    if "://" in path and ("?" in path or not ("*" in path.rpartition("/")[2] or find_reader(path, text_extensions))):
+    if "://" in path and ("?" in path or not ("*" in path.rpartition("/")[2] or can_read(path, text_extensions))):
         return pattern, None  # a query, or a folder of a partition
     if not all(column.split("+")):
         raise ValueError(f"`{printable(pattern)}` has an empty name of a column: write FILE=COLUMN or FILE=ONE+OTHER")

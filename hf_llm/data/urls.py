@@ -16,7 +16,7 @@ from hf_llm.data.folder_rules import (
     reason_to_skip_folder,
     shard_name,
 )
-from hf_llm.data.formats import find_reader
+from hf_llm.data.formats import can_read
 from hf_llm.data.found import Found, SkippedFile, SourceFile, summary
 from hf_llm.messages import one_line, without_secrets
 
@@ -46,7 +46,7 @@ def find_urls(argument: str, pattern: str, text_extensions: Sequence[str] = ()) 
         sizes = {path: size for path, size in sizes.items() if fnmatch.fnmatchcase(path, inner)}
     named = entry.type == FileType.File or ("*" in inner and inner.rpartition("/")[2] not in ("*", "**"))
     if named:
-        reasons = {path: None if find_reader(path, text_extensions) else no_reader(path) for path in sizes}
+        reasons = {path: None if can_read(path, text_extensions) else no_reader(path) for path in sizes}
     else:
         reasons = reasons_in_folder(prefix, base, sizes, text_extensions)
     files = [

@@ -25,6 +25,7 @@ SCHEMA = pa.schema(
         ("problem", pa.large_string()),
         ("lost_bytes", pa.int64()),
         ("is_file", pa.bool_()),
+        ("left_out", pa.large_string()),
     ]
 )
 
@@ -115,6 +116,7 @@ class DocumentFileTask(DataSourceTask):
             pa.array([self.storable(problems[row].message) if row in problems else None for row in range(rows)]),
             pa.array([problems[row].lost_bytes if row in problems else 0 for row in range(rows)]),
             pa.array([row in problems and problems[row].is_file for row in range(rows)]),
+            pa.array([problems[row].left_out if row in problems else None for row in range(rows)], pa.string()),
         ]
         return pa.table(columns, [field.name for field in SCHEMA]).cast(SCHEMA)
 

@@ -31,7 +31,7 @@ from hf_llm.preparation.row_steps import RowSteps, too_short
 from hf_llm.preparation.spool import Spool
 
 BATCH_ROWS = 256  # per call of a worker process
-UNREADABLE_COLUMNS = ["source", "row", "problem", "failure", "lost_bytes", "is_file", "size"]
+UNREADABLE_COLUMNS = ["source", "row", "problem", "failure", "lost_bytes", "is_file", "left_out", "size"]
 SKIP_HINT = "`--on_error skip` skips and counts what cannot be read"
 MORSEL = 2000  # rows that Daft hands to a core at a time, without worker processes
 
@@ -127,6 +127,9 @@ def drop_unreadable_rows(table: pa.Table, on_error: str, funnel: Funnel) -> pa.T
     readable = pc.and_(pc.is_null(table["problem"]), pc.is_null(table["failure"]))
     unreadable = table.filter(pc.invert(readable))
     for row in unreadable.select(UNREADABLE_COLUMNS).to_pylist():
+        if row["left_out"]:
+            funnel.inputs.count_left_out(row["source"], row["left_out"], row["problem"], row["lost_bytes"])
+            continue
         file = funnel.inputs.files[row["source"]]
         problem = row["problem"] or f"`{printable(file.path)}` row {row['row']} {row['failure']}"
         if on_error == "stop":

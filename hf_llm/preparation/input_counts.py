@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 
 from hf_llm.data.byte_streams import Problem, open_bytes
-from hf_llm.data.found import Found, SourceFile
+from hf_llm.data.found import Found, SkippedFile, SourceFile
 from hf_llm.messages import printable
 
 logger = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ class InputCounts:
     """Rows, bytes of text and lost bytes of the files, by their numbers."""
 
     def __init__(self, found: Found):
-        self.files, self.skipped = found
+        self.files, self.skipped = list(found.files), list(found.skipped)  # without what is left out in them
         self.rows = np.zeros(len(self.files), np.int64)
         self.text_bytes = np.zeros(len(self.files), np.int64)
         self.lost_bytes: Counter[int] = Counter()  # on the disk
@@ -45,6 +45,14 @@ class InputCounts:
         else:
             self.unreadable_rows[source] += 1
             self.first_problems.setdefault(source, problem)
+
+    def count_left_out(self, source: int, name: str, reason: str, size: int) -> None:
+        """Count what is in a file and is not read, such as a licence in an archive, as left out of a folder."""
+        self.rows[source] -= 1
+        file = self.files[source]
+        size = min(size, file.size)
+        self.files[source] = file._replace(size=file.size - size)
+        self.skipped.append(SkippedFile(self.stored_message(source, name), reason, size))
 
     def lost(self, source: int) -> int:
         """Bytes of a file that are lost; the bytes of single rows are estimates."""
