@@ -17,9 +17,9 @@ def main():
     task_args, data_args, args = parse_args(groups, argv, description=__doc__)
     # These imports take seconds, which `--help` and errors in flags need not wait for.
     from hf_llm.distributed.ranks import shut_down
+    from hf_llm.evaluation.evaluations import check_evaluation, load_evaluations, score_model
     from hf_llm.evaluation.harness import run_harness, save_harness
     from hf_llm.evaluation.results import compare_and_save, results_folder
-    from hf_llm.evaluation.scoring import check_evaluation, load_evaluations, score_model
     from hf_llm.files import check_output_folder, lock_folder
     from hf_llm.publishing.reporting import report_evaluations, report_harness
 

@@ -1,4 +1,4 @@
-"""Fine-tune a causal language model for an application, and evaluate it with the application's metric during training.
+"""Fine-tune a language model for an application, and evaluate it with the application's metric during training.
 
 accelerate launch recipes/finetune.py --config recipes/configs/summarization.yaml
 accelerate launch recipes/finetune.py --config recipes/configs/translation.yaml --model_name_or_path FOLDER --lora_r 16
@@ -8,20 +8,18 @@ import transformers
 
 from hf_llm import arguments
 from hf_llm.command_line import parse_args
-from hf_llm.data.packing import PackingCollator
-from hf_llm.data.prompting import add_chat_template, new_prompter
+from hf_llm.data.prompting import add_chat_template
 from hf_llm.data.rows import load_rows
 from hf_llm.distributed.ranks import shut_down
 from hf_llm.evaluation.callback import TaskEvaluation
-from hf_llm.evaluation.perplexity import TokenMetrics, token_losses
 from hf_llm.messages import report_errors
-from hf_llm.models.inspection import can_skip_prompts
+from hf_llm.models.classifiers import find_classifier
 from hf_llm.models.loading import load_to_finetune, load_tokenizer
 from hf_llm.publishing.hub import check_base, publish, push_callbacks
 from hf_llm.publishing.reporting import report_finetuning
 from hf_llm.tasks import load_task
 from hf_llm.training.checkpoints import find_checkpoint
-from hf_llm.training.objectives import encode_and_pack
+from hf_llm.training.finetuning import build_prompter, check_model, encode_and_pack, finetuning_options
 from hf_llm.training.run import enable_early_stopping, run_training
 
 GROUPS = [arguments.ModelArguments, arguments.AdapterArguments, arguments.TaskArguments]
@@ -35,15 +33,16 @@ def main():
     callbacks = enable_early_stopping(args, run_args.early_stopping_patience)
     task = load_task(task_args.task, **task_args.task_options or {})
     tokenizer = load_tokenizer(model_args)
+    classifier = find_classifier(model_args.model_name_or_path, model_args.trust_remote_code)
+    check_model(classifier, model_args, task_args, data_args, task)
     tokenizer, added = add_chat_template(tokenizer, task_args)
     rows = load_rows(data_args, task_args, task, args.seed)
-    prompter, rows = new_prompter(tokenizer, task, rows, task_args, data_args.max_length, args.seed)
+    prompter, rows = build_prompter(classifier, tokenizer, task, rows, task_args, data_args.max_length, args.seed)
     train, validation, reports = encode_and_pack(rows, prompter, data_args.packing)
-    model = load_to_finetune(model_args, adapter_args, tokenizer, data_args.max_length, args.bf16, prompter.end, added)
+    model = load_to_finetune(model_args, adapter_args, tokenizer, data_args.max_length, args.bf16, prompter, added)
     check_base(args, model)
-    collator = PackingCollator(tokenizer.pad_token_id, data_args.packing, can_skip_prompts(model, args))
-    metrics = {"compute_metrics": TokenMetrics(), "preprocess_logits_for_metrics": token_losses}
-    trainer = transformers.Trainer(model, args, collator, train, validation, processing_class=tokenizer, **metrics)
+    options = finetuning_options(prompter, model, data_args.packing, args)
+    trainer = transformers.Trainer(model, args, train_dataset=train, eval_dataset=validation, **options)
     evaluation = TaskEvaluation(trainer, task, rows["validation"], prompter)
     for callback in [evaluation, *callbacks]:
         trainer.add_callback(callback)

@@ -5,6 +5,7 @@ import difflib
 from datasets import Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
+from hf_llm.data.labelling import Labeller
 from hf_llm.data.prompting import Prompter
 from hf_llm.evaluation.generation import model_and_tokenizer
 from hf_llm.evaluation.perplexity import TokenMetrics
@@ -14,13 +15,14 @@ from hf_llm.models.inspection import num_positions
 from hf_llm.tasks import Task
 
 
-def check_best_metric(name: str | None, scores: dict[str, float | str]) -> None:
+def check_best_metric(name: str | None, scores: dict[str, float | str], losses: tuple[str, ...]) -> None:
     """Refuse a `metric_for_best_model` that no evaluation computes, before training starts.
 
     Args:
-        scores: the scores that evaluations add to the loss and the perplexity; texts among them cannot be compared.
+        scores: the scores that evaluations add to the Trainer's own; texts among them cannot be compared.
+        losses: names of the Trainer's own.
     """
-    known = ["loss", "perplexity", *(score for score, value in scores.items() if not isinstance(value, str))]
+    known = [*losses, *(score for score, value in scores.items() if not isinstance(value, str))]
     asked = (name or "loss").removeprefix("eval_")
     if asked not in known:
         (nearest,) = difflib.get_close_matches(asked, known, 1, cutoff=0)
@@ -60,7 +62,7 @@ class TaskEvaluation(TrainerCallback):
         trainer: Trainer,
         task: Task,
         rows: Dataset,
-        prompter: Prompter | None = None,
+        prompter: Prompter | Labeller | None = None,
         max_length: int = 1024,
         batch_size: int | None = None,
     ):
@@ -76,7 +78,8 @@ class TaskEvaluation(TrainerCallback):
         if EarlyStoppingCallback in kinds[: kinds.index(TaskEvaluation)]:
             raise ValueError("add TaskEvaluation before EarlyStoppingCallback, which reads its scores")
         if isinstance(self.trainer.compute_metrics, TokenMetrics | None):  # the names of other metrics are unknown
-            check_best_metric(args.metric_for_best_model, self.encoded.reference_scores)
+            losses = ("loss",) if self.trainer.compute_metrics is None else ("loss", "perplexity")
+            check_best_metric(args.metric_for_best_model, self.encoded.reference_scores, losses)
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):
         trainer, (model, _) = self.trainer, model_and_tokenizer(self.trainer)

@@ -9,8 +9,9 @@ import numpy as np
 from accelerate import PartialState
 
 from hf_llm.arguments import EvalArguments, EvalTaskArguments
+from hf_llm.evaluation.evaluations import Evaluation
 from hf_llm.evaluation.sampling import sample_scores
-from hf_llm.evaluation.scoring import Evaluation, TaskResult, weighted_perplexity
+from hf_llm.evaluation.scoring import TaskResult, weighted_perplexity
 from hf_llm.files import write_json, write_json_lines
 from hf_llm.metrics.base import TaskMetric, paired_bootstrap, paired_differences, weighted_means
 

@@ -1,32 +1,27 @@
 """Score a model on a task: encode its rows, generate or rank answers, compute its metric."""
 
-import dataclasses
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from hf_llm.arguments import DataArguments, EvalArguments, TaskArguments
 from hf_llm.data.examples import ExamplesReport, encode_prompts
-from hf_llm.data.prompting import Prompter, new_prompter
-from hf_llm.data.rows import load_rows
+from hf_llm.data.labelling import Labeller, encode_texts
+from hf_llm.data.prompting import Prompter
 from hf_llm.evaluation.answers import generate_answers
 from hf_llm.evaluation.generation import BATCH_SIZE
-from hf_llm.evaluation.harness import load_harness
+from hf_llm.evaluation.labels import label_texts
 from hf_llm.evaluation.likelihood import log_likelihoods
 from hf_llm.evaluation.perplexity import perplexity
 from hf_llm.evaluation.sampling import Sampling, score_answers, shown_answers
-from hf_llm.mappings import format_mapping
 from hf_llm.metrics.base import weighted_means, with_interval
 from hf_llm.models.inspection import num_positions
-from hf_llm.models.loading import load_for_generation, load_tokenizer, model_arguments
-from hf_llm.tasks import Task, load_task
+from hf_llm.tasks import Task
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +45,7 @@ class TaskResult:
     predictions: list[dict[str, Any]]
     report: ExamplesReport
     losses: np.ndarray | None = None
-    further_scores: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    further_scores: dict[str, list[float]] = field(default_factory=dict)
     samples: np.ndarray | None = None
 
     def answers(self) -> list[str]:
@@ -69,25 +64,30 @@ class EncodedTask:
     Args:
         prompter: encoded the prompts.
         rows: N rows with the task's column names.
-        prompts: the N rows of `encode_prompts`: prompt, completion, choices, references.
+        prompts: the N rows of `encode_prompts`: prompt, completion, choices, references; or those of `encode_texts`.
         report: what encoding did to the rows.
         reference_scores: the scores of the gold answers, by the names that an evaluation gives them.
     """
 
-    prompter: Prompter
+    prompter: Prompter | Labeller
     rows: Dataset
     prompts: Dataset
     report: ExamplesReport
     reference_scores: dict[str, float | str]
 
 
-def encode_task(prompter: Prompter, rows: Dataset) -> EncodedTask:
+def encode_task(prompter: Prompter | Labeller, rows: Dataset) -> EncodedTask:
     """Encode the prompts of a task's rows, and score the gold answers: invalid rows are found before hours of work.
 
     Raises:
         ValueError: a row has no reference or does not fit (the row is named), or the metric refuses the references.
     """
     rows = prompter.task.evaluated(rows)
+    if isinstance(prompter, Labeller):
+        texts, report = encode_texts(rows, prompter, "validation")
+        references = [prompter.task.references(row) for row in rows.to_list()]
+        prompts = texts.rename_column("input_ids", "prompt").add_column("references", references)  # pyright: ignore[reportCallIssue]
+        return EncodedTask(prompter, rows, prompts, report, score_references(prompter.task, prompts))
     prompts, report = encode_prompts(rows, prompter)
     reference_scores = score_references(prompter.task, prompts)
     if choices := prompts[0]["choices"]:
@@ -158,15 +158,18 @@ def answer_and_score(
         options: `batch_size` and `show_progress`, as for `complete`.
     """
     task, prompts, tokenizer = encoded.prompter.task, encoded.prompts, encoded.prompter.tokenizer
-    if len(prompts[0]["choices"]) > 0:
-        texts, further = rank_choices(model, encoded, **options)
-        texts, thoughts = [[text] for text in texts], [[""]] * len(prompts)
+    texts, thoughts, further = [], [[""]] * len(prompts), {}
+    if isinstance(encoded.prompter, Labeller):
+        answers = [[answer] for answer in label_texts(model, encoded.prompter, prompts, **options)]
     else:
-        texts, thoughts = generate_answers(model, encoded.prompter, prompts["prompt"], sampling, **options)
-        further = {}
-    rows, references, losses = encoded.rows.to_list(), prompts["references"], None
-    answers = [[task.answer(text, row) for text in each] for each, row in zip(texts, rows, strict=True)]
-    sampled = sampling is not None
+        if len(prompts[0]["choices"]) > 0:
+            ranked, further = rank_choices(model, encoded, **options)
+            texts = [[text] for text in ranked]
+        else:
+            texts, thoughts = generate_answers(model, encoded.prompter, prompts["prompt"], sampling, **options)
+        rows = encoded.rows.to_list()
+        answers = [[task.answer(text, row) for text in each] for each, row in zip(texts, rows, strict=True)]
+    references, losses, sampled = prompts["references"], None, sampling is not None
     scores, row_scores, samples = score_answers(task.metric(), answers, references, sampled)
     if task.scores_perplexity:
         losses = completion_losses(model, encoded, **options)
@@ -218,107 +221,3 @@ def weighted_perplexity(losses: np.ndarray, weights: np.ndarray) -> dict[str, fl
     """exp(mean token loss) of rows with `losses` (N, 2), each counted `weights` (N,) times."""
     loss, tokens = weights @ losses
     return {"perplexity": perplexity(loss / tokens)}
-
-
-@dataclass
-class Evaluation:
-    """A task and its rows, to be scored on one model after another.
-
-    Args:
-        rows: as `load_rows` returns them; `train` only serves solved examples.
-        args: batch size, seed and precision for this task.
-    """
-
-    name: str
-    task: Task
-    rows: DatasetDict
-    task_args: TaskArguments
-    max_length: int
-    args: EvalArguments
-
-    def sampling(self) -> Sampling | None:
-        """How answers are sampled, with `--num_samples`."""
-        args = self.args
-        return (
-            Sampling(args.num_samples, args.temperature, args.top_p, args.top_k, args.seed)
-            if args.num_samples
-            else None
-        )
-
-    def settings(self) -> dict[str, Any]:
-        """What the scores depend on besides model and rows, for the results file."""
-        names = ("task", "task_options", "prompt_style", "chat_template", "system_prompt", "num_fewshot")
-        settings = {name: getattr(self.task_args, name) for name in names}
-        fields = {field.name: field.default for field in dataclasses.fields(self.task)}
-        options = {name: getattr(self.task, name) for name in fields if getattr(self.task, name) != fields[name]}
-        settings["task_options"] = format_mapping(options) or None  # in effect, also those that the data decide
-        settings["chat_template"] = settings["chat_template"] and Path(settings["chat_template"]).name
-        settings["num_fewshot"] = settings["num_fewshot"] or 0
-        settings |= vars(sampling) if (sampling := self.sampling()) else {}
-        return settings | {"max_length": self.max_length, "seed": self.args.seed, "dtype": self.args.dtype}
-
-    def encode(self, tokenizer: PreTrainedTokenizerBase, positions: float) -> EncodedTask:
-        """Encode the prompts with a model's tokenizer.
-
-        Args:
-            positions: number of positions of the model, or infinity.
-        """
-        max_length = int(min(self.max_length, positions))
-        try:
-            prompter, rows = new_prompter(tokenizer, self.task, self.rows, self.task_args, max_length, self.args.seed)
-            return encode_task(prompter, rows["validation"])
-        except ValueError as error:  # says which of several tasks
-            raise ValueError(f"{self.name}: {error}") from error
-
-
-def check_evaluation(tasks: dict[str, tuple], args: EvalArguments) -> None:
-    """Check what would otherwise fail after hours: the harness's tasks, and the tokenizer of each model.
-
-    Raises:
-        ValueError: there is nothing to score, a harness task is unknown, or a tokenizer cannot be loaded.
-    """
-    if not (tasks or args.harness):
-        raise ValueError("nothing to score: give `--task` or `--harness`")
-    if args.num_samples and args.harness:
-        raise ValueError("`--num_samples` has no effect on tasks of `--harness`: leave one of them out")
-    if args.harness:
-        load_harness(*args.harness)
-    for name in (args.model_name_or_path, args.baseline):
-        if name:
-            load_tokenizer(model_arguments(name, args.trust_remote_code))
-
-
-def load_evaluations(tasks: dict[str, tuple[TaskArguments, DataArguments, EvalArguments]]) -> list[Evaluation]:
-    """Load the rows of each task.
-
-    Args:
-        tasks: the name of each task, and its arguments.
-
-    Raises:
-        ValueError: a task or its data cannot be loaded.
-    """
-    evaluations = []
-    for name, (task_args, data_args, args) in tasks.items():
-        task = load_task(task_args.task, **task_args.task_options or {})
-        rows = load_rows(data_args, task_args, task, args.seed)
-        if args.num_samples and task.choices(rows["validation"][0]) is not None:
-            remedy = "leave it out" + ", or give `--task_options scoring=generated`" * (
-                task_args.task == "understanding"
-            )
-            raise ValueError(f"`--num_samples` has no effect on {name}, whose choices are ranked: {remedy}")
-        evaluations.append(Evaluation(name, task, rows, task_args, data_args.max_length, args))
-    return evaluations
-
-
-def score_model(name: str, evaluations: list[Evaluation], args: EvalArguments) -> list[TaskResult]:
-    """Load a model and score it on each task; all tasks are encoded first, so that invalid rows are found early.
-
-    Returns:
-        One result per evaluation, on every rank.
-    """
-    model, tokenizer = load_for_generation(name, args.trust_remote_code, args.dtype)
-    tasks = [evaluation.encode(tokenizer, num_positions(model)) for evaluation in evaluations]
-    return [
-        answer_and_score(model, encoded, evaluation.sampling(), batch_size=evaluation.args.batch_size or BATCH_SIZE)
-        for encoded, evaluation in zip(tasks, evaluations, strict=True)
-    ]

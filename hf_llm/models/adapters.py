@@ -13,6 +13,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hf_llm.arguments import AdapterArguments
+from hf_llm.files import write_json
 from hf_llm.mappings import read_json_file
 from hf_llm.messages import one_line
 from hf_llm.models.inspection import count_parameters
@@ -20,15 +21,20 @@ from hf_llm.models.inspection import count_parameters
 logger = logging.getLogger(__name__)
 
 ADAPTER_CONFIG = "adapter_config.json"
+HEAD_CONFIG = "head_config.json"  # the labels of a classification head, which the base model does not know
 
 
 def add_adapter(
-    model: PreTrainedModel, adapter_args: AdapterArguments, new_tokens: Iterable[int] | None = None
+    model: PreTrainedModel,
+    adapter_args: AdapterArguments,
+    new_tokens: Iterable[int] | None = None,
+    head: list[str] | None = None,
 ) -> PreTrainedModel | peft.PeftModel:
     """Freeze the weights of a model and add trainable low-rank adapters; without `--lora_r` return it unchanged.
 
     Args:
         new_tokens: ids whose rows of the input and output embeddings are trained too.
+        head: names of the modules of a classification head, which is trained whole and saved with the adapters.
 
     Raises:
         ValueError: no module has one of the names in `--lora_target_modules`; or new tokens cannot be trained.
@@ -38,7 +44,8 @@ def add_adapter(
     if adapter_args.load_in_4bit:
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     config = peft.LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type="CAUSAL_LM" if head is None else "SEQ_CLS",
+        modules_to_save=head,
         r=adapter_args.lora_r,
         lora_alpha=adapter_args.lora_alpha or 2 * adapter_args.lora_r,
         lora_dropout=adapter_args.lora_dropout,
@@ -54,6 +61,9 @@ def add_adapter(
         raise ValueError(
             f"`--lora_target_modules`: {one_line(error)[:150]}; the linear layers are {', '.join(sorted(linear))}"
         ) from error
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:  # a head has been loaded in the precision of the frozen weights
+            parameter.data = parameter.data.float()
     base = adapted.peft_config["default"].base_model_name_or_path
     if base and Path(base).exists():  # found from every working folder
         adapted.peft_config["default"].base_model_name_or_path = str(Path(base).absolute())
@@ -163,13 +173,25 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     return adapted.merge_and_unload()
 
 
+def save_adapter_configs(folder: Path, model: Any) -> None:
+    """Save with an adapter what a whole model is saved with: the tokens at which it learned to stop, or its labels."""
+    adapters = getattr(model, "peft_config", {})
+    if not adapters:
+        return
+    if adapters["default"].task_type == peft.TaskType.SEQ_CLS:
+        head = {name: getattr(model.config, name) for name in ("id2label", "label2id", "problem_type")}
+        write_json(folder / HEAD_CONFIG, head)
+    else:
+        model.generation_config.save_pretrained(folder)
+
+
 def untie_adapted_embeddings(model: PreTrainedModel) -> None:
     """Give the output embedding weights of its own, if it shares them with the input embedding and either has adapters.
 
     An adapter changes what one of them adds to the shared weights. Merged into these, it would change both.
     """
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    if isinstance(head, BaseTunerLayer) or isinstance(embedding, BaseTunerLayer):
+    if head is not None and (isinstance(head, BaseTunerLayer) or isinstance(embedding, BaseTunerLayer)):
         layer = getattr(head, "base_layer", head)
         if layer.weight is getattr(embedding, "base_layer", embedding).weight:
             layer.weight = torch.nn.Parameter(layer.weight.detach().clone())

@@ -10,6 +10,7 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainingArguments,
@@ -88,12 +89,17 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, en
 
 
 def detect_auto_class(name: str) -> type:
-    """Return the auto class that loads a saved model: `AutoModelForMaskedLM` or `AutoModelForCausalLM`.
+    """Return the auto class that loads a saved model: of masked or causal models, or those with a classification head.
 
     Args:
         name: folder of the model. Names on the Hub are not looked up and count as causal models.
     """
-    config = Path(name).expanduser() / "config.json"
+    folder = Path(name).expanduser()
+    config, adapter = folder / "config.json", folder / "adapter_config.json"
     architectures = read_json_file(config).get("architectures") if config.is_file() else None
-    masked = any(f"{architecture}".endswith("ForMaskedLM") for architecture in architectures or ())
-    return AutoModelForMaskedLM if masked else AutoModelForCausalLM
+    named = " ".join(map(str, architectures or ()))
+    if "ForSequenceClassification" in named or (
+        adapter.is_file() and read_json_file(adapter)["task_type"] == "SEQ_CLS"
+    ):
+        return AutoModelForSequenceClassification
+    return AutoModelForMaskedLM if "ForMaskedLM" in named else AutoModelForCausalLM

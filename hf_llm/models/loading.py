@@ -1,10 +1,10 @@
 """Tokenizers and models: loaded from files or the Hub, or new from a config."""
 
 import difflib
+import functools
 import json
 import logging
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
@@ -26,17 +27,18 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.activations import ACT2FN
-from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from hf_llm.arguments import AdapterArguments, ModelArguments, TokenizerArguments
+from hf_llm.data.labelling import Labeller
 from hf_llm.data.mixtures import join_texts
+from hf_llm.data.prompting import Prompter
 from hf_llm.data.token_folders import TokenRows
 from hf_llm.data.vocabulary import train_tokenizer
 from hf_llm.hardware import has_bfloat16
-from hf_llm.messages import format_size, one_line
+from hf_llm.messages import one_line
 from hf_llm.models.adapters import (
     add_adapter,
     base_of_adapter,
@@ -45,20 +47,14 @@ from hf_llm.models.adapters import (
     load_adapter,
     tokens_of_adapter,
 )
+from hf_llm.models.classifiers import find_classifier, head_modules, outside_head
+from hf_llm.models.config_checks import check_heads, check_memory, check_overrides
 from hf_llm.models.extension import extend_embeddings
 from hf_llm.models.inspection import count_parameters, detect_auto_class, end_token_ids, first_position
 from hf_llm.models.precision import choose_saved_dtype
 
 logger = logging.getLogger(__name__)
 
-NO_OVERRIDES = {  # settings of a config that would have no effect, or another one than expected
-    "return_dict": "outputs are taken by their names: leave it out",
-    **dict.fromkeys(
-        ("dtype", "torch_dtype"), "a new model is trained in float32: `--save_dtype` has the precision to save it in"
-    ),
-}
-POSITIVE = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"}
-POSITIVE |= {"n_embd", "n_layer", "n_head", "n_positions"}
 STREAMED_DOCUMENTS = 100_000  # a new tokenizer is trained on this many documents of a stream
 MODEL_TYPES = {  # auto class -> its name in messages, and the values of `--model_type` that it has a model for
     AutoModelForCausalLM: ("causal", MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
@@ -210,44 +206,6 @@ def new_config(
     return AutoConfig.for_model(model_args.model_type, **settings)
 
 
-def check_overrides(overrides: dict[str, Any], default: PreTrainedConfig) -> None:
-    """Check that each override is a setting of the architecture, and that no two are the same.
-
-    Raises:
-        ValueError: one is not, and the nearest is named; or it would have no effect, or is out of its bounds.
-    """
-    for key, remedy in NO_OVERRIDES.items():
-        if key in overrides:
-            raise ValueError(f"`--config_overrides` {key}: {remedy}")
-    rotary = getattr(default, "rope_parameters", None) or {}  # `rope_theta` is accepted as a setting and kept in here
-    for key, value in overrides.items():
-        if not hasattr(default, key) and key not in rotary:
-            near = difflib.get_close_matches(key, [*default.to_dict(), *default.attribute_map, *rotary], 1)
-            hint = f"; the nearest is {near[0]}" if near else ""
-            raise ValueError(f"`--config_overrides` {key}: {default.model_type} has no such setting{hint}")
-        same = default.attribute_map.get(key, key)
-        if same in POSITIVE and isinstance(value, int) and value < 1:
-            raise ValueError(f"`--config_overrides` {key}={value}: give a number of at least 1")
-        if same != key and same in overrides:
-            raise ValueError(f"`--config_overrides` has {key} and {same}, two names of one setting: keep one")
-        if key.endswith(("dropout", "pdrop")) and isinstance(value, int | float) and not 0 <= value < 1:
-            raise ValueError(f"`--config_overrides` {key}={value}: give a share of at least 0 and below 1")
-
-
-def check_heads(config: PreTrainedConfig) -> None:
-    """Refuse key-value heads that cannot be shared equally by the attention heads.
-
-    Raises:
-        ValueError: the number of the ones does not divide that of the others.
-    """
-    heads, shared = (getattr(config, f"num_{kind}_heads", None) for kind in ("attention", "key_value"))
-    if isinstance(heads, int) and isinstance(shared, int) and (shared < 1 or heads % shared):
-        raise ValueError(
-            f"`--config_overrides`: num_key_value_heads={shared} does not divide num_attention_heads={heads}: give a "
-            f"number that does, e.g. num_key_value_heads={max(heads, 1)}"
-        )
-
-
 def load_model(
     model_args: ModelArguments,
     tokenizer: PreTrainedTokenizerBase,
@@ -328,23 +286,8 @@ def build_on_meta_device(config: PreTrainedConfig, auto_class: type) -> PreTrain
         return auto_class._model_mapping[type(config)](config)
 
 
-def check_memory(config: PreTrainedConfig, parameters: int) -> None:
-    """Log the size of a new model, and refuse one whose weights this machine cannot hold.
-
-    Raises:
-        ValueError: the float32 weights are larger than the machine's memory.
-    """
-    size, memory = 4 * parameters, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    logger.info(f"A new {config.model_type}: {parameters:,} parameters, {format_size(size)} in float32")
-    if size > memory and not is_deepspeed_zero3_enabled():  # ZeRO-3 makes only this rank's share
-        raise ValueError(
-            f"this {config.model_type} model has {parameters:,} parameters, {format_size(size)} in float32, and this "
-            f"machine has {format_size(memory)}: make it smaller with `--config_overrides`"
-        )
-
-
 def load_weights(name: str, model_args: ModelArguments, auto_class: type, **options) -> PreTrainedModel:
-    """Load a model by `from_pretrained`, and raise an error if weights are missing.
+    """Load a model by `from_pretrained`, and raise an error if weights are missing, but not those of a new head.
 
     A model from a .gguf file is left in a state in which `save_pretrained` works.
     """
@@ -358,7 +301,12 @@ def load_weights(name: str, model_args: ModelArguments, auto_class: type, **opti
         **{"dtype": torch.float32, **options},
     )
     model.config.return_dict = True  # outputs are taken by their names
-    if missing := sorted(loading["missing_keys"]):
+    missing = sorted([*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])])
+    if auto_class is AutoModelForSequenceClassification:
+        new, missing = missing, outside_head(model, missing)
+        if new and not missing:
+            logger.info(f"The classification head is new: {', '.join(new)}")
+    if missing:
         raise ValueError(f"the weights lack {len(missing)} tensors, the first is {missing[0]}")
     if gguf:  # the weights are plain tensors now, but save_pretrained would refuse the model as a quantized one
         model.hf_quantizer = None
@@ -377,22 +325,39 @@ def load_to_finetune(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     bf16: bool,
-    end: str | None = None,
+    prompter: Prompter | Labeller,
     new_tokens: dict[int, list[int]] | None = None,
 ) -> PreTrainedModel | peft.PeftModel:
     """Load a model by `load_model`, and add adapters to it with `--lora_r`.
 
     Args:
-        end: the token that ends an answer in training, at which the saved model will stop to generate.
+        prompter: that of the run. It knows the token that ends an answer, at which the saved model will stop to
+            generate, or the labels of a classification head.
         new_tokens: those that the model lacks, as `extend_embeddings` takes them; with adapters they are trained too.
     """
     options = frozen_weight_options(adapter_args, bf16)
-    model = load_model(model_args, tokenizer, max_length, new_tokens=new_tokens, **options)
-    if end is not None:
-        model.generation_config.eos_token_id = end_token_ids(model, tokenizer, end)
+    if isinstance(prompter, Labeller):
+        model = load_with_head(model_args, tokenizer, max_length, prompter.head(), **options)
+    else:
+        model = load_model(model_args, tokenizer, max_length, new_tokens=new_tokens, **options)
+        model.generation_config.eos_token_id = end_token_ids(model, tokenizer, prompter.end)
     if adapter_args.lora_r is not None:
         choose_saved_dtype(model, model_args)  # adapters stay in float32 on a base in bfloat16
-    return add_adapter(model, adapter_args, new_tokens)
+    return add_adapter(model, adapter_args, new_tokens, head_modules(model) if isinstance(prompter, Labeller) else None)
+
+
+def load_with_head(
+    model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, max_length: int, head: dict[str, Any], **options
+) -> PreTrainedModel:
+    """Load a model with a classification head, which is new where the saved one has none or another.
+
+    Args:
+        head: its settings in the config, see `Labeller.head`.
+    """
+    options |= head | {"ignore_mismatched_sizes": True}
+    model = load_model(model_args, tokenizer, max_length, AutoModelForSequenceClassification, **options)
+    model.config.pad_token_id = tokenizer.pad_token_id  # a decoder finds the last token of a row by it
+    return model
 
 
 def check_fit(config: PreTrainedConfig, entries: int, max_length: int, first: int) -> None:
@@ -449,8 +414,20 @@ def load_for_generation(
         Model in evaluation mode, and tokenizer.
 
     Raises:
-        ValueError: they cannot be read, or the adapter does not fit its base.
+        ValueError: they cannot be read, the adapter does not fit its base, or the model does not write.
     """
+    if config := find_classifier(name, trust_remote_code):
+        raise ValueError(
+            f"`{name}` ({config.model_type}) is an encoder, which labels texts and does not write them: train and "
+            "score it by recipes/finetune.py and recipes/eval.py with `--task understanding`"
+        )
+    return load_to_evaluate(name, trust_remote_code, dtype)
+
+
+def load_to_evaluate(
+    name: str, trust_remote_code: bool = False, dtype: str | None = None, head: dict[str, Any] | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load as `load_for_generation`, or with a classification head, whose settings are `head`."""
     device, adapter = PartialState().device, find_adapter(name)
     if dtype is None:
         dtype = "bfloat16" if has_bfloat16(device.type == "cpu") else "float32"
@@ -460,7 +437,8 @@ def load_for_generation(
     loaded_as = torch.float32 if adapter is not None else getattr(torch, dtype)
     # The adapter has weights of its own for its new tokens, whatever they are here.
     new_tokens = {id: [0] for id in tokens_of_adapter(adapter)} if adapter is not None else None
-    model = load_model(model_args, tokenizer, max_length=1, new_tokens=new_tokens, dtype=loaded_as)
+    load = load_model if head is None else functools.partial(load_with_head, head=head)
+    model = load(model_args, tokenizer, max_length=1, new_tokens=new_tokens, dtype=loaded_as)
     if adapter is not None:
         model = load_adapter(model, adapter)
         if (adapter / GENERATION_CONFIG_NAME).is_file():

@@ -8,11 +8,21 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData, get_token
 from huggingface_hub.utils import validate_repo_id
-from transformers import AutoModelForMaskedLM, TrainingArguments
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    TrainingArguments,
+)
 
 from hf_llm.files import write_text
 from hf_llm.models.inspection import detect_auto_class
 
+PIPELINES = {
+    AutoModelForCausalLM: "text-generation",
+    AutoModelForMaskedLM: "fill-mask",
+    AutoModelForSequenceClassification: "text-classification",
+}
 SHOWN_RESULTS = ("eval_loss", "eval_perplexity", "eval_bits_per_byte", "train_tokens_packed", "num_input_tokens_seen")
 CARD_TEMPLATE = """---
 {metadata}
@@ -66,7 +76,7 @@ def write_model_card(
     """
     folder, base_model, datasets = Path(folder), as_hub_id(base_model), [name for name in datasets if as_hub_id(name)]
     name, data, auto_class = folder.resolve().name, ", ".join(datasets) or "local files", detect_auto_class(str(folder))
-    pipeline = "fill-mask" if auto_class is AutoModelForMaskedLM else "text-generation"
+    pipeline = PIPELINES[auto_class]
     evaluated_on: Any = {"dataset_type": datasets[0] if len(datasets) == 1 else "custom", "dataset_name": data}
     eval_results = [
         EvalResult(task_type=pipeline, metric_type=metric, metric_value=float(value), **evaluated_on)

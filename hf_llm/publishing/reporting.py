@@ -9,8 +9,9 @@ from accelerate import PartialState
 from transformers import GenerationMixin, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from hf_llm.arguments import EvalArguments, TokenizationArguments
+from hf_llm.evaluation.evaluations import Evaluation
 from hf_llm.evaluation.generation import model_and_tokenizer
-from hf_llm.evaluation.scoring import Evaluation, TaskResult
+from hf_llm.evaluation.scoring import TaskResult
 from hf_llm.messages import cut, escape_controls, format_table, format_value
 from hf_llm.models.inspection import count_parameters
 
@@ -85,7 +86,7 @@ def report_finetuning(trainer: Trainer, figures: dict[str, float], result: TaskR
         "steps": f"{trainer.state.global_step:,} of {trainer.state.max_steps:,}",
         "train examples": figures["train_examples"],
         "  dropped, shortened": f"{figures['train_examples_dropped']:,}, {figures['train_examples_shortened']:,}",
-        "  packing efficiency": f"{figures['train_packing_efficiency']:.2%}",
+        **({"  packing efficiency": f"{packed:.2%}"} if (packed := figures.get("train_packing_efficiency")) else {}),
         "tokens per second": figures.get("train_tokens_per_second", "no step left"),
         "validation loss": figures["eval_loss"],
     }

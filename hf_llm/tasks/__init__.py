@@ -55,6 +55,9 @@ class Task:
     choices_with_end_token: ClassVar[bool] = True  # rank each choice with the end token after it, as in training
     scores_perplexity: ClassVar[bool] = False  # also report the perplexity of the gold completions
     allows_no_answer: ClassVar[bool] = False  # an empty list of references means that there is no answer
+    # What a classification head of transformers is trained for, e.g. single_label_classification: the task can also be
+    # learned by an encoder such as BERT, which reads `texts`. None: only by a model that writes.
+    problem_type: ClassVar[str | None] = None
 
     def column_names(self) -> list[str]:
         """Names that `--column_mapping` may map a column to."""
@@ -100,6 +103,10 @@ class Task:
 
     def references(self, row: dict[str, Any]) -> list[str]:
         """The gold answers of a row, in the form that the metric expects."""
+        raise NotImplementedError
+
+    def texts(self, row: dict[str, Any]) -> list[str]:
+        """The text, or the two texts, that an encoder reads; only of a task with a `problem_type`."""
         raise NotImplementedError
 
     def choices(self, row: dict[str, Any]) -> list[str] | None:

@@ -54,6 +54,7 @@ class Understanding(Task):
     text_columns = ("text", "text2", "text3")
     optional_columns = ("text2", "text3")
     document_column = "text"
+    problem_type = "single_label_classification"
 
     def __post_init__(self):
         if self.scoring not in ("likelihood", "normalized", "generated"):
@@ -132,6 +133,10 @@ class Understanding(Task):
             texts += f"Third text: {row['text3'].strip()}\n"
         listed = f" Choose from: {', '.join(self.label_names)}." if self.shows_labels else ""
         return {"prompt": f"Label the text.{listed}\n\n{texts}Label:", "completion": "".join(self.references(row))}
+
+    def texts(self, row):
+        first, *more = (row[name].strip() for name in self.text_columns if row.get(name) is not None)
+        return [first, " ".join(more)] if more else [first]
 
     def references(self, row):
         label = label_text(row["label"]) or ""

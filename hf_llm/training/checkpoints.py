@@ -18,6 +18,7 @@ from transformers.trainer_utils import SaveStrategy, rotate_checkpoints, sort_ch
 from hf_llm.data.packing import PackingCollator
 from hf_llm.files import check_output_folder, checksum, lock_folder, remove, set_umask_modes, write_text
 from hf_llm.mappings import read_json_file
+from hf_llm.models.adapters import save_adapter_configs
 from hf_llm.models.inspection import count_parameters
 from hf_llm.models.precision import cast_saved_weights
 from hf_llm.training.facts import differences
@@ -274,7 +275,7 @@ class CompleteCheckpoints(TrainerCallback):
         checkpoint = checkpoint_folder(args, state)
         (checkpoint / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle with paths; nothing reads it
         set_umask_modes(checkpoint)
-        save_adapter_generation_config(checkpoint, kwargs["model"])
+        save_adapter_configs(checkpoint, kwargs["model"])
         write_manifest(checkpoint, self.run)
         (checkpoint / HALF_WRITTEN).unlink(missing_ok=True)
         rotate_checkpoints(str(args.output_dir), self.save_total_limit, state.best_model_checkpoint, use_mtime=True)
@@ -310,11 +311,11 @@ def save_final_model(trainer: Trainer) -> None:
     trainer.accelerator.wait_for_everyone()
     if args.should_save:
         (temporary / TRAINING_ARGS_NAME).unlink()
-        save_adapter_generation_config(temporary, model)
+        save_adapter_configs(temporary, model)
         set_umask_modes(temporary)
         check_weights(temporary, model)
         cast_saved_weights(temporary, model)
-        for pattern in ("model*.safetensors*", "adapter_*", "config.json"):  # a whole model, or an adapter
+        for pattern in ("model*.safetensors*", "adapter_*", "*config.json"):  # a whole model, or an adapter
             for stale in folder.glob(pattern):
                 if not (temporary / stale.name).exists():
                     stale.unlink()
@@ -323,12 +324,6 @@ def save_final_model(trainer: Trainer) -> None:
         shutil.rmtree(temporary)
     trainer.accelerator.wait_for_everyone()
     model.config.use_cache = args.use_cache
-
-
-def save_adapter_generation_config(folder: Path, model: PreTrainedModel) -> None:
-    """Save with an adapter what a whole model is saved with: the tokens at which it learned to stop."""
-    if hasattr(model, "peft_config"):
-        model.generation_config.save_pretrained(folder)  # pyright: ignore[reportOptionalMemberAccess]  # it generates
 
 
 def check_weights(folder: Path, model: PreTrainedModel) -> None:

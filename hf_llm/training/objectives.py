@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from datasets import Dataset, DatasetDict, IterableDataset
+from datasets import Dataset, IterableDataset
 from datasets.fingerprint import Hasher
 from transformers import (
     AutoModelForCausalLM,
@@ -25,14 +25,12 @@ from transformers.utils import ModelOutput
 
 from hf_llm.arguments import PretrainArguments, TextArguments
 from hf_llm.data.arrow import token_table
-from hf_llm.data.examples import ExamplesReport, encode_examples, show_example
 from hf_llm.data.infilling import SENTINELS, InfillingReport, infilling_converter, sentinel_ids, tokenize_for_infilling
 from hf_llm.data.locations import find_sources
 from hf_llm.data.masking import MaskingCollator, mask_rows
 from hf_llm.data.mixed_rows import MixedRows, MixedStream, MixtureReport, join_rows
 from hf_llm.data.mixtures import naming_source, read_mixture
 from hf_llm.data.packing import PackingCollator, PackingReport, pack
-from hf_llm.data.prompting import Prompter
 from hf_llm.data.streaming import StreamedRows, first_documents
 from hf_llm.data.token_folders import TokenRows, is_token_folder
 from hf_llm.data.tokenization import VERIFIED_DOCUMENTS, document_engine, sample_texts, tokenize
@@ -317,28 +315,3 @@ def masked_loss(outputs: ModelOutput, labels: torch.Tensor, num_items_in_batch: 
     """
     logits = outputs["logits"]
     return ForMaskedLMLoss(logits, labels, vocab_size=logits.shape[-1], num_items_in_batch=num_items_in_batch)
-
-
-def encode_and_pack(
-    rows: DatasetDict, prompter: Prompter, packing: bool
-) -> tuple[Dataset, Dataset, dict[str, list[PackingReport | ExamplesReport]]]:
-    """Encode and pack the `train` and `validation` rows of a task.
-
-    Returns:
-        Rows to train on, rows to evaluate on, and the reports under the prefixes of the results files.
-
-    Raises:
-        ValueError: the task is only evaluated, or there are no rows to train on.
-    """
-    if not prompter.task.trainable:
-        raise ValueError(f"`--task` {type(prompter.task).__name__.lower()} is only evaluated: use recipes/eval.py")
-    if "train" not in rows:
-        raise ValueError("there is nothing to train on: give `--train_file`, or a dataset with a split `train`")
-    packed, reports = {}, {}
-    for split, prefix in (("train", "train"), ("validation", "eval")):
-        features, encoded = encode_examples(rows[split], prompter, split)
-        if split == "train":
-            show_example(features, prompter.tokenizer)
-        packed[split], report = pack(features, prompter.max_length, packing)
-        reports[prefix] = [encoded, report]
-    return packed["train"], packed["validation"], reports

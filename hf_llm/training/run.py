@@ -123,7 +123,7 @@ def run_training(
     Args:
         trainer: stock Trainer over packed rows or `StreamedRows`, with a `PackingCollator`.
         checkpoint: folder to resume from; None starts from step 0.
-        packing: check at the start that packed documents are isolated.
+        packing: check at the start that packed documents are isolated, if the collator packs.
         reports: under `train` and `eval`, the reports of encoding and packing, whose counts go into the results.
         callbacks: added last, so that they find each checkpoint complete, e.g. those of `push_callbacks`.
 
@@ -204,7 +204,7 @@ def add_callbacks(
         *([DeepSpeedInForce(trainer)] if args.deepspeed else []),
         KeepEvaluationRows(),
         KeepSteps(),
-        CheckAttention(collator, packing),
+        CheckAttention(collator, packing and collator.position_ids),
         *collator.callbacks(),
         StopOnNonFiniteLoss(trainer, checkpoint),
         CompleteCheckpoints(args, facts, checkpoint),

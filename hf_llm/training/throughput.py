@@ -85,14 +85,14 @@ def flops_per_token(model: PreTrainedModel, attended: float, logits_share: float
     """
     config = model.config.get_text_config()
     embedding = model.get_input_embeddings().get_parameter("weight")
-    head = model.get_output_embeddings().weight
+    head = model.get_output_embeddings()  # None of a model that labels texts
     size = getattr(embedding, "ds_numel", embedding.numel())  # the output matrix has as many elements
     heads = getattr(config, "num_attention_heads", 0)  # a state-space model has none
     head_size = getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)
     trained = count_parameters(model, trained=True)
     frozen = count_parameters(model) - trained
-    skipped = size * (1 - logits_share) * (6 if head.requires_grad else 4)
-    if not config.tie_word_embeddings:
+    skipped = 0.0 if head is None else size * (1 - logits_share) * (6 if head.weight.requires_grad else 4)
+    if head is None or not config.tie_word_embeddings:
         skipped += size * (6 if embedding.requires_grad else 4)  # a lookup costs nothing
     return 6 * trained + 4 * frozen - skipped + 12 * config.num_hidden_layers * heads * head_size * attended
 

@@ -9,8 +9,9 @@ from recipe_runs import contents, read_json, read_json_lines
 
 from hf_llm.arguments import EvalArguments, EvalTaskArguments, TaskArguments
 from hf_llm.data.examples import ExamplesReport
+from hf_llm.evaluation.evaluations import Evaluation
 from hf_llm.evaluation.results import compare_and_save, compare_results, results_folder
-from hf_llm.evaluation.scoring import Evaluation, TaskResult, weighted_perplexity
+from hf_llm.evaluation.scoring import TaskResult, weighted_perplexity
 from hf_llm.metrics.base import paired_bootstrap, paired_differences
 from hf_llm.metrics.classification import StereotypeShare
 from hf_llm.tasks import load_task
