@@ -567,7 +567,13 @@ class TaskArguments(Arguments):
 
     _argument_group_name = "task"  # of `--help`
 
-    task: str = field(metadata={"help": "Name of a task in hf_llm/tasks/, e.g. summarization or translation."})
+    task: str = field(
+        default="",
+        metadata={
+            "help": "Name of a task in hf_llm/tasks/, e.g. summarization or translation. Default: custom, with "
+            "--prompt_template."
+        },
+    )
     task_options: dict[str, Any] | None = field(
         default=None,
         metadata={
@@ -603,6 +609,50 @@ class TaskArguments(Arguments):
             "min": 0,
         },
     )
+    prompt_template: str | None = field(
+        default=None,
+        metadata={
+            "help": r"Jinja template of the prompt over the columns of a row, or a .jinja file, e.g. 'Question: "
+            r"{{ question }}\nAnswer:', where \n is a line break."
+        },
+    )
+    completion_template: str | None = field(
+        default=None,
+        metadata={
+            "help": "The same for the answer; a list, e.g. {{ answers }}, holds several gold answers. Default: "
+            "{{ answer }}.",
+            "requires": ("prompt_template",),
+        },
+    )
+    metric: str | None = field(
+        default=None,
+        metadata={
+            "help": "Metric of generated answers. Default: exact_match with --prompt_template, else the task's.",
+            "choices": ["accuracy", "exact_match", "f1", "rouge", "bleu", "chrf", "repetition"],
+        },
+    )
+    answer_pattern: str | None = field(
+        default=None,
+        metadata={
+            "help": "Regular expression of the answer in generated and gold texts: its last match, or the first group "
+            "of it; number: the number after ####, or else the last one. Default: the whole text."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.prompt_template is not None and not self.task:
+            self.task = "custom"
+        if not self.task:
+            raise ValueError("the following arguments are required: --task, or --prompt_template")
+        self.add_task_options()
+
+    def add_task_options(self) -> None:
+        """Add the flags that are options of tasks to `task_options`."""
+        flags = {"metric_name": self.metric}
+        flags |= {name: getattr(self, name) for name in ("prompt_template", "completion_template", "answer_pattern")}
+        given = {name: value for name, value in flags.items() if value is not None}
+        self.task_options = {**(self.task_options or {}), **given} or self.task_options
 
 
 @dataclass
@@ -613,14 +663,18 @@ class EvalTaskArguments(TaskArguments):
         default_factory=list,
         metadata={
             "help": "Names of tasks in hf_llm/tasks/, or YAML files of recipes/finetune.py, whose task, data and "
-            "prompt settings are used. Flags of the command line apply to all tasks."
+            "prompt settings are used. Flags of the command line apply to all tasks. Default: custom, with "
+            "--prompt_template."
         },
     )
 
     def __post_init__(self):
-        super().__post_init__()
+        Arguments.__post_init__(self)
         if self.train_on != "assistant":
             raise ValueError(f"`--train_on` {self.train_on} has no effect on an evaluation: leave it out")
+        if self.prompt_template is not None and not self.task:
+            self.task = ["custom"]
+        self.add_task_options()
 
 
 @dataclass

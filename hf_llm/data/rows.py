@@ -192,7 +192,8 @@ def to_task_columns(rows: Dataset, split: str, task: Task, mapping: dict[str, st
         adapted = task.adapt(rows)
         chosen = choose_columns(adapted, task)
     except KeyError as missing:
-        name, fitting = missing.args[0], {other: columns_read(load_task(other), rows) for other in task_names()}
+        name, others = missing.args[0], [other for other in task_names() if other != "custom"]
+        fitting = {other: columns_read(load_task(other), rows) for other in others}
         best = max(fitting, key=fitting.__getitem__)
         other_task = f", or take `--task {best}`, which reads these columns" if fitting[best] else ""
         raise ValueError(

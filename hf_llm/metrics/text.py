@@ -1,4 +1,4 @@
-"""Repetition and diversity of free text, for which there is no gold answer."""
+"""Exact match of texts; repetition and diversity of free text, for which there is no gold answer."""
 
 from collections.abc import Sequence
 
@@ -16,6 +16,28 @@ def token_ngrams(tokens: list[str], n: int) -> list[tuple[str, ...]]:
         [('a', 'b'), ('b', 'c')]
     """
     return list(zip(*(tokens[start:] for start in range(n)), strict=False))
+
+
+class ExactMatch(TaskMetric):
+    """Share of predictions that equal one of the references, 0 to 1, apart from white space at both ends.
+
+    `empty_predictions` counts predictions without a text, e.g. because no answer was found in them.
+
+    Example:
+        >>> ExactMatch().compute(predictions=["7", "8"], references=["7", "9"])["exact_match"]
+        0.5
+    """
+
+    score_names = ("exact_match",)
+
+    def statistics(self, predictions: Sequence[str], references: list[list[str]]) -> np.ndarray:
+        """1 where the prediction equals a reference, (N, 1)."""
+        pairs = zip(predictions, references, strict=True)
+        return np.array([[guess.strip() in {*map(str.strip, texts)}] for guess, texts in pairs], float)
+
+    def details(self, predictions: Sequence[str], statistics: np.ndarray) -> dict[str, float | str]:
+        """The number of empty predictions."""
+        return {"empty_predictions": sum(not guess.strip() for guess in predictions)}
 
 
 class FreeText(TaskMetric):

@@ -24,6 +24,10 @@ logger = logging.getLogger(__name__)
 HIDDEN_LABELS = {"-1", "-", "nan", "NaN"}
 JUDGEMENTS = ("label", "labels", "is_correct", "correct")  # columns that may say whether an answer is right
 WRONG = {"0", "0.0", "False", "false"}
+# Options of some tasks that are flags too.
+FLAGS = {name: name for name in ("prompt_template", "completion_template", "answer_pattern")} | {
+    "metric_name": "metric"
+}
 
 
 @dataclass
@@ -180,6 +184,8 @@ def typed_options(name: str, task_class: type[Task], options: dict[str, Any]) ->
     types: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(task_class)}
     checked = {}
     for key, value in options.items():
+        if key not in types and key in FLAGS:
+            raise ValueError(f"`--{FLAGS[key]}` does not apply to `--task {name}`: leave out one of the two")
         if key not in types:
             near = difflib.get_close_matches(key, types, 1, cutoff=0) or list(types)
             raise ValueError(f"`--task_options` {key}: {name} has no such option; the nearest is {near[0]}")
