@@ -643,8 +643,6 @@ class TaskArguments(Arguments):
         super().__post_init__()
         if self.prompt_template is not None and not self.task:
             self.task = "custom"
-        if not self.task:
-            raise ValueError("the following arguments are required: --task, or --prompt_template")
         self.add_task_options()
 
     def add_task_options(self) -> None:

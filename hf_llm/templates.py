@@ -42,7 +42,9 @@ class RowTemplate:
             self.template = environment.from_string(source)
             names = jinja2.meta.find_undeclared_variables(environment.parse(source))
         except (jinja2.TemplateError, ValueError) as error:
-            raise ValueError(f"`{flag}` {format_line(source)}: {one_line(error)}: correct the template") from None
+            raise ValueError(
+                f"`{flag}` {format_line(source)}: {one_line(error).rstrip('.')}: correct the template"
+            ) from None
         self.columns = sorted(names - {*environment.globals})
 
     def write(self, value: Any) -> Any:
@@ -89,7 +91,9 @@ class RowTemplate:
                 return self.template.render(row).strip()
         except Exception as error:  # templates raise any class of error
             cause = (
-                f"it takes more than {MAX_EXTRA_BYTES >> 30} GiB" if isinstance(error, MemoryError) else one_line(error)
+                f"it takes more than {MAX_EXTRA_BYTES >> 30} GiB"
+                if isinstance(error, MemoryError)
+                else one_line(error).rstrip(".")
             )
             raise ValueError(f"`{self.flag}` fails: {cause}: correct the template or the row") from None
 

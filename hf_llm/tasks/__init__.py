@@ -163,6 +163,8 @@ def load_task(name: str, /, **options: Any) -> Task:
         >>> load_task("translation", source="en", target="zh").target
         'zh'
     """
+    if not name:
+        raise ValueError("no task is named: give `--task`, or `--prompt_template` for one of your own")
     if name not in task_names():
         known = ", ".join(task_names())
         raise ValueError(f"`--task` {name} is not known: there are {known}; put spaces between several")

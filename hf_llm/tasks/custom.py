@@ -59,10 +59,11 @@ class Custom(Task):
         vars(self).update(columns=columns, document_column=self.document or None)
 
     def prepare(self, rows):
-        """Let answers end with their line, if no gold answer has more than one."""
+        """Check all gold answers, and let generated ones end with their line if no gold answer has more than one."""
         golds = []
         for row in (row for split_rows in rows.values() for row in split_rows.to_list()):
             with add_origin(row):
+                self.references(row)
                 golds.append("\n" in self.to_example(row)["completion"])
         vars(self).update(stop_strings=() if any(golds) else ("\n",))
 
