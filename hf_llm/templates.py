@@ -90,11 +90,8 @@ class RowTemplate:
             with limited_memory(MAX_EXTRA_BYTES), limited_time(MAX_SECONDS):
                 return self.template.render(row).strip()
         except Exception as error:  # templates raise any class of error
-            cause = (
-                f"it takes more than {MAX_EXTRA_BYTES >> 30} GiB"
-                if isinstance(error, MemoryError)
-                else one_line(error).rstrip(".")
-            )
+            too_large = isinstance(error, MemoryError)
+            cause = f"it takes more than {MAX_EXTRA_BYTES >> 30} GiB" if too_large else one_line(error).rstrip(".")
             raise ValueError(f"`{self.flag}` fails: {cause}: correct the template or the row") from None
 
 
