@@ -84,9 +84,9 @@ def flops_per_token(model: PreTrainedModel, attended: float, logits_share: float
         logits_share: share of the tokens whose logits are computed.
     """
     config = model.config.get_text_config()
-    embedding = model.get_input_embeddings().get_parameter("weight")
-    head = model.get_output_embeddings()  # None of a model that labels texts
-    size = getattr(embedding, "ds_numel", embedding.numel())  # the output matrix has as many elements
+    tables = model.get_input_embeddings().parameters()  # with adapters, one of them is the frozen weight
+    size, embedding = max(((getattr(table, "ds_numel", table.numel()), table) for table in tables), key=lambda x: x[0])
+    head = model.get_output_embeddings()  # None of a model that labels texts, else as many elements
     heads = getattr(config, "num_attention_heads", 0)  # a state-space model has none
     head_size = getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)
     trained = count_parameters(model, trained=True)

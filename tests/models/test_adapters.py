@@ -14,6 +14,7 @@ from hf_llm.arguments import AdapterArguments, ModelArguments, TaskArguments
 from hf_llm.data.prompting import add_chat_template
 from hf_llm.models.adapters import add_adapter, frozen_weight_options
 from hf_llm.models.loading import load_for_generation, load_model, load_to_finetune
+from hf_llm.training.throughput import flops_per_token
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +130,7 @@ def test_new_tokens_of_a_chat_template_are_trained_with_adapters_and_merged(kind
     arguments = ModelArguments(model_name_or_path=str(tmp_path / "base")), AdapterArguments(lora_r=2)
     model = load_to_finetune(*arguments, tokenizer, 64, False, "<|im_end|>", new)
     assert model.generation_config.eos_token_id == [1, 301]
+    assert flops_per_token(model, attended=1.0) > 0  # the speed that training reports
     ids = torch.tensor([[5, 6, *new, 7]])
     merged, equal = loads_as_trained(model, tmp_path / "adapter", tokenizer, ids)
     assert equal
