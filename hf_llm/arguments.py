@@ -16,7 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-TEXT_FIELD = {"help": "Column that contains the text."}
+TEXT_FIELD = {
+    "help": "Column that contains the text; several are joined as title+body, a field in an object is content.text."
+}
 PROMPT_BATCH = {"help": "Number of prompts per batch and rank.", "min": 1}
 PATIENCE = (
     "Stop after this many evaluations in a row without a better {}, and keep the best weights. Default: no early "
@@ -259,8 +261,8 @@ class SourceArguments(ReadingArguments):
     train_file: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Training files, folders or globs: .jsonl, .json, .csv, .tsv, .parquet, for text also .txt; "
-            "compressed as .gz or .zst."
+            "help": "Training files, folders or globs: .jsonl, .csv, .parquet, .arrow, .zip and others, for text also "
+            ".txt, .pdf, .warc; FILE=COLUMN names a column of its own. All formats: docs/data.md."
         },
     )
     validation_file: list[str] | None = field(

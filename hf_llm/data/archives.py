@@ -1,6 +1,5 @@
 """Read the files in .zip and .tar archives one after the other. Nothing is unpacked, and no link is followed."""
 
-import io
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -8,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from hf_llm.data.byte_streams import BadFile, FileStream, file_format
-from hf_llm.data.compression import CountedFile, decompress
+from hf_llm.data.compression import CountedFile, ReadFunction, decompress
 from hf_llm.data.folder_rules import hidden, reason_to_skip_file
 from hf_llm.data.formats import is_archive
 from hf_llm.messages import one_line, printable
@@ -120,21 +119,6 @@ def tar_members(stream: FileStream) -> Iterator[Member]:
             if content.last.strip(b"\0") or len(content.last) < tarfile.BLOCKSIZE:
                 raise BadFile(f"`{stream.name}` has no end: it is cut short")
             stream.position = stream.size
-
-
-class ReadFunction(io.RawIOBase):
-    """A file of a function that reads up to some number of bytes."""
-
-    def __init__(self, read: Any):
-        self.read_some = read
-
-    def read(self, size: int = -1) -> bytes:
-        """Read exactly `size` bytes, or fewer at the end."""
-        pieces, missing = [], size
-        while missing and (piece := self.read_some(missing)):
-            pieces.append(piece)
-            missing -= len(piece)
-        return b"".join(pieces)
 
 
 def member_stream(stream: FileStream, path: str, file: Any, size: int, size_on_disk: int) -> FileStream:

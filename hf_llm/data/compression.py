@@ -73,3 +73,23 @@ class JoinedStreams:
                     raise EOFError("Compressed file ended before the end-of-stream marker was reached")
             content = self.decompressor.decompress(compressed, min(size, PIECE))
         return content
+
+
+class ReadFunction(io.RawIOBase):
+    """A file of a function that reads up to some number of bytes. What goes wrong is raised after the bytes before."""
+
+    def __init__(self, read: Callable[[int], bytes]):
+        self.read_some, self.error = read, None
+
+    def read(self, size: int = -1) -> bytes:
+        """Read exactly `size` bytes, or fewer at the end."""
+        pieces, missing = [], size
+        try:
+            while missing and not self.error and (piece := self.read_some(missing)):
+                pieces.append(piece)
+                missing -= len(piece)
+        except Exception as error:  # of any decompressor, or the network
+            self.error = error
+        if self.error and not pieces:
+            raise self.error
+        return b"".join(pieces)

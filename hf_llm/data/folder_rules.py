@@ -6,9 +6,10 @@ import re
 import textwrap
 from collections.abc import Sequence
 
-from hf_llm.data.byte_streams import open_bytes
+from hf_llm.data.byte_streams import file_format, open_bytes
 from hf_llm.data.formats import can_read, is_document
 from hf_llm.data.found import NO_READER
+from hf_llm.data.office_documents import REMEDY, needs_package
 from hf_llm.messages import printable, without_secrets
 
 PREPARED_MANIFEST = "manifest.json"  # of a prepared folder
@@ -52,7 +53,7 @@ def reason_to_skip_file(name: str, names: set[str], text_extensions: Sequence[st
         return "output of a training, or a model"
     if name == PREPARED_MANIFEST:
         return "a manifest, but not that of a prepared folder"
-    return None if can_read(name, text_extensions) else no_reader(name)
+    return missing_package(name) if can_read(name, text_extensions) else no_reader(name)
 
 
 def reason_to_skip_folder(path: str, names: set[str]) -> str | None:
@@ -72,6 +73,12 @@ def reason_to_skip_folder(path: str, names: set[str]) -> str | None:
 def hidden(name: str) -> str | None:
     """Return why a file or folder is hidden: Unix hides names with a dot, Spark and macOS also those with `_`."""
     return f"hidden: its name begins with `{name[0]}`" if name.startswith((".", "_")) else None
+
+
+def missing_package(name: str) -> str | None:
+    """Return the reason for a document whose reader is not installed."""
+    extension, _ = file_format(name)
+    return f"no reader for {extension}: {REMEDY}" if needs_package(extension) else None
 
 
 def no_reader(name: str) -> str:

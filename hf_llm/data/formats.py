@@ -12,7 +12,9 @@ from hf_llm.data.byte_streams import BadFile, Batch, Columns, FileStream, file_f
 from hf_llm.data.csv_rows import read_csv
 from hf_llm.data.html_pages import read_html
 from hf_llm.data.json_rows import read_json
+from hf_llm.data.office_documents import read_docx, read_pdf
 from hf_llm.data.parquet_rows import ARROW, read_arrow, read_parquet
+from hf_llm.data.warc_records import read_warc
 
 Reader = Callable[[FileStream, Columns], Iterator[Batch]]
 ARCHIVES = (".zip", ".tar")  # of files with readers
@@ -78,7 +80,11 @@ READERS = {
     ".tsv": read_csv,
     ".parquet": read_parquet,
     **dict.fromkeys(ARROW, read_arrow),
+    ".pdf": read_pdf,
+    ".docx": read_docx,
+    ".warc": read_warc,
+    ".wet": read_warc,
     ".html": read_html,
     ".htm": read_html,
 }
-DOCUMENT_READERS = (read_txt, read_html)
+DOCUMENT_READERS = (read_txt, read_html, read_pdf, read_docx)

@@ -1,0 +1,77 @@
+"""Read the text of PDF and Word documents, by packages of the extra `documents`."""
+
+import importlib.util
+import io
+import zipfile
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from hf_llm.data.byte_streams import BadFile, Batch, Columns, FileStream
+from hf_llm.messages import one_line
+
+PACKAGES = {".pdf": "pypdf", ".docx": "docx"}
+REMEDY = "`pip install 'hf_llm[documents]'` reads it"
+
+
+def needs_package(extension: str) -> bool:
+    """Return whether the package that reads this format is not installed."""
+    return extension in PACKAGES and not importlib.util.find_spec(PACKAGES[extension])
+
+
+def read_pdf(stream: FileStream, column: Columns) -> Iterator[Batch]:
+    """Read the text of a PDF document, its pages joined by empty lines; that of a scanned one is empty."""
+    content = read_document(stream, ".pdf")
+    if not content:
+        return
+    import pypdf
+
+    try:
+        document = pypdf.PdfReader(io.BytesIO(content))
+        if document.is_encrypted and not document.decrypt(""):
+            raise BadFile(f"`{stream.name}` is encrypted: save it without a password")
+        pages = [page.extract_text() for page in document.pages]
+    except BadFile:
+        raise
+    except Exception as error:  # damaged files raise errors of every class
+        raise BadFile(f"`{stream.name}` cannot be read: {one_line(error)}") from None
+    yield pa.array(["\n\n".join(filter(None, map(str.strip, pages)))]), {}
+
+
+def read_docx(stream: FileStream, column: Columns) -> Iterator[Batch]:
+    """Read the paragraphs and tables of a Word document in their order: a line each, and a table's cells with tabs."""
+    content = read_document(stream, ".docx")
+    if not content:
+        return
+    import docx
+    from docx.table import Table
+
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(info.file_size for info in archive.infolist()) > stream.limit:
+                raise BadFile(f"`{stream.name}` {stream.too_long()}")
+        lines = []
+        for block in docx.Document(io.BytesIO(content)).iter_inner_content():
+            if isinstance(block, Table):
+                lines += ["\t".join(cell.text for cell in row.cells) for row in block.rows]
+            else:
+                lines.append(block.text)
+    except BadFile:
+        raise
+    except Exception as error:  # damaged files raise errors of every class
+        raise BadFile(f"`{stream.name}` cannot be read: {one_line(error)}") from None
+    yield pa.array(["\n".join(lines).strip()]), {}
+
+
+def read_document(stream: FileStream, extension: str) -> bytes:
+    """Read the bytes of a document.
+
+    Raises:
+        BadFile: it cannot be read, or the package for its format is not installed.
+    """
+    if needs_package(extension):
+        raise BadFile(f"`{stream.name}` needs the package {PACKAGES[extension]}: {REMEDY}")
+    content = stream.join(stream.read_bytes())
+    if not content:
+        stream.check_not_empty()
+    return content
