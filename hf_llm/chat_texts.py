@@ -74,7 +74,7 @@ def add_turn(messages: list[dict[str, Any]], name: str, content: str) -> None:
 def split_glaive_system(text: str) -> tuple[str, list[dict[str, Any]]]:
     """Split the system message of Glaive, `SYSTEM: ... these functions -` before JSON objects, into text and tools."""
     text, tools = text.removeprefix("SYSTEM:").strip(), []
-    start = end = re.search(r"\n\s*\{|\Z", text).start()  # pyright: ignore[reportOptionalMemberAccess]
+    start = end = re.search(r"(?:\n|\A)\s*\{|\Z", text).start()  # pyright: ignore[reportOptionalMemberAccess]
     decoder = json.JSONDecoder()
     while brace := re.compile(r"\s*(?=\{)").match(text, end):
         try:

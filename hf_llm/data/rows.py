@@ -109,7 +109,7 @@ def read_files(
     """Read all rows of files, with every column that one of them has.
 
     Args:
-        json_columns: columns whose dictionaries are stored as JSON text, unless the files are Parquet.
+        json_columns: columns whose dictionaries are stored as JSON text, unless files are Arrow or Parquet.
 
     Raises:
         ValueError: a file or row cannot be read, or the values of a column do not have one type.
@@ -131,7 +131,7 @@ def read_files(
             "`DataFrame.to_json(file, orient='records', lines=True)` of pandas"
         )
     columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
-    if any(file_format(path)[0] != ".parquet" for path in paths):
+    if any(file_format(path)[0] not in (".parquet", ".arrow", ".feather") for path in paths):
         columns |= {name: dictionaries_to_text(columns[name]) for name in json_columns if name in columns}
     for name, values in columns.items():
         try:

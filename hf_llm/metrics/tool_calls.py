@@ -14,7 +14,7 @@ from hf_llm.metrics.base import TaskMetric, weighted_means
 Call = dict[str, Any]  # {"name": str, "arguments": dict}
 
 NAMES, ARGUMENTS = ("name", "tool_name"), ("arguments", "parameters", "args")
-OBJECT = re.compile(r"[\[{]")
+OBJECT = re.compile(r"\{\s*\"(?:name|arguments|parameters|args|tool_name|tool_call_id|id|type|function)\"\s*:")
 # Qwen3-Coder: <function=look><parameter=at>goats</parameter></function>
 XML_CALL = re.compile(r"<function=([^>\s]+)>(.*?)</function>", re.DOTALL)
 XML_ARGUMENT = re.compile(r"<parameter=([^>\s]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
@@ -22,7 +22,7 @@ XML_ARGUMENT = re.compile(r"<parameter=([^>\s]+)>\n?(.*?)\n?</parameter>", re.DO
 KEY_CALL = re.compile(r"<tool_call>\s*([\w.-]+)\s*((?:<arg_key>.*?)?)</tool_call>", re.DOTALL)
 KEY_ARGUMENT = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
 # Mistral and DeepSeek: the name, a mark, and a JSON object: look[ARGS]{"at": "goats"}
-NAMED_OBJECT = re.compile(r"([\w.-]+)(?:\[ARGS\]|<｜tool▁sep｜>|:\d+<\|tool_call_argument_begin\|>)\s*(?=\{)")  # noqa: RUF001
+NAMED_OBJECT = re.compile(r"([\w.-]{1,64})(?:\[ARGS\]|<｜tool▁sep｜>|:\d+<\|tool_call_argument_begin\|>)\s*(?=\{)")  # noqa: RUF001
 MARKS = re.compile(r"[ ,./\-_*^]")
 
 
@@ -96,9 +96,8 @@ def calls_in_json(text: str) -> Iterator[Call]:
                 value, end = decoder.raw_decode(text, start.start())
             except (ValueError, RecursionError):
                 continue
-            for item in value if isinstance(value, list) else [value]:
-                if call := as_call(item):
-                    yield call
+            if call := as_call(value):
+                yield call
 
 
 def as_call(value: Any) -> Call | None:
@@ -139,6 +138,8 @@ def parse(value: str) -> Any:
 
 def calls_in_python(text: str) -> list[Call]:
     """Calls as a list of Python: `[look(at="goats")]`, of Llama 4 and ToolACE."""
+    if not (text.strip().startswith("[") and text.strip().endswith(")]")):
+        return []
     try:
         (expression,) = ast.parse(text.strip()).body
         nodes = expression.value.elts  # pyright: ignore[reportAttributeAccessIssue]  # refused below
