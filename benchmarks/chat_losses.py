@@ -15,11 +15,11 @@ from transformers import Trainer, TrainingArguments, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from hf_llm.arguments import AdapterArguments, ModelArguments, TaskArguments
-from hf_llm.data.chat_answers import ChatFormat
 from hf_llm.data.chat_turns import encode_conversations
 from hf_llm.data.packing import PackingCollator, pack
-from hf_llm.data.prompting import add_chat_template
+from hf_llm.data.prompting import Prompter, add_chat_template
 from hf_llm.models.loading import load_to_finetune, load_tokenizer
+from hf_llm.tasks import load_task
 
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
@@ -48,6 +48,7 @@ def main():
     chats = [conversation(draw) for _ in range(args.conversations)]
     model_args, adapters = ModelArguments(model_name_or_path=args.model_name_or_path), AdapterArguments()
     tokenizer, new = add_chat_template(load_tokenizer(model_args), TaskArguments("generation", chat_template="chatml"))
+    prompter = Prompter(tokenizer, load_task("generation"), 256)
     with tempfile.TemporaryDirectory() as folder:
         settings = {"output_dir": folder, "per_device_train_batch_size": 4, "max_steps": args.steps, "logging_steps": 1}
         settings |= {"learning_rate": 5e-5, "report_to": "none", "save_strategy": "no", "use_cpu": True, "bf16": False}
@@ -55,11 +56,10 @@ def main():
 
         def load_model():
             set_seed(0)
-            return load_to_finetune(model_args, adapters, tokenizer, 256, False, "<|im_end|>", new)
+            return load_to_finetune(model_args, adapters, tokenizer, 256, False, prompter, new)
 
         conversations = [{"messages": chat, "tools": None} for chat in chats]
-        format = ChatFormat(tokenizer, [])
-        rows, _ = encode_conversations(format, conversations, [f"row {i}" for i in range(len(chats))])
+        rows, _ = encode_conversations(prompter.format, conversations, [f"row {i}" for i in range(len(chats))])
         packed, _ = pack(Dataset.from_list([row for of_chat in rows for row in of_chat]), 256, False)
         run = TrainingArguments(remove_unused_columns=False, **settings)
         collator = PackingCollator(tokenizer.pad_token_id, position_ids=False)

@@ -11,9 +11,10 @@ from tiny import new_model, new_tokenizer, relative_error, save_model
 from transformers import AutoModelForCausalLM
 
 from hf_llm.arguments import AdapterArguments, ModelArguments, TaskArguments
-from hf_llm.data.prompting import add_chat_template
+from hf_llm.data.prompting import Prompter, add_chat_template
 from hf_llm.models.adapters import add_adapter, frozen_weight_options
 from hf_llm.models.loading import load_for_generation, load_model, load_to_finetune
+from hf_llm.tasks import load_task
 from hf_llm.training.throughput import flops_per_token
 
 
@@ -128,7 +129,7 @@ def test_new_tokens_of_a_chat_template_are_trained_with_adapters_and_merged(kind
     new_model(kind, tie_word_embeddings=tied, vocab_size=vocab_size).save_pretrained(tmp_path / "base")
     tokenizer, new = add_chat_template(new_tokenizer(), TaskArguments("summarization", chat_template="chatml"))
     arguments = ModelArguments(model_name_or_path=str(tmp_path / "base")), AdapterArguments(lora_r=2)
-    model = load_to_finetune(*arguments, tokenizer, 64, False, "<|im_end|>", new)
+    model = load_to_finetune(*arguments, tokenizer, 64, False, Prompter(tokenizer, load_task("summarization"), 64), new)
     assert model.generation_config.eos_token_id == [1, 301]
     assert flops_per_token(model, attended=1.0) > 0  # the speed that training reports
     ids = torch.tensor([[5, 6, *new, 7]])
