@@ -64,7 +64,7 @@ def build_trainers(args, folder):
     tokenizer, task = load_tokenizer(model_args), load_task(args.task)
     data_args = DataArguments(train_file=[args.train_file] if args.train_file else None)
     rows = load_rows(data_args, TaskArguments(task=args.task), task, seed=42)["train"]
-    features, _ = encode_examples(rows, Prompter(tokenizer, task, args.max_length))
+    features, _ = encode_examples(rows, prompter := Prompter(tokenizer, task, args.max_length))
     packed, report = pack(features, args.max_length)
     bf16 = has_bfloat16(on_cpu=True)
     settings = {"max_steps": args.steps + 1, "bf16": bf16, "report_to": "none", "save_strategy": "no"}
@@ -72,7 +72,7 @@ def build_trainers(args, folder):
     settings |= {"output_dir": folder, "disable_tqdm": True, "logging_strategy": "no", "use_cpu": True}
 
     def load_model():
-        return load_to_finetune(model_args, adapters, tokenizer, args.max_length, bf16)
+        return load_to_finetune(model_args, adapters, tokenizer, args.max_length, bf16, prompter)
 
     trainers = {}
     for name, skip_prompts in {"hf_llm": True, "hf_llm, all logits": False}.items():

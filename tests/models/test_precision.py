@@ -1,6 +1,7 @@
 """A trained model is saved in the precision of the model that it started from, or in the one that was asked for."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -46,7 +47,9 @@ def test_new_models_and_adapters_are_saved_in_float32_unless_asked(tokenizer, tm
     new_model().to(torch.bfloat16).save_pretrained(tmp_path / "base")
     for save_dtype, expected in ((None, torch.float32), ("bfloat16", torch.bfloat16)):
         model_args = ModelArguments(model_name_or_path=str(tmp_path / "base"), save_dtype=save_dtype)
-        model = load_to_finetune(model_args, AdapterArguments(lora_r=2), tokenizer, 64, bf16=False)
+        model = load_to_finetune(
+            model_args, AdapterArguments(lora_r=2), tokenizer, 64, False, SimpleNamespace(end="<|eos|>")
+        )
         save_final_model(new_trainer(tmp_path / f"{save_dtype}", tokenizer, model))
         saved = load_file(tmp_path / f"{save_dtype}" / "adapter_model.safetensors")
         assert {tensor.dtype for tensor in saved.values()} == {expected}

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -312,7 +313,7 @@ def test_the_token_that_ends_an_answer_is_saved_with_the_model(tmp_path, lora_r)
     tokenizer = new_tokenizer()
     new_model(vocab_size=len(tokenizer)).save_pretrained(tmp_path / "base")
     model_args, adapters = ModelArguments(model_name_or_path=str(tmp_path / "base")), AdapterArguments(lora_r=lora_r)
-    model = load_to_finetune(model_args, adapters, tokenizer, 64, bf16=False, end="<|pad|>")
+    model = load_to_finetune(model_args, adapters, tokenizer, 64, False, SimpleNamespace(end="<|pad|>"))
     trainer = new_trainer(tmp_path / "out", tokenizer, model=model, **SAVING)
     trainer.add_callback(CompleteCheckpoints(trainer.args, RUN))
     trainer.train()
