@@ -183,6 +183,8 @@ def answer_and_score(
             for one, more in zip(row_scores, zip(*further.values(), strict=True), strict=True)
         ]
     shown = [shown_answers(*each, sampled) for each in zip(answers, thoughts, strict=True)]
+    for row, text, answer in zip(shown, texts, answers, strict=False):  # what was written, where less of it is scored
+        row |= {"text": text if sampled else text[0]} if [*map(str.strip, text)] != answer else {}
     predictions = [
         {"prompt": tokenizer.decode(ids), **row_answers, "references": gold, **one_row}
         for ids, row_answers, gold, one_row in zip(prompts["prompt"], shown, references, row_scores, strict=True)

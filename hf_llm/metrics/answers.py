@@ -56,6 +56,21 @@ def find_answer(text: str, pattern: str) -> str | None:
     return (next((group for group in match.groups() if group is not None), match[0])).strip()
 
 
+def gold_answers(texts: list[str], pattern: str) -> list[str]:
+    """Find the answer in each gold text; without a pattern, it is the text.
+
+    Raises:
+        ValueError: there is none in one of them, or as `find_answer`.
+    """
+    answers = [find_answer(text, pattern) if pattern else text for text in texts]
+    if None in answers:
+        raise ValueError(
+            f"`--answer_pattern` {pattern} finds no answer in the gold answer {texts[answers.index(None)][-60:]!r}: "
+            "correct the pattern, or remove the row"
+        )
+    return [answer for answer in answers if answer is not None]
+
+
 def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     """The last of the matches of a pattern in a text that do not overlap."""
     return next(iter(deque(pattern.finditer(text), maxlen=1)), None)

@@ -19,6 +19,8 @@ from hf_llm.conversations import (
     without_nulls,
 )
 from hf_llm.messages import add_origin
+from hf_llm.metrics import load_metric
+from hf_llm.metrics.answers import check_pattern, find_answer, gold_answers
 from hf_llm.metrics.base import TaskMetric
 from hf_llm.metrics.text import FreeText
 from hf_llm.metrics.tool_calls import ToolCalls, find_calls
@@ -37,10 +39,14 @@ class Chat(Task):
     Args:
         evaluate_turns: `last`: the last answer of each conversation is scored; `every`: each of them, after the gold
             answers before it.
+        metric_name: `--metric`, instead of calls or repetition.
+        answer_pattern: `--answer_pattern`, what is compared of a generated and of a gold answer. Default: all.
     """
 
     max_new_tokens: int = 128
     evaluate_turns: str = "last"
+    metric_name: str = ""
+    answer_pattern: str = ""
 
     columns: ClassVar = {"messages": (), "tools": (), "system": ()}
     optional_columns = ("tools", "system")
@@ -52,6 +58,8 @@ class Chat(Task):
     def __post_init__(self):
         if self.evaluate_turns not in TURNS:
             raise ValueError(f"`--task_options` evaluate_turns={self.evaluate_turns}: choose {' or '.join(TURNS)}")
+        check_pattern(self.answer_pattern)
+        self.metric()
 
     def adapt(self, rows):
         """Read the conversations into the columns `messages` and `tools`, as JSON text: nothing is filled in there."""
@@ -117,12 +125,16 @@ class Chat(Task):
 
     def references(self, row):
         last = self.to_example(row)["messages"][-1]
-        return reference_list(calls_of(last) or last["content"])
+        return gold_answers(reference_list(calls_of(last) or last["content"]), self.answer_pattern)
 
     def answer(self, text, row):
+        if self.answer_pattern:
+            return find_answer(text, self.answer_pattern) or ""
         return (find_calls(text) if self.scores_calls else "") or text.strip()
 
     def metric(self) -> TaskMetric:
+        if self.metric_name:
+            return load_metric(self.metric_name)
         return ToolCalls() if self.scores_calls else FreeText()
 
     def sample(self):

@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict
 from hf_llm.mappings import read_settings
 from hf_llm.messages import add_origin
 from hf_llm.metrics import load_metric
-from hf_llm.metrics.answers import check_pattern, find_answer
+from hf_llm.metrics.answers import check_pattern, find_answer, gold_answers
 from hf_llm.tasks import Task
 from hf_llm.templates import RowTemplate
 
@@ -71,16 +71,7 @@ class Custom(Task):
         return {"prompt": self.prompt.text(row), "completion": "".join(self.completion.texts(row)[:1])}
 
     def references(self, row):
-        texts = [text for text in self.completion.texts(row) if text]
-        if not self.answer_pattern:
-            return texts
-        answers = [find_answer(text, self.answer_pattern) for text in texts]
-        if None in answers:
-            raise ValueError(
-                f"`--answer_pattern` {self.answer_pattern} finds no answer in the gold answer "
-                f"{texts[answers.index(None)][-60:]!r}: correct the pattern, or remove the row"
-            )
-        return answers
+        return gold_answers([text for text in self.completion.texts(row) if text], self.answer_pattern)
 
     def answer(self, text, row):
         return (find_answer(text, self.answer_pattern) or "") if self.answer_pattern else text.strip()

@@ -7,6 +7,7 @@ from datasets import Dataset, DatasetDict
 
 from hf_llm.conversations import parse_if_nested, read_conversation
 from hf_llm.messages import add_origin
+from hf_llm.metrics.answers import gold_answers
 from hf_llm.python_docs import python_docs
 from hf_llm.tasks import reference_list, refuse_wrong_answers
 from hf_llm.tasks.chat import Chat
@@ -48,11 +49,13 @@ class Generation(Chat):
         if row["instruction"] is None:
             raise ValueError("`instruction` is empty: correct or remove the row")
         texts = [(row.get(name) or "").strip() for name in ("instruction", "input")]
-        example = {"prompt": "\n\n".join(filter(None, texts)), "completion": "".join(self.references(row)[:1])}
+        example = {"prompt": "\n\n".join(filter(None, texts)), "completion": "".join(reference_list(row["output"])[:1])}
         return {"system": system} | example if (system := (row.get("system") or "").strip()) else example
 
     def references(self, row):
-        return super().references(row) if row.get("messages") else reference_list(row["output"])
+        if row.get("messages"):
+            return super().references(row)
+        return gold_answers(reference_list(row["output"]), self.answer_pattern)
 
     def sample(self):
         """Instructions to write the documentation of a Python module."""

@@ -69,3 +69,13 @@ def test_flags_of_other_tasks_are_refused():
         load_task("understanding", metric_name="rouge")
     with pytest.raises(ValueError, match="no task is named: give `--task`, or `--prompt_template`"):
         load_task(TaskArguments().task)
+
+
+@pytest.mark.parametrize("name", ["generation", "chat"])
+def test_metric_and_pattern_are_for_conversations_too(name, tmp_path):
+    """The whole answer is trained on, its number compared."""
+    task = load_task(name, metric_name="exact_match", answer_pattern="number")
+    messages = [{"role": "user", "content": "3 + 4?"}, {"role": "assistant", "content": "It is 7, as 3 + 4 = 7."}]
+    (row,) = load(tmp_path, task, [{"messages": messages}])
+    assert task.to_example(row)["messages"] == messages and task.references(row) == ["7"]
+    assert task.answer("So 7.0!", row) == "7" and task.metric().score_names == ("exact_match",)

@@ -46,3 +46,39 @@ def test_a_text_is_not_a_list_of_choices(tmp_path):
     """Its letters would be the choices."""
     with pytest.raises(ValueError, match=r"`choices` is `a\|b`: give a list of at least two texts"):
         load(tmp_path, load_task("multiple_choice"), [{"question": "q", "choices": "a|b", "answer": 1}])
+
+
+LAYOUTS = {
+    "WiC": {"word": "bat", "sentence1": "A bat flew.", "sentence2": "He broke the bat.", "label": 0},
+    "WSC": {"text": "Ann saw Bea as she left.", "span1_text": "Ann", "span2_text": "she", "label": 0},
+    "MultiRC": {"paragraph": "It rained.", "question": "What fell?", "answer": "snow", "idx": {"a": 1}, "label": 0},
+    "BoolQ": {"question": "is it wet", "passage": "It rained.", "answer": False},
+    "TruthfulQA": {"question": "Wet?", "mc1_targets": {"choices": ["no", "yes"], "labels": [1, 0]}},
+    "files of ARC": {
+        "question": {"stem": "Wet?", "choices": [{"text": "yes", "label": "A"}, {"text": "no", "label": "B"}]},
+        "answerKey": "B",
+    },
+    "MMMLU": {"Question": "Wet?", "A": "yes", "B": "no", "C": "so", "D": "or", "Answer": "B"},
+    "Belebele": {"flores_passage": "x", "question": "q", "mc_answer1": "no", "mc_answer2": "yes",
+                 "correct_answer_num": "1"},
+    "BBQ": {"context": "x", "question": "q", "ans0": "no", "ans1": "yes", "ans2": "so", "label": 0},
+    "GPQA": {"Question": "q", "Correct Answer": "no", "Incorrect Answer 1": "yes", "Incorrect Answer 2": "so"},
+    "DREAM": {"dialogue": ["x"], "question": "q", "choice": ["no", "yes"], "answer": "no"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layouts_of_the_hub_are_read_as_they_are(name, tmp_path):
+    """The right choice is `no` in all of them; statements that are right or wrong become questions."""
+    task = load_task("multiple_choice", first_number=1 if name == "Belebele" else None)
+    (row,) = load(tmp_path, task, [LAYOUTS[name]])
+    assert task.references(row) == ["no"] and {"no", "yes"} <= {*task.choices(row)}
+    assert all(text in task.to_example(row)["prompt"] for text in ("Question: ", "\nAnswer:"))
+
+
+def test_accuracies_are_those_of_the_harness():
+    """By the sum, per character and per byte: `é` has two bytes."""
+    task = load_task("multiple_choice")
+    row = {"question": "q", "choices": ["é" * 4, "abcde"], "answer": 0}
+    assert task.ranking_scores(row, [-8.0, -9.0]) == {"accuracy_norm": 0.0, "accuracy_bytes": 1.0}
+    assert task.ranking_scores(row, [-7.0, -9.0]) == {"accuracy_norm": 1.0, "accuracy_bytes": 1.0}
