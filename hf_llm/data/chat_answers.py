@@ -110,6 +110,13 @@ class ChatFormat:
             return self.end
         return next(iter(self.special_tokens(after.removeprefix(before.rstrip()))), self.end)
 
+    def decode(self, ids: list[int]) -> str:
+        """Text of token ids; by the backend, because transformers looks at the type of each id."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend:
+            return backend.decode(ids, skip_special_tokens=False)
+        return f"{self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)}"
+
     def is_same(self, first: str, second: str) -> bool:
         """Whether texts are the same for the tokenizer, apart from white space and characters that it does not know."""
         normalizer = getattr(getattr(self.tokenizer, "backend_tokenizer", None), "normalizer", None)

@@ -267,8 +267,8 @@ def check_decoded(format: ChatFormat, text: str, spans: list[Span], ids: list[in
         ValueError: they do not.
     """
     for (start, stop), first, last in zip(spans, borders[::2], borders[1::2], strict=True):
-        decoded = f"{format.tokenizer.decode(ids[first:last], clean_up_tokenization_spaces=False)}"
-        if decoded != text[start:stop] and not format.is_same(decoded, text[start:stop]):
+        decoded = format.decode(ids[first:last])
+        if decoded.strip() != text[start:stop].strip() and not format.is_same(decoded, text[start:stop]):
             raise ValueError(
                 f"the tokens of the answer decode to `{excerpt(decoded)}`, and the chat template writes "
                 f"`{excerpt(text[start:stop])}`"
