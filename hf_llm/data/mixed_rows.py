@@ -87,8 +87,7 @@ class MixedRows(torch.utils.data.Dataset):
 
     def count_tokens(self, source: int, rows: int) -> int:
         """Tokens of the first `rows` rows of a source, which may be several passes over it."""
-        ids = column([*self.rows.values()][source], "input_ids")
-        lengths = np.concatenate([chunk.value_lengths().to_numpy() for chunk in ids.chunks])
+        lengths = token_counts([*self.rows.values()][source])
         passes, rest = divmod(rows, len(lengths))
         return int(passes * lengths.sum() + (lengths[self.order(source, passes)[:rest]].sum() if rest else 0))
 
@@ -109,6 +108,36 @@ class CountMixedRows(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         epochs, steps = divmod(state.global_step, self.steps_per_epoch)
         self.rows.trained = [*[self.rows_per_epoch] * epochs, min(steps * self.rows_per_step, self.rows_per_epoch)]
+
+
+class MixedExamples:
+    """Encoded examples of an epoch of a mixture, before they are packed together, and their counts.
+
+    Args:
+        features: encoded examples of each source.
+        mixture: the shares.
+        seed: draws the examples of a source, if an epoch does not need all, and those that it needs once more.
+
+    Attributes:
+        examples: those of the epoch.
+    """
+
+    def __init__(self, features: dict[str, Dataset], mixture: Mixture, seed: int):
+        sizes = {name: len(source) for name, source in features.items()}
+        counts, chosen = mixture.rows_of_an_epoch(sizes), []
+        self.rows, self.tokens, self.repetitions = counts, {}, {name: counts[name] / sizes[name] for name in counts}
+        for source, name in enumerate(features):
+            passes, rest = divmod(counts[name], sizes[name])
+            drawn = np.random.default_rng([seed, source]).permutation(sizes[name])[:rest]
+            rows = np.concatenate([np.tile(np.arange(sizes[name]), passes), np.sort(drawn)])
+            chosen.append(features[name].select(rows))
+            self.tokens[name] = int(token_counts(features[name])[rows].sum())
+        self.examples = concatenate_datasets(chosen)
+        self.description = mixture.describe(sizes, counts, "examples")
+
+    def metrics(self, prefix: str) -> dict[str, float]:
+        """Examples and tokens of each source in an epoch, its share, and how often each example is in the epoch."""
+        return source_figures(prefix, self.rows, self.tokens, self.repetitions, "repetitions")
 
 
 class MixedStream(RankRows):
@@ -184,6 +213,11 @@ class MixedStream(RankRows):
         return figures | source_figures(prefix, rows, tokens, passes, "epochs_completed")
 
 
+def token_counts(rows: Dataset) -> np.ndarray:
+    """Tokens of each row, (rows,)."""
+    return np.concatenate([chunk.value_lengths().to_numpy() for chunk in column(rows, "input_ids").chunks])
+
+
 def join_rows(sources: list[Dataset]) -> Dataset:
     """Join packed rows, those of token folders too, whose integers may be smaller."""
     features = sources[0].features
@@ -210,6 +244,8 @@ def add_figures(reports: list[dict[str, Any]]) -> dict[str, Any]:
             rows = name.replace("packing_efficiency", "rows")
             filled = sum(report[name] * report[rows] for report in reports)
             total[name] = filled / sum(report[rows] for report in reports)
+        elif isinstance(value, dict):
+            total[name] = add_figures([report.get(name, {}) for report in reports])
         elif not isinstance(value, str):
             total[name] = sum(report.get(name, 0) for report in reports)
     return total

@@ -86,6 +86,22 @@ class Mixture:
             )
         return dict(zip(names, counts.tolist(), strict=True))
 
+    def join(self, sources: dict[str, dict[str, Dataset]]) -> dict[str, Dataset]:
+        """Join each split of all sources, whose names are in the column `SOURCE`.
+
+        Raises:
+            ValueError: a source has no rows to train on, and others have.
+        """
+        splits = sorted({split for source in sources.values() for split in source})
+        for name, source in sources.items():
+            if "train" in splits and "train" not in source:
+                raise ValueError(f"`--mixture` {self.path}, `{name}`: it has nothing to train on: give `train_file`")
+        named: Any = {
+            name: {split: rows.add_column(SOURCE, [name] * len(rows)) for split, rows in source.items()}  # pyright: ignore[reportCallIssue]
+            for name, source in sources.items()
+        }
+        return {split: concatenate_datasets([source[split] for source in named.values()]) for split in splits}
+
     def describe(self, sizes: dict[str, int], counts: dict[str, int], unit: str) -> str:
         """Say how many rows of each source an epoch has, and how often they are repeated, for the log."""
         total = sum(counts.values())

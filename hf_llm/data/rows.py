@@ -12,21 +12,19 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, concatenate_datasets
 
 from hf_llm.arguments import DataArguments, ReadingArguments, TaskArguments
-from hf_llm.data.arrow import column as column_of
 from hf_llm.data.byte_streams import file_format
 from hf_llm.data.checks import refuse_bad_files
 from hf_llm.data.locations import find_files
+from hf_llm.data.mixtures import SOURCE, naming_source, read_mixture
 from hf_llm.data.parquet_rows import read_classes
 from hf_llm.data.readers import read_rows
+from hf_llm.data.sentences import join_sentences
 from hf_llm.data.sources import load_hub_splits, split_validation
 from hf_llm.mappings import parse_nested
 from hf_llm.messages import ORIGIN, one_line
 from hf_llm.tasks import Task, load_task, task_names
 
 logger = logging.getLogger(__name__)
-
-# Names that dictionaries of texts have for them: HotpotQA, MS MARCO, PubMedQA, NarrativeQA.
-BODIES = ("sentences", "passage_text", "contexts", "text", "content")
 
 
 def load_rows(data_args: DataArguments, task_args: TaskArguments, task: Task, seed: int) -> DatasetDict:
@@ -45,11 +43,46 @@ def load_rows(data_args: DataArguments, task_args: TaskArguments, task: Task, se
     Raises:
         ValueError: an argument, a file or a row is wrong.
     """
+    if data_args.mixture:
+        return load_mixed_rows(data_args, task_args, task, seed)
+    splits = load_source_rows(data_args, task_args.column_mapping or {}, task, seed)
+    warn_of_shared_rows(splits)
+    task.prepare(DatasetDict({**splits}))  # on all rows: the labels, for example, do not depend on the limits
+    limits = data_args.limits()
+    return DatasetDict({split: draw_rows(rows, limits[split], seed) for split, rows in splits.items()})
+
+
+def load_mixed_rows(data_args: DataArguments, task_args: TaskArguments, task: Task, seed: int) -> DatasetDict:
+    """Load the rows of each source of a mixture, one source after the other, with their names in the column `SOURCE`.
+
+    Raises:
+        ValueError: the mixture or a source is wrong; the source is named.
+    """
+    mixture, sources = read_mixture(data_args), {}
+    for name, source in mixture.sources.items():
+        with naming_source(mixture.path, name):
+            mapping = mixture.column_mappings[name] or task_args.column_mapping or {}
+            sources[name] = load_source_rows(source, mapping, task, seed)
+    whole = mixture.join(sources)
+    warn_of_shared_rows(whole)
+    task.prepare(DatasetDict({**whole}))
+    for name, source in mixture.sources.items():
+        limits = source.limits()
+        sources[name] = {split: draw_rows(rows, limits[split], seed) for split, rows in sources[name].items()}
+    return DatasetDict({**mixture.join(sources)})
+
+
+def load_source_rows(data_args: DataArguments, mapping: dict[str, str], task: Task, seed: int) -> dict[str, Dataset]:
+    """Load all rows of one source, with the task's column names, and split off a validation split if there is none.
+
+    Raises:
+        ValueError: an argument, a file or a row is wrong.
+    """
     if data_args.dataset_name and (data_args.train_file or data_args.validation_file):
         raise ValueError("`--dataset_name` and files are both given: name the data with one of them")
     if data_args.train_file or data_args.validation_file:
         files = {"train": data_args.train_file, "validation": data_args.validation_file}
-        mapped = [column for column, name in (task_args.column_mapping or {}).items() if name in task.json_columns]
+        mapped = [column for column, name in mapping.items() if name in task.json_columns]
         json_columns = (*task.json_columns, *mapped)
         splits = {
             split: read_files(f"--{split}_file", patterns, data_args, json_columns)
@@ -60,7 +93,6 @@ def load_rows(data_args: DataArguments, task_args: TaskArguments, task: Task, se
         splits = load_hub_splits(data_args)
     else:
         splits = {str(split): rows for split, rows in task.sample().items()}
-    mapping = task_args.column_mapping or {}
     splits = {split: to_task_columns(add_origins(rows, split), split, task, mapping) for split, rows in splits.items()}
     if not task.trainable:
         splits.pop("train", None)
@@ -70,10 +102,7 @@ def load_rows(data_args: DataArguments, task_args: TaskArguments, task: Task, se
         if len(splits["train"]) == 1:
             raise ValueError("`--train_file` holds one row, nothing to split off: give `--validation_file`")
         splits = split_validation(splits["train"], data_args.validation_fraction, seed)
-    warn_of_shared_rows(splits)
-    task.prepare(DatasetDict({**splits}))  # on all rows: the labels, for example, do not depend on the limits
-    limits = data_args.limits()
-    return DatasetDict({split: draw_rows(rows, limits[split], seed) for split, rows in splits.items()})
+    return splits
 
 
 def draw_rows(rows: Dataset, limit: int | None, seed: int) -> Dataset:
@@ -88,7 +117,7 @@ def draw_rows(rows: Dataset, limit: int | None, seed: int) -> Dataset:
 
 def warn_of_shared_rows(splits: dict[str, Dataset]) -> None:
     """Warn of rows of `validation` that are in `train` too, e.g. because both are the same file."""
-    names = [name for name in splits["validation"].column_names if name != ORIGIN]
+    names = [name for name in splits["validation"].column_names if name not in (ORIGIN, SOURCE)]
     if "train" not in splits or not {*names} <= {*splits["train"].column_names}:
         return
     keys = {
@@ -304,42 +333,3 @@ def check_mapping(mapping: dict[str, str], columns: list[str], split: str, task:
             raise ValueError(f"`--column_mapping` {column}={name}: the task has no column {name}, only {known}")
     if repeated := [name for name, count in Counter(mapping.values()).items() if count > 1]:
         raise ValueError(f"`--column_mapping` names two columns `{repeated[0]}`: name one")
-
-
-def join_sentences(rows: Dataset, column: str, split: str, optional: bool) -> Dataset:
-    """Join lists of sentences to texts, in a column of texts.
-
-    Raises:
-        ValueError: a value is not text; the message has the row's origin.
-    """
-    has_strings = getattr(rows.features[column], "dtype", None) in ("string", "large_string")
-    if has_strings and (optional or not column_of(rows, column).null_count):
-        return rows  # the usual case: millions of texts stay on the disk
-    texts = [join_texts(value) for value in rows[column][:]]
-    for number, text in enumerate(texts):
-        if text is None and not (optional and rows[number][column] is None):
-            origin = rows[number].get(ORIGIN, f"`{split}` row {number}")
-            raise ValueError(f"{origin}: `{column}` is `{rows[number][column]}`, not text: correct or remove the row")
-    return rows.remove_columns(column).add_column(column, texts)  # pyright: ignore[reportCallIssue]
-
-
-def join_texts(value: Any) -> str | None:
-    """Join a text, a list of texts, or a dictionary with them; None if it is something else.
-
-    Example:
-        >>> join_texts({"title": ["Rain", "Sun"], "sentences": [["It rained.", "All day."], ["It shone."]]})
-        'Rain: It rained. All day.\\nSun: It shone.'
-    """
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list):
-        texts = [join_texts(item) for item in value]
-        return " ".join(text for text in texts if text is not None) if None not in texts else None
-    if not isinstance(value, dict):
-        return None
-    titles, body = value.get("title"), next((value[name] for name in BODIES if name in value), None)
-    if not (isinstance(titles, list) and isinstance(body, list) and len(titles) == len(body)):
-        return join_texts(body)
-    texts = [join_texts(item) for item in body]
-    lines = [f"{title}: {text}" for title, text in zip(titles, texts, strict=True)]
-    return "\n".join(lines) if None not in texts else None

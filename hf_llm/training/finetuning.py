@@ -1,8 +1,10 @@
 """What a model is fine-tuned on: completions of prompts, or the labels of texts by a classification head."""
 
-from dataclasses import dataclass
+import logging
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
 from torch.nn.functional import cross_entropy
@@ -12,12 +14,16 @@ from transformers.utils import ModelOutput
 from hf_llm.arguments import DataArguments, ModelArguments, TaskArguments
 from hf_llm.data.examples import ExamplesReport, encode_examples, show_example
 from hf_llm.data.labelling import LabelCollator, Labeller, encode_texts
+from hf_llm.data.mixed_rows import MixedExamples, MixtureReport, add_figures, join_rows
+from hf_llm.data.mixtures import SOURCE, naming_source, read_mixture
 from hf_llm.data.packing import PackingCollator, PackingReport, pack
 from hf_llm.data.prompting import Prompter, new_prompter
-from hf_llm.evaluation.perplexity import TokenMetrics, token_losses
+from hf_llm.evaluation.perplexity import SourceMetrics, TokenMetrics, token_losses
 from hf_llm.models.classifiers import check_classifier, count_positions, labels_to_train
 from hf_llm.models.inspection import can_skip_prompts
 from hf_llm.tasks import Task
+
+logger = logging.getLogger(__name__)
 
 
 def check_model(
@@ -67,12 +73,17 @@ def build_prompter(
 
 
 def encode_and_pack(
-    rows: DatasetDict, prompter: Prompter | Labeller, packing: bool
-) -> tuple[Dataset, Dataset, dict[str, list[PackingReport | ExamplesReport]]]:
+    rows: DatasetDict, prompter: Prompter | Labeller, data_args: DataArguments, seed: int
+) -> tuple[Dataset, Dataset | dict[str, Dataset], dict[str, list[Any]]]:
     """Encode the `train` and `validation` rows of a task; pack them, unless the model reads each as a text.
 
+    Args:
+        data_args: `packing`, and the mixture if the rows are of several sources.
+        seed: draws the rows of sources of which an epoch does not need all.
+
     Returns:
-        Rows to train on, rows to evaluate on, and the reports under the prefixes of the results files.
+        Rows to train on, rows to evaluate on (of a mixture those of each source), and the reports under the prefixes
+        of the results files.
 
     Raises:
         ValueError: the task is only evaluated, or there are no rows to train on.
@@ -81,33 +92,93 @@ def encode_and_pack(
         raise ValueError(f"`--task` {type(prompter.task).__name__.lower()} is only evaluated: use recipes/eval.py")
     if "train" not in rows:
         raise ValueError("there is nothing to train on: give `--train_file`, or a dataset with a split `train`")
+    if data_args.mixture:
+        return encode_sources(rows, prompter, data_args, seed)
     packed, reports = {}, {}
     for split, prefix in (("train", "train"), ("validation", "eval")):
-        if isinstance(prompter, Labeller):
-            packed[split], encoded = encode_texts(rows[split], prompter, split)
-            reports[prefix] = [encoded]
-            continue
-        features, encoded = encode_examples(rows[split], prompter, split)
-        if split == "train":
-            show_example(features, prompter.tokenizer)
-        packed[split], report = pack(features, prompter.max_length, packing)
-        reports[prefix] = [encoded, report]
+        features, encoded = encode(rows[split], prompter, split)
+        packed[split], packing_reports = pack_examples(features, prompter, data_args.packing)
+        reports[prefix] = [encoded, *packing_reports]
     return packed["train"], packed["validation"], reports
 
 
+def encode(rows: Dataset, prompter: Prompter | Labeller, split: str) -> tuple[Dataset, ExamplesReport]:
+    """Encode rows of a task for the model, and show the first one that is trained on."""
+    if isinstance(prompter, Labeller):
+        return encode_texts(rows, prompter, split)
+    features, report = encode_examples(rows, prompter, split)
+    if split == "train":
+        show_example(features, prompter.tokenizer)
+    return features, report
+
+
+def pack_examples(
+    features: Dataset, prompter: Prompter | Labeller, packing: bool
+) -> tuple[Dataset, list[PackingReport]]:
+    """Pack encoded examples, unless the model reads each as a text."""
+    if isinstance(prompter, Labeller):
+        return features, []
+    rows, report = pack(features, prompter.max_length, packing)
+    return rows, [report]
+
+
+def encode_sources(
+    rows: DatasetDict, prompter: Prompter | Labeller, data_args: DataArguments, seed: int
+) -> tuple[Dataset, dict[str, Dataset], dict[str, list[Any]]]:
+    """Encode the rows of each source of a mixture; those to train on are drawn by their shares and packed together."""
+    mixture, validation, held_out = read_mixture(data_args), {}, {}
+    features, encoded = {}, {}
+    for split in ("train", "validation"):
+        names = np.array(rows[split][SOURCE])
+        for name in mixture.sources:
+            with naming_source(mixture.path, name):
+                source = rows[split].select(np.flatnonzero(names == name))
+                features[split, name], encoded[split, name] = encode(source, prompter, split)
+    mixed = MixedExamples({name: features["train", name] for name in mixture.sources}, mixture, seed)
+    logger.info(mixed.description)
+    train, reports = pack_examples(mixed.examples, prompter, data_args.packing)
+    for name in mixture.sources:
+        validation[name], packed = pack_examples(features["validation", name], prompter, data_args.packing)
+        held_out[name] = [encoded["validation", name], *packed]
+    whole = ExamplesReport(**add_figures([asdict(encoded["train", name]) for name in mixture.sources]))
+    return train, validation, {"train": [whole, *reports, mixed], "eval": [MixtureReport(held_out)]}
+
+
 def finetuning_options(
-    prompter: Prompter | Labeller, model: PreTrainedModel, packing: bool, args: TrainingArguments
+    prompter: Prompter | Labeller,
+    model: PreTrainedModel,
+    validation: Dataset | dict[str, Dataset],
+    packing: bool,
+    args: TrainingArguments,
 ) -> dict[str, Any]:
-    """Keyword arguments of the Trainer for fine-tuning: tokenizer, collator, metrics and loss."""
+    """Keyword arguments of the Trainer for fine-tuning: evaluation rows, tokenizer, collator, metrics and loss.
+
+    Raises:
+        ValueError: the rows would be evaluated in an order that mixes the sources.
+    """
     tokenizer = prompter.tokenizer
+    rows = join_rows([*validation.values()]) if isinstance(validation, dict) else validation
     if isinstance(prompter, Labeller):
         loss = LabelLoss(prompter.task.problem_type, args.label_smoothing_factor)
-        return {"processing_class": tokenizer, "data_collator": LabelCollator(tokenizer), "compute_loss_func": loss}
+        return {
+            "eval_dataset": rows,
+            "processing_class": tokenizer,
+            "data_collator": LabelCollator(tokenizer),
+            "compute_loss_func": loss,
+        }
+    metrics = TokenMetrics()
+    if isinstance(validation, dict):
+        if args.train_sampling_strategy == "group_by_length":
+            raise ValueError(
+                "`--train_sampling_strategy` group_by_length would mix the sources of `--mixture`: leave it out"
+            )
+        metrics = SourceMetrics({name: TokenMetrics() for name in validation}, [*map(len, validation.values())])
     pad_token_id: Any = tokenizer.pad_token_id
     return {
+        "eval_dataset": rows,
         "processing_class": tokenizer,
         "data_collator": PackingCollator(pad_token_id, packing, can_skip_prompts(model, args)),
-        "compute_metrics": TokenMetrics(),
+        "compute_metrics": metrics,
         "preprocess_logits_for_metrics": token_losses,
     }
 
