@@ -19,6 +19,7 @@ from hf_llm.evaluation.labels import label_texts
 from hf_llm.evaluation.likelihood import log_likelihoods
 from hf_llm.evaluation.perplexity import perplexity
 from hf_llm.evaluation.sampling import Sampling, score_answers, shown_answers
+from hf_llm.evaluation.thoughts import decode_answer
 from hf_llm.metrics.base import weighted_means, with_interval
 from hf_llm.models.inspection import num_positions
 from hf_llm.tasks import Task
@@ -89,10 +90,29 @@ def encode_task(prompter: Prompter | Labeller, rows: Dataset) -> EncodedTask:
         prompts = texts.rename_column("input_ids", "prompt").add_column("references", references)  # pyright: ignore[reportCallIssue]
         return EncodedTask(prompter, rows, prompts, report, score_references(prompter.task, prompts))
     prompts, report = encode_prompts(rows, prompter)
+    warn_of_unread_answers(prompter, rows, prompts)
     reference_scores = score_references(prompter.task, prompts)
     if choices := prompts[0]["choices"]:
         reference_scores |= prompter.task.ranking_scores(rows[0], [0.0] * len(choices))  # for their names
     return EncodedTask(prompter, rows, prompts, report, reference_scores)
+
+
+def warn_of_unread_answers(prompter: Prompter, rows: Dataset, prompts: Dataset) -> None:
+    """Warn if gold answers, read as generated ones, do not get the best score: calls of tools in an unknown form."""
+    task = prompter.task
+    if not task.scores_perplexity or not task.metric().needs_references:
+        return
+    pairs = zip(prompts["prompt"], prompts["completion"], strict=True)
+    texts = [decode_answer(prompter.tokenizer, *pair)[0] for pair in pairs]
+    answers = [task.answer(text, row) for text, row in zip(texts, rows.to_list(), strict=True)]
+    references = prompts["references"]
+    best = task.metric().row_scores(["".join(gold[:1]) for gold in references], references)
+    scores = task.metric().row_scores(answers, references)
+    if unread := sum(score != other for score, other in zip(scores, best, strict=True)):
+        logger.warning(
+            f"{unread} of {len(rows)} gold answers cannot be read back from what the template writes, and no answer "
+            "is right there: compare only models with the same template"
+        )
 
 
 def score_references(task: Task, prompts: Dataset) -> dict[str, float | str]:

@@ -7,8 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 from task_rows import load
+from tiny import new_tokenizer
 
 from hf_llm import DataArguments, TaskArguments, load_rows, load_task
+from hf_llm.data.prompting import Prompter
+from hf_llm.evaluation.scoring import encode_task
 
 USER, ANSWER = {"role": "user", "content": "How many goats?"}, {"role": "assistant", "content": "Nine."}
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -17,6 +20,15 @@ CALL = {"type": "function", "function": {"name": "look", "arguments": ARGUMENTS}
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "default": None}}}
 CALLING = {"role": "assistant", "content": "", "tool_calls": [CALL]}
 WITH_TOOLS = [USER, CALLING, {"role": "tool", "content": "9"}, ANSWER]
+
+
+CALLS = (  # a template that writes calls as JSON; with another form of them
+    "{{ tools | tojson }}"
+    "{% for m in messages %}{{ pad_token }}{{ m.role }}{{ pad_token }}{{ m.content }}{% for call in m.tool_calls %}"
+    "FORM{% endfor %}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ pad_token }}assistant{{ pad_token }}{% endif %}"
+)
+AS_JSON, AS_NAME = "{{ call.function | tojson }}", "call: {{ call.function.name }}"
 
 
 def messages_of(task, rows):
@@ -130,3 +142,15 @@ def test_calls_are_scored_where_the_last_answer_has_some():
     text = 'I look.\n<tool_call>\n{"name": "look", "arguments": {"at": "goats"}}\n</tool_call>'
     assert json.loads(task.answer(text, {})) == [{"name": "look", "arguments": {"at": "goats"}}]
     assert task.answer(" Nine. ", {}) == "Nine."
+
+
+@pytest.mark.parametrize(("form", "unread"), [(AS_JSON, 0), (AS_NAME, 1)])
+def test_calls_survive_rendering_and_are_read_back_from_it(form, unread, tmp_path, caplog):
+    """The references are the calls unchanged; where a template writes calls that cannot be read, the log says so."""
+    tokenizer, task = new_tokenizer(), load_task("chat", max_new_tokens=8, evaluate_turns="every")
+    tokenizer.chat_template = CALLS.replace("FORM", form)
+    rows = load(tmp_path, task, [{"messages": WITH_TOOLS, "tools": [TOOL]}])
+    encoded = encode_task(Prompter(tokenizer, task, 2048), rows)
+    assert json.loads(encoded.prompts["references"][0][0]) == [CALL["function"]]
+    assert (json.dumps(ARGUMENTS) in tokenizer.decode(encoded.prompts["prompt"][1])) is (form == AS_JSON)
+    assert (f"{unread} of 2 gold answers cannot be read back" in caplog.text) is bool(unread)
