@@ -423,6 +423,10 @@ class PreparationArguments(ReadingArguments):
     )
     output_dir: str = field(metadata={"help": "Output folder of the shards, which appears when all are written."})
     dataset_text_field: str = field(default="text", metadata=TEXT_FIELD)
+    keep_columns: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Other columns that go with each text into the shards, e.g. id url."},
+    )
     clean: bool = field(default=True, metadata={"help": "Repair Unicode, white space and invisible characters."})
     min_chars: int = field(
         default=1, metadata={"help": "Minimum length of a document in characters; shorter ones are dropped.", "min": 1}

@@ -1,7 +1,7 @@
 """The rows of all files as a data source of Daft, which no exception leaves: Daft may lose one that a source raises."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ SCHEMA = pa.schema(
         ("lost_bytes", pa.int64()),
         ("is_file", pa.bool_()),
         ("left_out", pa.large_string()),
+        ("kept", pa.large_string()),  # columns that go with the text, as JSON
     ]
 )
 
@@ -40,6 +41,7 @@ class DocumentSource(DataSource):
         batch: maximum number of rows, and approximate maximum of bytes of text, that Daft hands to a core at a time.
         max_bytes: maximum size of a text. Longer ones are problems.
         remedy: what to do for those.
+        keep: columns that go with the text.
     """
 
     def __init__(
@@ -50,10 +52,12 @@ class DocumentSource(DataSource):
         batch: tuple[int, int],
         max_bytes: int,
         remedy: str,
+        keep: Sequence[str] = (),
     ):
         self.files = files
         self.settings = {
             "column": column, "reading": reading, "batch": batch, "max_bytes": max_bytes, "remedy": remedy,
+            "keep": keep,
         }  # fmt: skip
 
     @property
@@ -80,6 +84,7 @@ class DocumentFileTask(DataSourceTask):
     batch: tuple[int, int]
     max_bytes: int
     remedy: str
+    keep: Sequence[str] = ()
 
     @property
     def schema(self) -> Schema:
@@ -88,8 +93,9 @@ class DocumentFileTask(DataSourceTask):
     async def read(self):
         row = 0
         try:
-            for texts, problems, _ in read_documents(self.file.path, self.file.column or self.column, self.reading):
-                table = self.table(row, texts, problems)
+            column = self.file.column or self.column
+            for texts, problems, kept in read_documents(self.file.path, column, self.reading, self.keep):
+                table = self.table(row, texts, problems, kept)
                 for rows in slices(table["text"], *self.batch):
                     yield RecordBatch.from_arrow_table(table[rows])
                 row += len(table)
@@ -97,9 +103,9 @@ class DocumentFileTask(DataSourceTask):
             after = f" after row {row - 1}" if row else ""
             problem = f"`{self.file.path}` cannot be read{after}: {one_line(error, self.file.path)}"
             rest = {0: Problem(problem, self.file.size, is_file=True)}
-            yield RecordBatch.from_arrow_table(self.table(row, pa.array([None], pa.string()), rest))
+            yield RecordBatch.from_arrow_table(self.table(row, pa.array([None], pa.string()), rest, [None]))
 
-    def table(self, first: int, texts: pa.Array, problems: dict[int, Problem]) -> pa.Table:
+    def table(self, first: int, texts: pa.Array, problems: dict[int, Problem], kept: Sequence[str | None]) -> pa.Table:
         """Build a table of N rows from their texts and problems, with texts that are too long as problems."""
         texts, rows = texts.cast(pa.large_string()), len(texts)
         sizes = pc.fill_null(pc.binary_length(texts), 0).to_numpy(False)
@@ -117,6 +123,7 @@ class DocumentFileTask(DataSourceTask):
             pa.array([problems[row].lost_bytes if row in problems else 0 for row in range(rows)]),
             pa.array([row in problems and problems[row].is_file for row in range(rows)]),
             pa.array([problems[row].left_out if row in problems else None for row in range(rows)], pa.string()),
+            pa.array(kept, pa.large_string()),
         ]
         return pa.table(columns, [field.name for field in SCHEMA]).cast(SCHEMA)
 

@@ -19,6 +19,7 @@ from hf_llm.messages import one_line, printable
 from hf_llm.preparation.deduplication import NUM_HASHES, band_keys, digest, minhash_signature, number_of_bands
 from hf_llm.preparation.document_source import DocumentSource
 from hf_llm.preparation.funnel import Funnel
+from hf_llm.preparation.kept_columns import KeptColumns
 from hf_llm.preparation.processes import (
     BATCH_BYTES,
     REMEDY,
@@ -52,7 +53,9 @@ def first_pass_plan(files: list[SourceFile], args: PreparationArguments, steps: 
             workers, max_bytes = shared_memory_limits()
         batch = (BATCH_ROWS, min(BATCH_BYTES, max_bytes))
     problem = f"into `{SHARED_MEMORY}`: {REMEDY}"
-    rows = DocumentSource(files, args.dataset_text_field, args.reading(), batch, max_bytes, problem).read()
+    rows = DocumentSource(
+        files, args.dataset_text_field, args.reading(), batch, max_bytes, problem, args.keep_columns
+    ).read()
     rows = rows.with_column("size", length_bytes(col("text")))
     if steps.only_drop_empty:
         rows = drop_empty_in_daft(rows)
@@ -80,7 +83,9 @@ def drop_empty_in_daft(rows: daft.DataFrame) -> daft.DataFrame:
     return rows.with_columns(columns)
 
 
-def run_first_pass(plan: daft.DataFrame, args: PreparationArguments, spool: Spool, funnel: Funnel) -> None:
+def run_first_pass(
+    plan: daft.DataFrame, args: PreparationArguments, spool: Spool, funnel: Funnel, kept: KeptColumns
+) -> None:
     """Run the first pass: count the dropped rows in `funnel`, and append the others to `spool` with their hashes.
 
     Raises:
@@ -94,16 +99,17 @@ def run_first_pass(plan: daft.DataFrame, args: PreparationArguments, spool: Spoo
         with worker_environment(), tqdm(desc="Reading and cleaning", unit=" rows") as bar:
             for batch in plan.to_arrow_iter():
                 bar.update(len(batch))
-                spool_rows(pa.table(batch), bands, args.on_error, spool, funnel)
+                spool_rows(pa.table(batch), bands, args.on_error, spool, funnel, kept)
     except (DaftCoreException, EOFError, RuntimeError, UDFException) as error:
         raise OSError(
             f"a worker process ended: {one_line(error)}: if there is too little memory, give it more; {REMEDY}"
         ) from None
     if spool.size:
         spool.sort("source", "row")
+        kept.sort()
 
 
-def spool_rows(table: pa.Table, bands: int, on_error: str, spool: Spool, funnel: Funnel) -> None:
+def spool_rows(table: pa.Table, bands: int, on_error: str, spool: Spool, funnel: Funnel, kept: KeptColumns) -> None:
     """Count the rows of one batch, and append those that no step has dropped to `spool`."""
     table = drop_unreadable_rows(table, on_error, funnel)
     count_changed_texts(table, funnel)
@@ -115,6 +121,7 @@ def spool_rows(table: pa.Table, bands: int, on_error: str, spool: Spool, funnel:
     columns |= {name: hashes.field(name).to_numpy() for name in ("digest_0", "digest_1")}
     columns |= {f"band_{band}": keys[:, band] for band in range(bands)}
     spool.append(table["text"].combine_chunks(), columns)
+    kept.append(table["kept"], columns)
 
 
 def drop_unreadable_rows(table: pa.Table, on_error: str, funnel: Funnel) -> pa.Table:

@@ -41,6 +41,7 @@ from hf_llm.preparation.deduplication import (
 from hf_llm.preparation.first_pass import SKIP_HINT, first_pass_plan, run_first_pass
 from hf_llm.preparation.funnel import EXAMPLES, Funnel, write_dropped
 from hf_llm.preparation.input_counts import InputCounts, describe_file, size_and_hash
+from hf_llm.preparation.kept_columns import KeptColumns
 from hf_llm.preparation.languages import parse_languages
 from hf_llm.preparation.passages import remove_repeated_passages
 from hf_llm.preparation.report import write_card, write_report
@@ -136,15 +137,18 @@ def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | Non
                 contextlib.closing(Spool(folder / "spool")) as spool,
                 contextlib.closing(Spool(folder / "spool" / "trimmed")) as trimmed,
                 contextlib.closing(Spool(folder / "spool" / "dropped")) as dropped,
+                contextlib.closing(Spool(folder / "spool" / "kept")) as kept_values,
             ):
+                columns = KeptColumns(args.keep_columns, kept_values)
                 funnel = Funnel(InputCounts(found), dropped)
-                run_first_pass(first_pass_plan(found.files, args, steps), args, spool, funnel)
+                run_first_pass(first_pass_plan(found.files, args, steps), args, spool, funnel, columns)
                 funnel.inputs.report(args.max_unreadable)
-                kept = drop_duplicates(spool, args, funnel)
+                kept = in_first_pass = drop_duplicates(spool, args, funnel)
                 texts = spool
                 if args.passage_deduplication != "none":
                     kept, texts = drop_passages(spool, kept, trimmed, args, funnel), trimmed
-                shards = write_shards(folder, texts, kept, funnel.names, args.shard_bytes)
+                    in_first_pass = in_first_pass[kept]
+                shards = write_shards(folder, texts, kept, funnel.names, args.shard_bytes, (columns, in_first_pass))
                 tokens = count_kept_tokens(texts, kept, tokenizer) if tokenizer else None
                 write_dropped(folder, funnel)
             shutil.rmtree(folder / "spool")
@@ -247,24 +251,37 @@ def drop_passages(
     return np.flatnonzero(~empty)
 
 
-def write_shards(folder: Path, spool: Spool, kept: np.ndarray, names: list[str], shard_bytes: int) -> list[dict]:
-    """Run the second pass: write the kept texts in the order of the sources, about `shard_bytes` of text per file."""
+def write_shards(
+    folder: Path,
+    spool: Spool,
+    kept: np.ndarray,
+    names: list[str],
+    shard_bytes: int,
+    others: tuple[KeptColumns, np.ndarray],
+) -> list[dict]:
+    """Run the second pass: write the kept texts in the order of the sources, about `shard_bytes` of text per file.
+
+    Args:
+        others: columns that go with the texts, and the indices of the kept rows in them.
+    """
+    schema = pa.schema([*SHARD_SCHEMA, *others[0].fields()])
     begins, ends, sources, rows = (spool.column(name) for name in ("begin", "end", "source", "row"))
     sizes = ends - begins
     shard_numbers, shards = (np.cumsum(sizes[kept]) - sizes[kept]) // shard_bytes, []
     with tqdm(total=len(kept), desc="Writing shards", unit=" rows") as bar:
         for number in np.unique(shard_numbers).tolist():
-            shard_rows = kept[shard_numbers == number]
+            shard_rows, other_rows = kept[shard_numbers == number], others[1][shard_numbers == number]
             path = folder / f"part-{len(shards):05}.parquet"
-            with pq.ParquetWriter(path, SHARD_SCHEMA, compression="zstd") as writer:
+            with pq.ParquetWriter(path, schema, compression="zstd") as writer:
                 for block in blocks(sizes[shard_rows]):
                     chosen = shard_rows[block]
                     columns = [
                         spool.texts(begins[chosen], ends[chosen]),
                         pa.array(names, pa.string()).take(pa.array(sources[chosen])),
                         pa.array(rows[chosen]),
+                        *others[0].columns(other_rows[block]),
                     ]
-                    writer.write_table(pa.table(columns, SHARD_SCHEMA), row_group_size=ROW_GROUP)
+                    writer.write_table(pa.table(columns, schema), row_group_size=ROW_GROUP)
                     bar.update(len(chosen))
             size, sha256 = int(sizes[shard_rows].sum()), size_and_hash(str(path))["sha256"]
             shards.append({"file": path.name, "rows": len(shard_rows), "bytes": size, "sha256": sha256})

@@ -56,6 +56,7 @@ def test_no_exception_leaves_a_task(monkeypatch, error, rows):
     assert [row["text"] for row in good] == [GOOD] * rows and not any(row["problem"] for row in good)
     assert last | {"problem": 0} == {
         "source": 3, "row": rows, "text": None, "problem": 0, "lost_bytes": 100, "is_file": True,
+        "left_out": None, "kept": None,
     }  # fmt: skip
     assert last["problem"].startswith(f"`a.jsonl` cannot be read{' after row 1' * bool(rows)}: ")
     assert "\n" not in last["problem"] and len(last["problem"]) > len("`a.jsonl` cannot be read: ")

@@ -1,0 +1,57 @@
+"""Columns that go with the texts through all steps into the shards."""
+
+import json
+
+import pyarrow.parquet as pq
+
+from hf_llm.arguments import PreparationArguments
+from hf_llm.preparation.pipeline import prepare
+
+TEXT = "The {} harvest was brought in before the rain, and nobody in the village had to buy bread that winter."
+NUMBERS = ("first", "second", "third", "fourth")
+
+
+def prepare_rows(folder, name, files, **settings):
+    """Prepare files, and return the rows of the shards."""
+    args = PreparationArguments(files=[str(file) for file in files], output_dir=str(folder / name), **settings)
+    prepare(args)
+    return [row for shard in sorted((folder / name).glob("*.parquet")) for row in pq.read_table(shard).to_pylist()]
+
+
+def test_columns_go_with_their_texts(tmp_path):
+    """Through deduplication, trimmed passages and several shards; in their types, null where a row has none."""
+    menu = "This is the menu of the site, which is the same on all of its pages, as everybody knows."
+    rows = [
+        {
+            "id": n,
+            "source": f"s{n}",
+            "meta": {"url": f"http://x/{n}"},
+            "tags": [n],
+            "text": f"{menu}\n{TEXT.format(word)}",
+        }
+        for n, word in enumerate(NUMBERS)
+    ]
+    rows.insert(1, rows[0] | {"id": 9})  # a duplicate
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "b.txt").write_text(TEXT.format("very last"))
+    keep = {"keep_columns": ["id", "meta.url", "tags", "source"], "near_deduplication": False}
+    files = [tmp_path / "a.jsonl", tmp_path / "b.txt"]
+    kept = prepare_rows(tmp_path, "out", files, passage_deduplication="lines", shard_bytes=200, **keep)
+    assert [row["id"] for row in kept] == [0, 1, 2, 3, None]
+    assert [row["meta.url"] for row in kept] == [*(f"http://x/{n}" for n in range(4)), None]
+    assert [row["tags"] for row in kept] == ["[0]", "[1]", "[2]", "[3]", None]
+    assert [row["original_source"] for row in kept] == ["s0", "s1", "s2", "s3", None]
+    assert all(word in row["text"] for word, row in zip(NUMBERS, kept, strict=False))
+    again = prepare_rows(
+        tmp_path, "again", [tmp_path / "out"], keep_columns=["id", "meta.url"], near_deduplication=False
+    )
+    assert [(row["id"], row["meta.url"]) for row in again] == [(row["id"], row["meta.url"]) for row in kept]
+
+
+def test_values_of_several_types_are_stored_as_text(tmp_path, caplog):
+    """Whole numbers beside others as numbers; a column that no row has is named."""
+    rows = [{"n": 1, "m": 1, "text": TEXT.format("first")}, {"n": 0.5, "m": "x", "text": TEXT.format("second")}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    kept = prepare_rows(tmp_path, "out", [tmp_path / "a.jsonl"], keep_columns=["n", "m", "o"], near_deduplication=False)
+    assert [(row["n"], row["m"], row["o"]) for row in kept] == [(1.0, "1", None), (0.5, '"x"', None)]
+    assert "`--keep_columns` o: no row that is left has a value" in caplog.text
