@@ -47,7 +47,7 @@ def mixed(tmp_path):
     (folder / "cut.txt.gz").write_bytes(gzip.compress(os.urandom(5000))[:3000])
     (folder / "row.jsonl").write_text('{"text": "One good row of this file."}\n{"text": 5}\nno JSON\n')
     (folder / "README.md").write_text("# A card")
-    (folder / "old.tar.gz").write_bytes(b"tar" * 50)
+    (folder / "old.tar.lz4").write_bytes(b"tar" * 50)
     write_lines(folder / ".cache/hidden.jsonl", 1, 2)
     write_lines(folder / "run/all_results.json", 3)
     write_lines(folder / "run/predictions.jsonl", 4)
@@ -83,7 +83,7 @@ def test_every_byte_of_a_mixed_folder_is_accounted_for(mixed):
         "mixed/broken_link.jsonl": "a link to nothing",
         "mixed/gr\\xfcn.bin": "no reader for .bin",
         "mixed/loop": "the same as mixed",
-        "mixed/old.tar.gz": "no reader for .tar.gz",
+        "mixed/old.tar.lz4": "no reader for .tar.lz4",
         "mixed/pipe.jsonl": "a named pipe",
         "mixed/run": "output of a training, or a model",
         "mixed/same.jsonl": "the same as mixed/good.jsonl",
