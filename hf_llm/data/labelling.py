@@ -58,12 +58,14 @@ class Labeller:
         rows = [dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)]
         return rows, [length - len(row["input_ids"]) for length, row in zip(lengths, rows, strict=True)]
 
-    def target(self, gold: str) -> list[int]:
-        """The number of a gold label.
+    def target(self, gold: str) -> list[int] | list[float]:
+        """The number of a gold label among the model's, or the gold number of a regression.
 
         Raises:
             ValueError: the model has no such label.
         """
+        if self.task.problem_type == "regression":
+            return [float(gold)]
         if gold not in self.index:
             raise ValueError(
                 f"label `{gold}` is not among the {len(self.labels)} labels of the model, "
@@ -72,7 +74,9 @@ class Labeller:
         return [self.index[gold]]
 
     def answers(self, logits: np.ndarray) -> list[str]:
-        """The label of each row of logits (N, labels)."""
+        """The label of each row of logits (N, labels), or its number."""
+        if self.task.problem_type == "regression":
+            return [f"{number:.7g}" for number in logits[:, 0]]
         return [self.labels[number] for number in logits.argmax(1)]
 
 

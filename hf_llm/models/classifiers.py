@@ -100,7 +100,7 @@ def match_labels(config: PreTrainedConfig, task: Task) -> list[str] | None:
         None: there is no head, or one of another kind or number of labels.
     """
     id2label: Any = config.id2label
-    own = [id2label[number] for number in sorted(id2label)] if has_head(config) else []
+    own = [id2label[number] for number in sorted(id2label, key=int)] if has_head(config) else []
     names = task.label_names
     if not own or (len(own) == 1) != (task.problem_type == "regression"):
         return None

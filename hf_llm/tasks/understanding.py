@@ -93,8 +93,8 @@ class Understanding(Task):
         label = label_text(value)
         if label and FRACTION.fullmatch(label) and label not in self.label_names:
             raise ValueError(
-                f"the label {label} is a number on a scale, not a class: round the column to whole numbers, or name "
-                "all classes by `labels=a|b|...` in `--task_options`"
+                f"the label {label} is a number on a scale, not a class: take `--task regression`, round the column "
+                "to whole numbers, or name all classes by `labels=a|b|...` in `--task_options`"
             )
         return None if label in HIDDEN_LABELS - {*self.label_names} else label
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, mse_loss
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.utils import ModelOutput
 
@@ -197,9 +197,12 @@ class LabelLoss:
 
         Args:
             outputs: with `logits`, (B, labels).
-            labels: (B, 1) numbers of labels.
+            labels: (B, 1) numbers of labels, or gold numbers of a regression.
             num_items_in_batch: labels of the step; None: those of this batch.
         """
         logits = outputs["logits"].float()
-        loss = cross_entropy(logits, labels.view(-1), reduction="sum", label_smoothing=self.smoothing)
+        if self.problem_type == "regression":
+            loss = mse_loss(logits, labels.float(), reduction="sum")
+        else:
+            loss = cross_entropy(logits, labels.view(-1), reduction="sum", label_smoothing=self.smoothing)
         return loss / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
