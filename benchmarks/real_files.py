@@ -250,7 +250,7 @@ def write_compressed(folder: Folder, count: Callable[[str], range]) -> None:
                 info = tarfile.TarInfo("a.txt")
                 info.size = 100
                 archive.addfile(info, io.BytesIO(bytes(100)))
-        folder.add(f"archives/{n:03}{'.zip' if n % 2 else '.tar.gz'}", file.getvalue(), "archives")
+        folder.add(f"archives/{n:03}{'.rar' if n % 2 else '.tar.lz4'}", file.getvalue(), "archives")
 
 
 def write_junk(folder: Folder, count: Callable[[str], range]) -> None:
@@ -298,7 +298,7 @@ def write_rest(folder: Folder, count: Callable[[str], range]) -> None:
         for name in ("trainer_state.json", "config.json", "predictions.jsonl", "checkpoint-5/a.txt"):
             folder.add(f"run{n}/{name}", b'{"text": "a"}\n', "earlier outputs")
     for n in count("other formats"):
-        folder.add(f"pictures/{n}{('.png', '.pdf', '', '.docx')[n % 4]}", folder.rng.randbytes(2000), "other formats")
+        folder.add(f"pictures/{n}{('.png', '.pptx', '', '.psd')[n % 4]}", folder.rng.randbytes(2000), "other formats")
     for link, target in {
         "loop": ".", "text/up": "..", "again": "text", "again.txt": "text/000.txt", "nowhere.txt": "missing.txt",
         "first": "second", "second": "first", "json/outside": "../tables",

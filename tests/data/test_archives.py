@@ -160,7 +160,8 @@ def test_every_byte_of_an_archive_is_accounted_for(tmp_path):
     (tmp_path / "in").mkdir()
     paths = [write_zip(tmp_path / "in" / "a.zip", contents()), write_tar(tmp_path / "in" / "b.tar", contents())]
     args = PreparationArguments(files=[str(tmp_path / "in")], output_dir=str(tmp_path / "out"))
-    args.exact_deduplication = args.near_deduplication = False
+    args.exact_deduplication = args.near_deduplication = args.clean = False
+    args.anonymize = "none"  # no worker processes are started
     manifest = prepare(args)
     counts = manifest["input"]
     assert counts["rows"] == manifest["rows"] == 2 * len(TEXTS)

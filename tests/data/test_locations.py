@@ -169,8 +169,8 @@ def test_a_folder_is_read_without_what_is_no_training_text(tmp_path):
         "hidden: its name begins with `.`": (".git", ".cache", "data/.ipynb_checkpoints", ".a.jsonl", "data/._a.jsonl"),
         "hidden: its name begins with `_`": ("__MACOSX", "_SUCCESS", "_metadata.json", "data/_temporary"),
         "output of a training, or a model": ("outputs/run1", "model", "trainer_state.json"),
-        "no reader for .tar.gz": ("x.tar.gz",), "no reader for .jsonl.lz4": ("a.jsonl.lz4",),
-        "no reader for .zip": ("a.zip",), "no reader for .parquet.gz": ("a.parquet.gz",),
+        "no reader for .tar.lz4": ("x.tar.lz4",), "no reader for .jsonl.lz4": ("a.jsonl.lz4",),
+        "no reader for .7z": ("a.7z",), "no reader for .parquet.gz": ("a.parquet.gz",),
         "no reader for files without extension": ("Makefile",), "no reader for .gz": ("v1.2.gz",),
     }  # fmt: skip
     folders = {
@@ -211,9 +211,9 @@ def test_left_out_files_are_named_in_one_short_line(tmp_path, caplog):
 
 def test_a_folder_with_nothing_to_read_says_what_is_there(tmp_path):
     """And how to take it."""
-    write(tmp_path, "d/README.md", "d/x.tar.gz")
+    write(tmp_path, "d/README.md", "d/x.tar.lz4")
     message = error_of(tmp_path / "d")
-    assert "d/README.md (a readme, card or licence; 1 file, 1 bytes)" in message and "no reader for .tar.gz" in message
+    assert "d/README.md (a readme, card or licence; 1 file, 1 bytes)" in message and "no reader for .tar.lz4" in message
     remedies = "to take a file, name the file itself; to take one without a reader, convert it, or if it is text add "
     remedies += "`--text_extensions`"
     assert message.endswith(f": {remedies}")
@@ -224,7 +224,7 @@ def test_a_folder_with_nothing_to_read_says_what_is_there(tmp_path):
 
 def test_files_without_a_reader_that_a_glob_names_are_refused(tmp_path):
     """With their number, since all of them are wrong."""
-    write(tmp_path, "a.tar.gz", "a.doc", "a.txt")
+    write(tmp_path, "a.tar.lz4", "a.doc", "a.txt")
     assert f"`{tmp_path}/a.doc` (and 1 others) has an unknown extension: known are .txt" in error_of(tmp_path / "a.*")
 
 

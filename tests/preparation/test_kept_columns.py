@@ -8,12 +8,15 @@ from hf_llm.arguments import PreparationArguments
 from hf_llm.preparation.pipeline import prepare
 
 TEXT = "The {} harvest was brought in before the rain, and nobody in the village had to buy bread that winter."
+NO_STEPS = {"clean": False, "anonymize": "none"}  # no worker processes are started
 NUMBERS = ("first", "second", "third", "fourth")
 
 
 def prepare_rows(folder, name, files, **settings):
     """Prepare files, and return the rows of the shards."""
-    args = PreparationArguments(files=[str(file) for file in files], output_dir=str(folder / name), **settings)
+    args = PreparationArguments(
+        files=[str(file) for file in files], output_dir=str(folder / name), **NO_STEPS, **settings
+    )
     prepare(args)
     return [row for shard in sorted((folder / name).glob("*.parquet")) for row in pq.read_table(shard).to_pylist()]
 
