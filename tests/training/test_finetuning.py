@@ -1,0 +1,50 @@
+"""The loss of a classification head, and what is refused before any data are read."""
+
+import pytest
+import torch
+from transformers import AutoConfig
+from transformers.trainer_pt_utils import LabelSmoother
+
+from hf_llm.arguments import DataArguments, ModelArguments, TaskArguments
+from hf_llm.tasks import load_task
+from hf_llm.training.finetuning import LabelLoss, check_model
+
+
+@pytest.mark.parametrize("problem_type", ["single_label_classification", "regression"])
+def test_micro_batches_add_up_to_the_mean_loss_of_the_step(problem_type):
+    """The models of transformers give the mean of each micro-batch, which the Trainer would add up."""
+    torch.manual_seed(0)
+    regression = problem_type == "regression"
+    logits, loss = torch.randn(6, 1 if regression else 3), LabelLoss(problem_type)
+    labels = torch.randn(6, 1).double() if regression else torch.randint(3, (6, 1))
+    whole = loss({"logits": logits}, labels)
+    parts = [loss({"logits": logits[rows]}, labels[rows], torch.tensor(6)) for rows in (slice(0, 2), slice(2, 6))]
+    assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-5)
+    stock = torch.nn.functional.mse_loss(logits, labels.float()) if regression else None
+    stock = torch.nn.functional.cross_entropy(logits, labels[:, 0]) if stock is None else stock
+    assert whole.item() == pytest.approx(stock.item(), rel=1e-5)
+
+
+def test_label_smoothing_is_that_of_the_trainer():
+    """Of classes."""
+    torch.manual_seed(0)
+    outputs, labels = {"logits": torch.randn(4, 3)}, torch.tensor([[0], [2], [1], [1]])
+    ours = LabelLoss("single_label_classification", 0.1)(outputs, labels)
+    assert ours.item() == pytest.approx(LabelSmoother(0.1)(outputs, labels).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "message"),
+    [
+        ("summarization", {}, "`--task` summarization needs a model that writes, and `m` .bert. is an encoder"),
+        ("understanding", {"num_fewshot": 2}, "`--num_fewshot` has no effect on `m`, an encoder"),
+        ("understanding", {}, "`--max_length` 1024 is beyond the model's 40 positions: give `--max_length 40` or less"),
+    ],
+)
+def test_an_encoder_is_refused_what_it_cannot_do(task, settings, message):
+    """Before rows are read and models loaded."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 40}
+    config = AutoConfig.for_model("bert", **sizes)
+    arguments = ModelArguments(model_name_or_path="m"), TaskArguments(task=task, **settings), DataArguments()
+    with pytest.raises(ValueError, match=message):
+        check_model(config, *arguments, load_task(task))
