@@ -11,15 +11,10 @@ from hf_llm.arguments import DataArguments, EvalArguments, TaskArguments
 from hf_llm.data.examples import ExamplesReport
 from hf_llm.data.prompting import Prompter
 from hf_llm.evaluation.answers import generate_answers
+from hf_llm.evaluation.evaluations import Evaluation, check_evaluation, load_evaluations
 from hf_llm.evaluation.results import compare_results
 from hf_llm.evaluation.sampling import Sampling, majority, pass_at, sample_scores, score_answers, shown_answers
-from hf_llm.evaluation.scoring import (
-    Evaluation,
-    TaskResult,
-    check_evaluation,
-    encode_task,
-    load_evaluations,
-)
+from hf_llm.evaluation.scoring import TaskResult, encode_task
 from hf_llm.metrics.classification import Accuracy
 from hf_llm.metrics.question_answering import QuestionAnswering
 from hf_llm.metrics.rouge import Rouge
