@@ -9,9 +9,8 @@ from hf_llm.data.labelling import Labeller
 from hf_llm.data.prompting import Prompter
 from hf_llm.evaluation.generation import model_and_tokenizer
 from hf_llm.evaluation.perplexity import TokenMetrics
-from hf_llm.evaluation.scoring import TaskResult, answer_and_score, encode_task
+from hf_llm.evaluation.scoring import TaskResult, answer_and_score, default_prompter, encode_task
 from hf_llm.files import write_json_lines
-from hf_llm.models.inspection import num_positions
 from hf_llm.tasks import Task
 
 
@@ -39,7 +38,7 @@ class TaskEvaluation(TrainerCallback):
         trainer: the Trainer that the callback is added to.
         task: what is scored, e.g. `load_task("translation")`.
         rows: N rows as `load_rows` returns them, with the task's column names.
-        prompter: the prompter that the model is trained with. Default: a new one, without solved examples.
+        prompter: the prompter that the model is trained with. Default: as for `evaluate_task`.
         max_length: tokens of prompt and answer together, for a new prompter; at most the model's number of positions.
         batch_size: prompts per batch on each rank. Default: `per_device_eval_batch_size`.
 
@@ -68,7 +67,7 @@ class TaskEvaluation(TrainerCallback):
     ):
         self.trainer = trainer
         model, tokenizer = model_and_tokenizer(trainer)
-        prompter = prompter or Prompter(tokenizer, task, int(min(max_length, num_positions(model))))
+        prompter = prompter or default_prompter(model, tokenizer, task, max_length)
         self.encoded = encode_task(prompter, rows)
         self.batch_size = batch_size or trainer.args.per_device_eval_batch_size
         self.result: TaskResult | None = None

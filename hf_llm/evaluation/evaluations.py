@@ -18,7 +18,14 @@ from hf_llm.evaluation.harness import load_harness
 from hf_llm.evaluation.sampling import Sampling
 from hf_llm.evaluation.scoring import EncodedTask, TaskResult, answer_and_score, encode_task
 from hf_llm.mappings import format_mapping
-from hf_llm.models.classifiers import check_classifier, count_positions, find_classifier, has_head, match_labels
+from hf_llm.models.classifiers import (
+    check_classifier,
+    check_prompt_settings,
+    count_positions,
+    find_classifier,
+    has_head,
+    labels_of_head,
+)
 from hf_llm.models.inspection import num_positions
 from hf_llm.models.loading import load_for_generation, load_to_evaluate, load_tokenizer, model_arguments
 from hf_llm.tasks import Task, load_task
@@ -94,18 +101,21 @@ def check_evaluation(tasks: dict[str, tuple], args: EvalArguments) -> None:
         raise ValueError("`--num_samples` has no effect on tasks of `--harness`: leave one of them out")
     if args.harness:
         load_harness(*args.harness)
-    for name in (args.model_name_or_path, args.baseline):
-        if name:
-            load_tokenizer(model_arguments(name, args.trust_remote_code))
-            if (classifier := find_classifier(name, args.trust_remote_code)) is not None:
-                for task_args, *_ in tasks.values():
-                    options = task_args.task_options or {}
-                    check_classifier(name, classifier, task_args.task, load_task(task_args.task, **options))
-                for flag in ("harness", "num_samples"):
-                    if getattr(args, flag):
-                        raise ValueError(
-                            f"`--{flag}` needs models that write, and `{name}` is an encoder: leave it out"
-                        )
+    classifiers = {}
+    for name in filter(None, (args.model_name_or_path, args.baseline)):
+        load_tokenizer(model_arguments(name, args.trust_remote_code))
+        classifiers[name] = find_classifier(name, args.trust_remote_code)
+    for name, classifier in classifiers.items():
+        if classifier is None:
+            continue
+        for flag in ("harness", "num_samples"):
+            if getattr(args, flag):
+                raise ValueError(f"`--{flag}` needs models that write, and `{name}` is an encoder: leave it out")
+        for task_args, *_ in tasks.values():
+            options = task_args.task_options or {}
+            check_classifier(name, classifier, task_args.task, load_task(task_args.task, **options))
+            if all(classifiers.values()):  # the other model may read them
+                check_prompt_settings(name, task_args)
 
 
 def load_evaluations(tasks: dict[str, tuple[TaskArguments, DataArguments, EvalArguments]]) -> list[Evaluation]:
@@ -160,13 +170,9 @@ def score_classifier(
     tokenizer = load_tokenizer(model_arguments(name, args.trust_remote_code))
     tasks, results = [], []
     for evaluation in evaluations:
-        labels = match_labels(classifier, evaluation.task)
-        if labels is None and has_head(classifier):
-            raise ValueError(
-                f"{evaluation.name}: the classification head of `{name}` has {classifier.num_labels} labels and is for "
-                f"another kind of task: fine-tune the model for this one"
-            )
-        if labels is None:
+        if has_head(classifier):
+            labels = labels_of_head(classifier, evaluation.task, f"{evaluation.name}: `{name}`")
+        else:
             labels = evaluation.task.label_names
             logger.warning(f"`{name}` has no classification head: its scores are those of a random one, by chance")
         tasks.append(evaluation.encode(tokenizer, count_positions(classifier), labels))

@@ -21,7 +21,8 @@ from hf_llm.evaluation.perplexity import perplexity
 from hf_llm.evaluation.sampling import Sampling, score_answers, shown_answers
 from hf_llm.evaluation.thoughts import decode_answer
 from hf_llm.metrics.base import weighted_means, with_interval
-from hf_llm.models.inspection import num_positions
+from hf_llm.models.classifiers import WITH_HEAD, check_classifier, labels_of_head, labels_texts
+from hf_llm.models.inspection import first_position, num_positions, unwrap_adapters
 from hf_llm.tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -131,7 +132,7 @@ def evaluate_task(
     task: Task,
     rows: Dataset,
     *,
-    prompter: Prompter | None = None,
+    prompter: Prompter | Labeller | None = None,
     max_length: int = 1024,
     batch_size: int = BATCH_SIZE,
     show_progress: bool = True,
@@ -146,7 +147,8 @@ def evaluate_task(
         tokenizer: the model's tokenizer.
         task: what is scored, e.g. `load_task("translation")`.
         rows: N rows as `load_rows` returns them, with the task's column names.
-        prompter: the prompter that the model was trained with. Default: a new one, without solved examples.
+        prompter: the prompter that the model was trained with. Default: a new one, without solved examples; of a model
+            with a classification head a `Labeller` with the labels in its config.
         max_length: tokens of prompt and answer together; at most the model's number of positions.
         batch_size: prompts per batch on each rank.
         show_progress: show progress bars on rank 0.
@@ -156,16 +158,38 @@ def evaluate_task(
         The scores with their 95 % intervals and the N predictions, on every rank.
 
     Raises:
-        ValueError: a row cannot be scored or does not fit; the row is named.
+        ValueError: a row cannot be scored or does not fit, which is named; or the model has no head for the task.
 
     Example:
         >>> task = load_task("summarization")
         >>> result = evaluate_task(model, tokenizer, task, task.sample()["validation"])
         >>> result.scores["rougeL"], result.scores["rougeL_ci95_low"], result.predictions[0]["prediction"]
     """
-    prompter = prompter or Prompter(tokenizer, task, int(min(max_length, num_positions(model))))
+    prompter = prompter or default_prompter(model, tokenizer, task, max_length)
     options = {"batch_size": batch_size, "show_progress": show_progress}
     return answer_and_score(model, encode_task(prompter, rows), sampling, **options)
+
+
+def default_prompter(
+    model: Any, tokenizer: PreTrainedTokenizerBase, task: Task, max_length: int
+) -> Prompter | Labeller:
+    """Create what encodes the rows for a model that writes, or for one with a classification head.
+
+    Args:
+        model: a model, or the DeepSpeedEngine around it.
+
+    Raises:
+        ValueError: the classification head is not for this task, or an encoder has none.
+    """
+    plain = unwrap_adapters(getattr(model, "module", model))
+    length = int(min(max_length, num_positions(plain) - first_position(plain)))
+    config, name = plain.config, type(plain).__name__
+    if name.endswith(WITH_HEAD):
+        check_classifier(config.name_or_path or name, config, type(task).__name__.lower(), task)
+        return Labeller(tokenizer, task, length, labels_of_head(config, task, name))
+    if labels_texts(config):
+        raise ValueError(f"{name} has no classification head: load the model by AutoModelForSequenceClassification")
+    return Prompter(tokenizer, task, length)
 
 
 def answer_and_score(

@@ -7,9 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from hf_llm.arguments import TaskArguments
 from hf_llm.mappings import read_json_file
 from hf_llm.models.adapters import HEAD_CONFIG, base_of_adapter, find_adapter
 from hf_llm.models.inspection import first_position, num_positions
@@ -29,6 +36,9 @@ def find_classifier(name: str | None, trust_remote_code: bool = False) -> PreTra
 
     Returns:
         None for a model that writes, and for one that cannot be read, which loading it will report.
+
+    Raises:
+        ValueError: it is a model of another kind, such as an encoder-decoder.
     """
     if name is None or name.endswith(".gguf"):
         return None
@@ -41,7 +51,16 @@ def find_classifier(name: str | None, trust_remote_code: bool = False) -> PreTra
     if adapter is not None and (adapter / HEAD_CONFIG).is_file():
         config.update(read_json_file(adapter / HEAD_CONFIG))
         config.architectures = [WITH_HEAD]
-    return config if labels_texts(config) else None
+    if labels_texts(config):
+        return config
+    other = type(config) not in AutoModelForCausalLM._model_mapping and not hasattr(config, "auto_map")
+    if other or config.is_encoder_decoder:
+        kind = "an encoder-decoder" if config.is_encoder_decoder else "neither a language model nor an encoder of texts"
+        raise ValueError(
+            f"`{name}` ({config.model_type}) is {kind}: take a causal language model such as Llama, or for labels an "
+            "encoder such as BERT"
+        )
+    return None
 
 
 def labels_texts(config: PreTrainedConfig) -> bool:
@@ -82,6 +101,19 @@ def check_classifier(name: str | None, config: PreTrainedConfig, task_name: str,
         )
 
 
+def check_prompt_settings(name: str, task_args: TaskArguments) -> None:
+    """Refuse settings of prompts, which a model that labels texts does not read.
+
+    Raises:
+        ValueError: one is given.
+    """
+    for setting in ("prompt_style", "chat_template", "chat_template_kwargs", "system_prompt", "num_fewshot"):
+        if getattr(task_args, setting):
+            raise ValueError(
+                f"`--{setting}` has no effect on `{name}`, an encoder, which reads the texts alone: leave it out"
+            )
+
+
 def count_positions(config: PreTrainedConfig) -> float:
     """The number of tokens that a model with a classification head can read, infinity where its config does not say."""
     if type(config) not in AutoModelForSequenceClassification._model_mapping:
@@ -97,12 +129,11 @@ def match_labels(config: PreTrainedConfig, task: Task) -> list[str] | None:
     Upper and lower case are one. A head whose labels nobody named has the task's labels, in their order.
 
     Returns:
-        None: there is no head, or one of another kind or number of labels.
+        None: the head is of another kind.
     """
     id2label: Any = config.id2label
-    own = [id2label[number] for number in sorted(id2label, key=int)] if has_head(config) else []
-    names = task.label_names
-    if not own or (len(own) == 1) != (task.problem_type == "regression"):
+    own, names = [id2label[number] for number in sorted(id2label, key=int)], task.label_names
+    if (len(own) == 1) != (task.problem_type == "regression"):
         return None
     if len(own) == len(names) and all(map(NAME_OF_TRANSFORMERS.fullmatch, own)):
         logger.info(f"The model's labels have no names: they are taken as {', '.join(names)}, in this order")
@@ -111,9 +142,27 @@ def match_labels(config: PreTrainedConfig, task: Task) -> list[str] | None:
     return [label if label in names else same.get(label.casefold(), label) for label in own]
 
 
+def labels_of_head(config: PreTrainedConfig, task: Task, name: str) -> list[str]:
+    """Return what `match_labels` does.
+
+    Args:
+        name: of the model, in messages.
+
+    Raises:
+        ValueError: the head is of another kind than the task.
+    """
+    labels = match_labels(config, task)
+    if labels is None:
+        raise ValueError(
+            f"{name} has a classification head with {config.num_labels} labels, for another kind of task: fine-tune "
+            "it for this one"
+        )
+    return labels
+
+
 def labels_to_train(config: PreTrainedConfig, task: Task) -> list[str]:
     """The labels of a model to fine-tune: in the order of its head if it has them, else in that of the task."""
-    own = match_labels(config, task)
+    own = match_labels(config, task) if has_head(config) else None
     if own is not None and {*own} == {*task.label_names}:
         return own
     if has_head(config):

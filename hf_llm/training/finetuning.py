@@ -19,7 +19,7 @@ from hf_llm.data.mixtures import SOURCE, naming_source, read_mixture
 from hf_llm.data.packing import PackingCollator, PackingReport, pack
 from hf_llm.data.prompting import Prompter, new_prompter
 from hf_llm.evaluation.perplexity import SourceMetrics, TokenMetrics, token_losses
-from hf_llm.models.classifiers import check_classifier, count_positions, labels_to_train
+from hf_llm.models.classifiers import check_classifier, check_prompt_settings, count_positions, labels_to_train
 from hf_llm.models.inspection import can_skip_prompts
 from hf_llm.tasks import Task
 
@@ -45,11 +45,7 @@ def check_model(
         return
     name = f"{model_args.model_name_or_path}"
     check_classifier(name, classifier, task_args.task, task)
-    for setting in ("prompt_style", "chat_template", "chat_template_kwargs", "num_fewshot"):
-        if getattr(task_args, setting):
-            raise ValueError(
-                f"`--{setting}` has no effect on `{name}`, an encoder, which reads the texts alone: leave it out"
-            )
+    check_prompt_settings(name, task_args)
     if data_args.max_length > (positions := count_positions(classifier)):
         raise ValueError(
             f"`--max_length` {data_args.max_length} is beyond the model's {positions} positions: give `--max_length "

@@ -1,11 +1,22 @@
 """Scores of a model on tasks, as the evaluation recipe computes them."""
 
+import pytest
+import torch
 from datasets import Dataset, DatasetDict
 from tiny import new_model, new_tokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    Trainer,
+    TrainingArguments,
+)
 
+from hf_llm.data.labelling import Labeller
 from hf_llm.data.prompting import Prompter
 from hf_llm.evaluation import scoring
-from hf_llm.evaluation.scoring import encode_task, rank_choices
+from hf_llm.evaluation.callback import TaskEvaluation
+from hf_llm.evaluation.scoring import encode_task, evaluate_task, rank_choices
 from hf_llm.tasks import load_task
 
 
@@ -20,3 +31,27 @@ def test_choices_are_ranked_by_the_sum_or_per_token(monkeypatch):
         assert rank_choices(model, encoded) == ([choice], {})
     monkeypatch.setattr(task, "scoring", "normalized")
     assert rank_choices(model, encoded) == (["not good at all"], {})
+
+
+def test_an_encoder_needs_no_prompter(tmp_path):
+    """The labels are those of the head, whatever their order; an encoder without a head has no scores."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    labels = {0: "Happy", 1: "sad"}
+    config = AutoConfig.for_model("roberta", vocab_size=300, max_position_embeddings=24, id2label=labels, **sizes)
+    task, tokenizer = load_task("understanding", labels="sad|happy"), new_tokenizer()
+    task.prepare(DatasetDict())
+    rows = Dataset.from_list([{"text": "Document 3 counts " * 20, "label": label} for label in ("sad", "happy")])
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    result = evaluate_task(model, tokenizer, task, rows, show_progress=False)
+    labeller = Labeller(tokenizer, task, 22, ["happy", "sad"])
+    assert result.scores == evaluate_task(model, tokenizer, task, rows, prompter=labeller, show_progress=False).scores
+    assert result.scores["accuracy"] == 0.5 and result.report.examples_shortened == 2
+    args = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
+    assert isinstance(
+        TaskEvaluation(Trainer(model, args, processing_class=tokenizer), task, rows).encoded.prompter, Labeller
+    )
+    with pytest.raises(ValueError, match="RobertaForMaskedLM has no classification head: load the model by"):
+        evaluate_task(AutoModelForMaskedLM.from_config(config), tokenizer, task, rows)
+    with pytest.raises(ValueError, match="has a classification head with 2 labels, for another kind of task"):
+        evaluate_task(model, tokenizer, load_task("regression"), rows)

@@ -74,6 +74,17 @@ def test_what_a_model_is_for_is_said_at_once(tmp_path):
         load_for_generation(base)
 
 
+@pytest.mark.parametrize(
+    ("model_type", "kind"), [("t5", "an encoder-decoder"), ("vit", "neither a language model nor")]
+)
+def test_models_of_other_kinds_are_refused_at_once(model_type, kind, tmp_path):
+    """Before rows are read: neither head nor prompts fit them."""
+    AutoConfig.for_model(model_type).save_pretrained(tmp_path)
+    for refuse in (find_classifier, load_for_generation):
+        with pytest.raises(ValueError, match=rf"\({model_type}\) is {kind}.*: take a causal language model such as"):
+            refuse(str(tmp_path))
+
+
 def test_labels_are_matched_by_name_never_by_number():
     """Upper case does not matter; labels that nobody named have the order of the task; other labels need a new head."""
     config = AutoConfig.for_model("roberta", id2label={0: "CONTRADICTION", 1: "NEUTRAL", 2: "ENTAILMENT"})

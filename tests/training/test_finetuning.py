@@ -37,6 +37,7 @@ def test_label_smoothing_is_that_of_the_trainer():
     ("task", "settings", "message"),
     [
         ("summarization", {}, "`--task` summarization needs a model that writes, and `m` .bert. is an encoder"),
+        ("understanding", {"system_prompt": "Be kind."}, "`--system_prompt` has no effect on `m`, an encoder"),
         ("understanding", {"num_fewshot": 2}, "`--num_fewshot` has no effect on `m`, an encoder"),
         ("understanding", {}, "`--max_length` 1024 is beyond the model's 40 positions: give `--max_length 40` or less"),
     ],
