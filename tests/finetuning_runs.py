@@ -20,6 +20,9 @@ CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
 APPLICATIONS = [name for name in task_names() if load_task(name).trainable]
 CONFIG = {path.stem: yaml.safe_load(path.read_text()) for path in CONFIGS}
 A_FEW_STEPS = {"max_steps": 3, "max_train_samples": 40, "max_eval_samples": 6, "bf16": "false", "save_strategy": "no"}
+# What a YAML file says of prompts and answers, for the evaluation too.
+AS_TRAINED = ("max_length", "task_options", "chat_template")
+AS_TRAINED += ("prompt_template", "completion_template", "answer_pattern", "metric")
 # In place of what the large models' files ask of a cluster and of the Hub.
 ON_A_LAPTOP = A_FEW_STEPS | {
     "config_overrides": "hidden_size=32,num_hidden_layers=2,num_attention_heads=8",
@@ -44,7 +47,7 @@ def evaluate(task: str, model: str, **settings) -> list:
     """The evaluation recipe with what the application's own file says of prompts and batches."""
     config = {"max_length": 512, "task_options": "", "per_device_eval_batch_size": 16} | CONFIG.get(task, {})
     as_trained = {"batch_size": config["per_device_eval_batch_size"], "max_eval_samples": 6, "dtype": "float32"}
-    as_trained |= {name: config[name] for name in ("max_length", "task_options")}
+    as_trained |= {name: config[name] for name in AS_TRAINED if name in config}
     return [EVAL, *flags({"model_name_or_path": model} | as_trained | settings | {"task": task})]
 
 

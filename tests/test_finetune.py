@@ -32,7 +32,8 @@ def test_the_first_example_is_shown_with_what_is_trained_on_marked(name, said):
     """In double brackets, the end token included; logits of prompts are not computed."""
     assert "Logits are computed only where a label follows: for " in said(name).stderr
     shown = said(name).stderr.partition("First example, with what is trained on in [[ ]]:")[2]
-    assert "[[" in shown and "<|eos|>]]" in shown
+    end = "<|im_end|>" if name == "chat" else "<|eos|>"
+    assert "[[" in shown and f"{end}]]" in shown
 
 
 @pytest.mark.parametrize("name", APPLICATIONS)

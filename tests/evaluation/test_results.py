@@ -56,7 +56,7 @@ def test_a_single_task_is_saved_to_the_output_folder(tmp_path):
     figures |= {"eval_examples": 3, "eval_examples_dropped": 0, "eval_examples_shortened": 1, "eval_tokens_cut": 5}
     figures |= differences | {"model": "mine", "baseline": "base"}
     settings = {"task": "bias", "task_options": TaskArguments(task="bias").task_options, "prompt_style": None}
-    settings["chat_template"] = None
+    settings |= {"chat_template": None, "system_prompt": None}
     figures["settings"] = settings | {"num_fewshot": 0, "max_length": 64, "seed": 1, "dtype": "float32"}
     saved = read_json(tmp_path / "eval_results.json")
     assert saved == figures and list(saved) == list(figures)
