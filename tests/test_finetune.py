@@ -36,7 +36,7 @@ def test_the_first_example_is_shown_with_what_is_trained_on_marked(name, said):
     assert "[[" in shown and f"{end}]]" in shown
 
 
-@pytest.mark.parametrize("name", APPLICATIONS)
+@pytest.mark.parametrize("name", [*APPLICATIONS, "encoder", "encoder_lora"])
 def test_scores_of_training_and_of_the_evaluation_recipe_are_equal(name, said, tuned):
     """The same folder, the same rows: every score with its interval, every prediction, to the last digit."""
     said(name), said(f"eval_{name}")
@@ -76,6 +76,19 @@ def test_adapters_alone_are_saved_and_score_as_they_did_in_training(said, tuned)
     assert predictions == read_json_lines(tuned / "eval" / "lora" / "predictions.jsonl")
     assert "eval_loss" in read_json(folder / "eval_results.json")
     assert (tuned / "new" / "qlora" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", ["encoder", "encoder_lora"])
+def test_an_encoder_is_tuned_with_a_new_head_that_is_said_in_a_line(name, said, tuned):
+    """The labels are those of the data; transformers' own table of all new and unused weights is not printed."""
+    new = (
+        "roberta_tiny` has no such classification head: classifier.dense.bias, "
+    )
+    assert new in said(name).stderr and "LOAD REPORT" not in said(name).stderr + said(f"eval_{name}").stderr
+    assert (new in said(f"eval_{name}").stderr) == (name == "encoder_lora")
+    predicted = {row["prediction"] for row in read_json_lines(tuned / "new" / name / "predictions.jsonl")}
+    config = read_json(tuned / "new" / name / ("config.json" if name == "encoder" else "head_config.json"))
+    assert len(config["id2label"]) == 4 and predicted <= {*config["id2label"].values()}
 
 
 def test_resuming_with_adapters_is_exact(said, tuned):

@@ -1,9 +1,10 @@
 """Models with a classification head, which label texts instead of writing them: encoders such as BERT."""
 
+import contextlib
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -178,7 +179,33 @@ def head_modules(model: PreTrainedModel) -> list[str]:
     return [*names, *([f"{prefix}.pooler"] if pooler is not None else [])]
 
 
-def outside_head(model: PreTrainedModel, keys: Sequence[str]) -> list[str]:
-    """The names of weights that are not of the classification head."""
+@contextlib.contextmanager
+def no_load_report():
+    """Keep transformers from logging its table of new and unused weights, which `report_head` says in a line."""
+    log = logging.getLogger("transformers.modeling_utils")
+    log.addFilter(other_message := lambda record: "LOAD REPORT" not in record.getMessage())
+    try:
+        yield
+    finally:
+        log.removeFilter(other_message)
+
+
+def report_head(model: PreTrainedModel, name: str, missing: Sequence[str], unused: Iterable[str]) -> list[str]:
+    """Log which weights of a classification head are new, and which saved ones of the encoder are not used.
+
+    Args:
+        name: of the saved model.
+        missing: names of the weights that it lacks.
+        unused: names of the weights that only the saved model has.
+
+    Returns:
+        The missing ones that are not of the head.
+    """
     modules = tuple(f"{name}." for name in head_modules(model))
-    return [key for key in keys if not key.startswith(modules)]
+    outside = [key for key in missing if not key.startswith(modules)]
+    if missing and not outside:
+        logger.info(f"`{name}` has no such classification head: {', '.join(missing)} are new")
+    prefix = model.base_model_prefix
+    if lost := sorted(key for key in unused if key.startswith(f"{prefix}.") and ".pooler." not in key):
+        logger.warning(f"`{name}`: {len(lost)} of the encoder's weights are not used, the first is {lost[0]}")
+    return outside

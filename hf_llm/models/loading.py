@@ -1,5 +1,6 @@
 """Tokenizers and models: loaded from files or the Hub, or new from a config."""
 
+import contextlib
 import difflib
 import functools
 import json
@@ -47,7 +48,7 @@ from hf_llm.models.adapters import (
     load_adapter,
     tokens_of_adapter,
 )
-from hf_llm.models.classifiers import find_classifier, head_modules, outside_head
+from hf_llm.models.classifiers import find_classifier, head_modules, no_load_report, report_head
 from hf_llm.models.config_checks import check_heads, check_memory, check_overrides
 from hf_llm.models.extension import extend_embeddings
 from hf_llm.models.inspection import count_parameters, detect_auto_class, end_token_ids, first_position
@@ -292,20 +293,20 @@ def load_weights(name: str, model_args: ModelArguments, auto_class: type, **opti
     A model from a .gguf file is left in a state in which `save_pretrained` works.
     """
     path, gguf = pretrained_location(name)
-    model, loading = auto_class.from_pretrained(
-        path,
-        attn_implementation=model_args.attn_implementation,
-        trust_remote_code=model_args.trust_remote_code,
-        output_loading_info=True,
-        **gguf,
-        **{"dtype": torch.float32, **options},
-    )
+    with_head = auto_class is AutoModelForSequenceClassification
+    with no_load_report() if with_head else contextlib.nullcontext():
+        model, loading = auto_class.from_pretrained(
+            path,
+            attn_implementation=model_args.attn_implementation,
+            trust_remote_code=model_args.trust_remote_code,
+            output_loading_info=True,
+            **gguf,
+            **{"dtype": torch.float32, **options},
+        )
     model.config.return_dict = True  # outputs are taken by their names
     missing = sorted([*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])])
-    if auto_class is AutoModelForSequenceClassification:
-        new, missing = missing, outside_head(model, missing)
-        if new and not missing:
-            logger.info(f"The classification head is new: {', '.join(new)}")
+    if with_head:
+        missing = report_head(model, f"{path}", missing, loading["unexpected_keys"])
     if missing:
         raise ValueError(f"the weights lack {len(missing)} tensors, the first is {missing[0]}")
     if gguf:  # the weights are plain tensors now, but save_pretrained would refuse the model as a quantized one
