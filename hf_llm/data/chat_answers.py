@@ -150,24 +150,23 @@ class ChatFormat:
         pairs = [(text, repr(chat["messages"][-1])) for text, chat in zip(texts, chats, strict=True)]
         firsts = {key: i for i, pair in reversed([*enumerate(pairs)]) for key in enumerate(pair)}  # (0, prompt) -> row
         chosen = sorted({*firsts.values()})
-        written = self.render_completions(chosen, pairs, chats, origins)
+        written = self.render_completions(chosen, pairs, examples, origins)
         by_completion = {completion: text for (_, completion), text in written.items()}
         if any(by_completion[completion] != text for (_, completion), text in written.items()):
-            written = self.render_completions(range(len(pairs)), pairs, chats, origins)
+            written = self.render_completions(range(len(pairs)), pairs, examples, origins)
         ends = [self.missing_end and self.missing_end_of(chat) for chat in chats]
         return [written.get(pair, by_completion[pair[1]]) + end for pair, end in zip(pairs, ends, strict=True)]
 
     def render_completions(
-        self, chosen: Sequence[int], pairs: list[tuple[str, str]], chats: list[Conversation], origins: Sequence[str]
+        self, chosen: Sequence[int], pairs: list[tuple[str, str]], examples: list[Example], origins: Sequence[str]
     ) -> dict[tuple[str, str], str]:
         """What the template writes after the prompt of some of the pairs (text of the prompt, answer)."""
-        wholes = render_chats(
-            self.tokenizer, [chats[i] for i in chosen], origins=[origins[i] for i in chosen], **self.variables
-        )
+        chats = [self.conversation(examples[i]) for i in chosen]
+        wholes = render_chats(self.tokenizer, chats, origins=[origins[i] for i in chosen], **self.variables)
         written = {}
-        for i, whole in zip(chosen, wholes, strict=True):
-            with self.add_remedy(origins[i], chats[i]):
-                written[pairs[i]] = completion_after(pairs[i][0], whole, *contents_of(chats[i]))
+        for i, chat, whole in zip(chosen, chats, wholes, strict=True):
+            with self.add_remedy(origins[i], examples[i]):
+                written[pairs[i]] = completion_after(pairs[i][0], whole, *contents_of(chat))
         return written
 
     def context(self, text: str) -> str:
@@ -187,6 +186,14 @@ class ChatFormat:
             context, written, *self.tokenizer([context, context + written], add_special_tokens=False).input_ids
         )
 
+    def splits(self, example: Example) -> bool:
+        """Whether `check_split` finds nothing to refuse."""
+        try:
+            self.check_split(example)
+        except ValueError:
+            return False
+        return True
+
     @contextlib.contextmanager
     def add_remedy(self, origin: str, example: Example) -> Iterator[None]:
         """Put origin and remedy around the message of a `ValueError` about an answer."""
@@ -197,15 +204,26 @@ class ChatFormat:
 
     def remedy(self, example: Example) -> str:
         """What to do about an answer that the template writes otherwise: a switch of the template, if one helps."""
-        for switch in switches(self.tokenizer):
-            try:
-                variables = self.template_kwargs | switch
+        changed = not self.splits(example)  # or it is another message that is not written
+        for switch in switches(self.tokenizer) if changed else ():
+            variables = self.template_kwargs | switch
+            with contextlib.suppress(ValueError):
                 ChatFormat(self.tokenizer, self.shots, variables, self.system_prompt).check_split(example)
-            except ValueError:
-                continue
-            kwargs = format_mapping(self.template_kwargs | switch)
-            return f"give `--chat_template_kwargs {kwargs}`, with which they agree"
-        return "give another template by `--chat_template FILE`, or take `--prompt_style plain`"
+                return f"give `--chat_template_kwargs {format_mapping(variables)}`, with which they agree"
+        thoughts = "begin the answers by their thoughts, <think>...</think>, or "
+        start = thoughts * (changed and self.splits(with_thoughts(example)))
+        if "messages" in example:
+            return f"{start}give another template by `--chat_template`, e.g. chatml"
+        return f"{start}give another template by `--chat_template FILE`, or take `--prompt_style plain`"
+
+
+def with_thoughts(example: Example) -> Example:
+    """An example whose answer begins by a thought."""
+    thought = f"<think>\n{ANSWER}\n</think>\n\n"
+    if "messages" not in example:
+        return example | {"completion": thought + example["completion"]}
+    *earlier, last = example["messages"]
+    return example | {"messages": [*earlier, {"role": "assistant", "content": thought + last["content"]}]}
 
 
 def without_answer(chat: Conversation) -> Conversation:
@@ -258,13 +276,22 @@ def completion_after(text: str, whole: str, prompt: str, completion: str) -> str
             f"`{excerpt(whole[start:])}`"
         )
     written = whole[len(text) :]
-    answer = text[text.rfind(prompt) + len(prompt) :] + written  # with thoughts that the prompt opens
-    for name, content, rendering in (("prompt", prompt, text), ("answer", completion, answer)):
-        if not writes(content, rendering):
+    right = {"prompt": writes(prompt, text), "answer": completion in written or ends_after(text, whole, completion)}
+    for name, content, rendering in (("prompt", prompt, text), ("answer", completion, written)):
+        if not right[name]:
             raise ValueError(
                 f"the chat template changes the {name} `{excerpt(content)}`, and writes `{excerpt(rendering)}`"
             )
     return written
+
+
+def ends_after(text: str, whole: str, completion: str) -> bool:
+    """Whether a completion ends after a prompt's text; it may begin within it, where the prompt opens a thought.
+
+    White space does not count.
+    """
+    before, joined, answer = ("".join(each.split()) for each in (text, whole, completion))
+    return (start := joined.rfind(answer)) >= 0 and start + len(answer) > len(before)
 
 
 def excerpt(text: str) -> str:

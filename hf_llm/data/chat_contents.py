@@ -24,6 +24,8 @@ def check_prompt_written(chat: Conversation, text: str) -> None:
             raise ValueError(f"the chat template leaves out the tool `{name}`")
     for message in chat["messages"][:-1]:
         content = message["content"] or ""
+        if message["role"] == "assistant":
+            check_answer_written(message, text)
         if message["role"] == "assistant" or content in text:
             continue
         if not (writes(content, text) if message["role"] == "user" else writes_words(SWITCH.sub(" ", content), text)):

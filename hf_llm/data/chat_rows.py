@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from hf_llm.data.chat_answers import ChatFormat, Example
+from hf_llm.data.chat_answers import Example
 from hf_llm.data.chat_turns import encode_conversations
 from hf_llm.data.chats import writes
 from hf_llm.data.prompting import Prompter
@@ -32,7 +32,7 @@ class ConversationCounts:
     conversations_too_long: int = 0  # left out, because no answer fits
     answers: int = 0  # trained
     answers_too_long: int = 0  # not trained, because they do not fit
-    thoughts_left_out: int = 0  # conversations with thoughts that the chat template does not write
+    thoughts_left_out: int = 0  # conversations with thoughts, some of which the chat template does not write
     conversations_split: int = 0  # into several rows
     rows: int = 0
     unproved: list[str] = field(default_factory=list)  # origins
@@ -77,7 +77,7 @@ def encode_chats(
     for i, chat in enumerate(examples):
         if i in problems:
             continue
-        counts.thoughts_left_out += leaves_out_thoughts(format, chat, encoded[i])
+        counts.thoughts_left_out += leaves_out_thoughts(prompter, chat, encoded[i])
         counts.conversations_split += len(encoded[i]) > 1
         answers = sum(len(answer_ends(row["labels"])) for row in encoded[i])
         encoded[i] = [row for row in (shorten(row, prompter.max_length) for row in encoded[i]) if row]
@@ -108,13 +108,15 @@ def shorten(row: Features, max_length: int) -> Features | None:
     return {name: ids[:end] for name, ids in row.items()} if end else None
 
 
-def leaves_out_thoughts(format: ChatFormat, chat: dict[str, Any], rows: list[Features]) -> bool:
-    """Whether the assistant has thoughts of which none are among the trained texts."""
-    thoughts = [message["reasoning_content"] for message in chat["messages"] if message.get("reasoning_content")]
+def leaves_out_thoughts(prompter: Prompter, chat: dict[str, Any], rows: list[Features]) -> bool:
+    """Whether a trained answer has thoughts that are not among the trained texts."""
+    answers = [message for message in chat["messages"] if message["role"] == "assistant"]
+    answers = answers if prompter.train_on == "assistant" else answers[-1:]
+    thoughts = [message["reasoning_content"] for message in answers if message.get("reasoning_content")]
     if not thoughts:
         return False
-    trained = [format.tokenizer.decode([label for label in row["labels"] if label != -100]) for row in rows]
-    return not any(writes(thought, f"{text}") for thought in thoughts for text in trained)
+    trained = [prompter.tokenizer.decode([label for label in row["labels"] if label != -100]) for row in rows]
+    return not all(any(writes(thought, f"{text}") for text in trained) for thought in thoughts)
 
 
 def log_conversations(counts: ConversationCounts, split: str, max_length: int) -> None:
@@ -139,6 +141,6 @@ def log_conversations(counts: ConversationCounts, split: str, max_length: int) -
         )
     if counts.thoughts_left_out:
         logger.warning(
-            f"{split}: the chat template leaves out the thoughts of {counts.thoughts_left_out} conversations, and they "
-            "are not trained: give another one by `--chat_template FILE` if they should be"
+            f"{split}: the chat template leaves out thoughts of {counts.thoughts_left_out} conversations, and they are "
+            "not trained: give another one by `--chat_template FILE` if they should be"
         )

@@ -78,9 +78,10 @@ def encode_examples(rows: Dataset, prompter: Prompter, split: str = "train") -> 
         columns = {name: token_lists([features[name] for features in flat]) for name in ("input_ids", "labels")}
         tables.append(pa.table(columns))
     table = pa.concat_tables(tables)
-    if not len(table):
-        raise ValueError(f"`{split}`: none of the {len(rows)} rows has a completion to learn")
     log_conversations(counts, split, prompter.max_length)
+    if not len(table):
+        too_long = f" that fits in `--max_length` {prompter.max_length}" * bool(counts.conversations_too_long)
+        raise ValueError(f"`{split}`: none of the {len(rows)} rows has a completion to learn{too_long}")
     dropped = len(rows) - len(removed) - counts.total()
     return Dataset(table), new_report(removed, dropped, split, prompter, counts)
 
@@ -142,7 +143,7 @@ def encode_prompts(rows: Dataset, prompter: Prompter, split: str = "validation")
         texts = prompter.prompt_texts(examples, origins)
         for row, example, text in zip(batch, examples, texts, strict=True):
             if "messages" in example:
-                with add_origin(row):
+                with prompter.chat_format().add_remedy(row[ORIGIN], example):
                     check_prompt_written(example, text)
         completions = [[] for _ in examples]
         if task.scores_perplexity:

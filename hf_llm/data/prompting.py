@@ -1,6 +1,5 @@
 """Token ids of a task's prompts and completions: plain text or chat template, shortened to fit."""
 
-import contextlib
 import logging
 import re
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from datasets import DatasetDict
 from transformers import PreTrainedTokenizerBase
 
 from hf_llm.arguments import ChatArguments, GenerateArguments, TaskArguments
-from hf_llm.data.chat_answers import ANSWER, PROBE, ChatFormat, Example, check_token_border
+from hf_llm.data.chat_answers import PROBE, ChatFormat, Example, check_token_border, with_thoughts
 from hf_llm.data.chats import DAY
 from hf_llm.data.few_shot import draw_shots
 from hf_llm.data.vocabulary import add_special_tokens
@@ -268,10 +267,9 @@ def check_chat_template(tokenizer: PreTrainedTokenizerBase, args: TaskArguments)
     """
     set_chat_template(tokenizer, args)
     if chat := new_chat_format(tokenizer, args.prompt_style, args.chat_template_kwargs, args.system_prompt):
-        with contextlib.suppress(ValueError):
-            return chat.check_split(PROBE | {"completion": f"<think>\n{ANSWER}\n</think>\n\n{ANSWER}"})
         with chat.add_remedy(f"tokenizer `{tokenizer.name_or_path}`", PROBE):
-            chat.check_split(PROBE)
+            if not chat.splits(with_thoughts(PROBE)):
+                chat.check_split(PROBE)
 
 
 def add_chat_template(

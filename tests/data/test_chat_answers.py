@@ -10,6 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_llm.arguments import TaskArguments
 from hf_llm.data import chat_answers
+from hf_llm.data.chat_answers import ChatFormat, completion_after
+from hf_llm.data.chat_turns import encode_conversations
 from hf_llm.data.chats import as_lists, render_chats
 from hf_llm.data.examples import encode_examples, encode_prompts
 from hf_llm.data.prompting import Prompter, check_chat_template, new_prompter
@@ -144,6 +146,20 @@ def test_thoughts_in_the_data_close_those_that_the_prompt_opens():
     assert trained == "It is 4.\n</think>\n\nFour.<|end|>\n"
     with pytest.raises(ValueError, match="changes the answer"):
         encode_examples(rows, Prompter(chat_tokenizer(DROPS_THOUGHTS), task, 512))
+
+
+def test_the_remedy_of_a_template_that_opens_thoughts_is_to_give_them():
+    """It helps, also if the user's message is within the mark of the thoughts, `think`; a conversation is not plain."""
+    format = ChatFormat(chat_tokenizer(THINKS), [])
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Four."}]
+    remedy = "begin the answers by their thoughts, <think>...</think>, or give another template by `--chat_template"
+    assert format.remedy({"messages": messages, "tools": None}) == f"{remedy}`, e.g. chatml"
+    assert format.remedy({"prompt": "hi", "completion": "Four."}) == f"{remedy} FILE`, or take `--prompt_style plain`"
+    messages[1] = messages[1] | {"content": "<think>\nIt is 4.\n</think>\n\nFour."}
+    (rows,), problems = encode_conversations(format, [{"messages": messages, "tools": None}], ["row"])
+    assert rows and not problems
+    with pytest.raises(ValueError, match="changes the answer"):
+        completion_after("<user>4<bot>", "<user>4<bot><end>", "4", "4")
 
 
 def test_a_prompt_that_ends_within_a_token_is_refused():

@@ -91,13 +91,21 @@ def test_thoughts_that_the_template_does_not_write_are_counted():
     class Thinker(Talk):
         def to_example(self, row):
             example = super().to_example(row)
-            example["messages"][1]["reasoning_content"] = "Hm."
+            for number, message in enumerate(example["messages"][1::2]):
+                message["reasoning_content"] = f"Hm, {number}."
             return example
 
-    for template, count in ((TURNS, 1), (TURNS.replace("{{ m.content", "{{ m.reasoning_content }}{{ m.content"), 0)):
-        prompter = new_prompter(template=template)
+    written = TURNS.replace("{{ m.content", "{{ m.reasoning_content }}{{ m.content")
+    of_some = written.replace("{{ m.reasoning_content", "{{ m.reasoning_content if loop.index < 3")
+    for template, train_on, count in (
+        (TURNS, "assistant", 1),
+        (written, "assistant", 0),
+        (of_some, "assistant", 1),
+        (of_some, "last", 1),
+    ):
+        prompter = new_prompter(template=template, train_on=train_on)
         prompter.task = Thinker()
-        _, report = encode_examples(rows_of("Hi/Oh"), prompter)
+        _, report = encode_examples(rows_of("Hi/Oh/So/Yes"), prompter)
         assert report.metrics("train")["train_thoughts_left_out"] == count
 
 

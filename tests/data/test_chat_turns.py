@@ -151,6 +151,12 @@ def test_a_tool_that_the_template_leaves_out_is_a_problem():
     assert problems == {0: "the chat template leaves out the tool `add`"}
 
 
+def test_an_earlier_call_that_the_template_leaves_out_is_a_problem():
+    """Its result would follow a question, in training the last answer alone and in evaluation."""
+    _, problems = encode_conversations(chat_format(TURNS), [{"messages": WITH_CALL, "tools": None}], ["row"], "last")
+    assert problems == {0: "the chat template changes or leaves out the call of the tool `add`"}
+
+
 def test_the_system_prompt_of_the_run_is_put_first():
     """Where a conversation has none."""
     format = chat_format(TURNS, system_prompt="Be brief.")
