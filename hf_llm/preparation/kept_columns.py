@@ -33,7 +33,8 @@ class KeptColumns:
             return
         for value in values.to_pylist():
             for name, each in json.loads(value or "{}").items():
-                self.types[name].add(type(each))
+                fits = not isinstance(each, int) or -(2**63) <= each < 2**63  # in an int64
+                self.types[name].add(type(each) if fits else object)
         self.spool.append(values.combine_chunks().fill_null("{}"), {name: columns[name] for name in ("source", "row")})
 
     def sort(self) -> None:
