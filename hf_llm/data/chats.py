@@ -11,15 +11,13 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from hf_llm.conversations import Conversation, Message
 from hf_llm.limits import limited_memory, limited_time
 from hf_llm.messages import one_line
-from hf_llm.templates import check_template
+from hf_llm.templates import MAX_EXTRA_BYTES, MAX_SECONDS, check_template
 
-Chat = list[dict[str, Any]]  # messages {"role": str, "content": str}, some with "tool_calls"
-Conversation = dict[str, Any]  # {"messages": Chat, "tools": list[dict] | None}
+Chat = list[Message]
 
-MAX_SECONDS = 5  # of CPU time for one chat, which takes a well-behaved template about a millisecond
-MAX_EXTRA_BYTES = 2 << 30  # of memory while templates run
 MAX_EXTRA_CHARACTERS = 1_000_000  # that a template adds to ten times the chat's own characters
 MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")  # before what the assistant writes, in some templates
 FAILING_TEMPLATE = (
@@ -89,7 +87,8 @@ def render_marked(
             check_template(template)
         with limited_memory(MAX_EXTRA_BYTES):
             chats = [(chat["messages"], chat.get("tools") or shared_tools) for chat in conversations]
-            if "text" in template and takes_lists(render, *chats[0]):  # the type of such parts
+            # "text" is the type of such parts.
+            if any("text" in template for template in templates.values()) and takes_lists(render, *chats[0]):
                 chats = [(as_lists(chat), tools) for chat, tools in chats]
             with_calls = next((chat for chat in chats if any(map(arguments_of, chat[0]))), None)
             if with_calls and takes_json_text(render, *with_calls):
@@ -107,33 +106,33 @@ def render_marked(
 def takes_lists(render: Callable[..., tuple[str, Any]], chat: Chat, tools: list[Any] | None) -> bool:
     """Whether a template takes contents only as lists: given texts, it fails, or leaves them out without a word."""
     content = max((message["content"] for message in chat), key=len)
-    try:
-        if writes(content, render(chat, tools)[0]):
-            return False
-    except (TimeoutError, MemoryError):
-        raise
-    except Exception:  # templates raise any class of error
-        pass
-    try:
-        return writes(content, render(as_lists(chat), tools)[0])
-    except Exception:
+    text = try_to_render(render, chat, tools)
+    if text is not None and writes(content, text):
         return False
+    text = try_to_render(render, as_lists(chat), tools)
+    return text is not None and writes(content, text)
 
 
 def takes_json_text(render: Callable[..., tuple[str, Any]], chat: Chat, tools: list[Any] | None) -> bool:
     """Whether a template takes arguments of tool calls only as text: given objects, it fails, or writes Python's."""
+    text = try_to_render(render, chat, tools)
+    if text is not None and not any(str(each) in text for message in chat for each in arguments_of(message)):
+        return False
+    return bool(try_to_render(render, with_json_text(chat), tools))
+
+
+def try_to_render(render: Callable[..., tuple[str, Any]], chat: Chat, tools: list[Any] | None) -> str | None:
+    """What a template makes of a chat; None if it refuses it.
+
+    Raises:
+        TimeoutError, MemoryError: it takes too much.
+    """
     try:
-        text, _ = render(chat, tools)
-        if not any(str(arguments) in text for message in chat for arguments in arguments_of(message)):
-            return False
+        return render(chat, tools)[0]
     except (TimeoutError, MemoryError):
         raise
     except Exception:  # templates raise any class of error
-        pass
-    try:
-        return bool(render(with_json_text(chat), tools)[0])
-    except Exception:
-        return False
+        return None
 
 
 def arguments_of(message: dict[str, Any]) -> list[dict[str, Any]]:
