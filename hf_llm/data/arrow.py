@@ -50,3 +50,8 @@ def hash_rows(rows: Dataset) -> str:
                 yield from (name.encode(), lists.value_lengths().to_numpy(), lists.flatten().to_numpy())
 
     return Hasher.hash_bytes(buffers())  # pyright: ignore[reportArgumentType]  # it takes all that is made of bytes
+
+
+def row_facts(rows: Any) -> dict[str, Any]:
+    """The facts that a stream or the rows of a token folder know; of other rows their number and a hash of all."""
+    return rows.facts if hasattr(rows, "facts") else {"rows": len(rows), "data": hash_rows(rows)}

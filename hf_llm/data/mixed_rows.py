@@ -12,10 +12,9 @@ from accelerate.utils import gather_object
 from datasets import Dataset, concatenate_datasets
 from transformers import TrainerCallback, TrainingArguments
 
-from hf_llm.data.arrow import column, hash_rows
+from hf_llm.data.arrow import column, row_facts
 from hf_llm.data.mixtures import Mixture, endless_order, spread
 from hf_llm.data.streaming import RankRows, StreamedRows, TrackStream
-from hf_llm.data.token_folders import TokenRows
 
 
 class MixedRows(torch.utils.data.Dataset):
@@ -63,10 +62,7 @@ class MixedRows(torch.utils.data.Dataset):
     @property
     def facts(self) -> dict[str, Any]:
         """What must be equal for a resumed run to be the same run."""
-        data = {
-            name: rows.facts["data"] if isinstance(rows, TokenRows) else hash_rows(rows)
-            for name, rows in self.rows.items()
-        }
+        data = {name: row_facts(rows)["data"] for name, rows in self.rows.items()}
         return {"rows": len(self), "mixture": self.counts, "data": data}
 
     def callbacks(self) -> list[TrainerCallback]:

@@ -8,7 +8,7 @@ from accelerate.utils import broadcast_object_list
 from datasets.fingerprint import Hasher
 from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
-from hf_llm.data.arrow import hash_rows
+from hf_llm.data.arrow import row_facts
 from hf_llm.data.tokenization import tokenizer_definition
 
 # Arguments of the Trainer that change what is trained. The others change only which weights count as the best, logs,
@@ -53,11 +53,6 @@ def collect_facts(trainer: Trainer) -> dict[str, Any]:
         "early_stopping_patience": early_stopping_patience(trainer),
         "best checkpoint": best_facts(trainer),
     }
-
-
-def row_facts(rows: Any) -> dict[str, Any]:
-    """The facts that a stream or the rows of a token folder know; of other rows their number and a hash of all."""
-    return rows.facts if hasattr(rows, "facts") else {"rows": len(rows), "data": hash_rows(rows)}
 
 
 def argument_facts(args: TrainingArguments) -> dict[str, Any]:

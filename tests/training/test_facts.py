@@ -12,9 +12,10 @@ from tiny import TEXTS, new_model, new_tokenizer, new_trainer, packed
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, TrainingArguments
 
 from hf_llm.arguments import ModelArguments
+from hf_llm.data.arrow import hash_rows
 from hf_llm.data.vocabulary import train_tokenizer
 from hf_llm.models.loading import load_tokenizer
-from hf_llm.training.facts import COMPARED_ARGUMENTS, differences, hash_rows, run_facts
+from hf_llm.training.facts import COMPARED_ARGUMENTS, differences, run_facts
 from hf_llm.training.run import enable_early_stopping
 
 TOKENIZER = new_tokenizer()
