@@ -13,11 +13,11 @@ from hf_llm.messages import report_errors
 def main():
     (args,) = parse_args([ChatArguments], description=__doc__)
     # These imports take seconds, which `--help` and errors in flags need not wait for.
-    from hf_llm.evaluation.talk import Talk, read_messages
+    from hf_llm.evaluation.talk import Talk, user_messages
     from hf_llm.models.loading import load_for_generation
 
     talk = Talk(*load_for_generation(args.model_name_or_path, args.trust_remote_code), args)
-    for message in read_messages(args):
+    for message in user_messages(args):
         talk.take(message)
 
 

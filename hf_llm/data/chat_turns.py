@@ -63,7 +63,7 @@ def encode_conversations(
             texts.append([])
             problems[i] = str(error)
     flat = [(i, text, spans) for i, rows in enumerate(texts) for text, spans in rows]
-    encoded = encode_texts(format, [(text, spans) for _, text, spans in flat])
+    encoded = encode_spans(format, [(text, spans) for _, text, spans in flat])
     result: list[Rows] = [[] for _ in conversations]
     for (i, _, _), row in zip(flat, encoded, strict=True):
         if isinstance(row, str):
@@ -197,16 +197,16 @@ def check_turns(turns: list[Turn]) -> None:
     check_prompt_written(turns[-1].chat, turns[-1].prompt)
 
 
-def encode_texts(format: ChatFormat, texts: list[tuple[str, list[Span]]]) -> list[dict[str, list[int]] | str]:
+def encode_spans(format: ChatFormat, texts: list[tuple[str, list[Span]]]) -> list[dict[str, list[int]] | str]:
     """Token ids and labels of texts with trained spans, or the reason why a span of a text cannot be proved.
 
     Each border of a span must be one between two tokens, also for a text that ends there, and the tokens of each span
     must decode to its text.
     """
-    all_ids = tokenize(format, [text for text, _ in texts])
+    all_ids = token_ids(format, [text for text, _ in texts])
     cuts = [cuts_of(format, text, spans, ids) for (text, spans), ids in zip(texts, all_ids, strict=True)]
     contexts = [*{text[start:border] for (text, _), row in zip(texts, cuts, strict=True) for start, _, border in row}]
-    context_ids = dict(zip(contexts, tokenize(format, contexts), strict=True))
+    context_ids = dict(zip(contexts, token_ids(format, contexts), strict=True))
     rows: list[dict[str, list[int]] | str] = []
     for (text, spans), ids, row_cuts in zip(texts, all_ids, cuts, strict=True):
         try:
@@ -222,7 +222,7 @@ def encode_texts(format: ChatFormat, texts: list[tuple[str, list[Span]]]) -> lis
     return rows
 
 
-def tokenize(format: ChatFormat, texts: list[str]) -> list[list[int]]:
+def token_ids(format: ChatFormat, texts: list[str]) -> list[list[int]]:
     """Token ids of texts in which the template has written all special tokens."""
     return format.tokenizer(texts, add_special_tokens=False, return_attention_mask=False).input_ids if texts else []
 

@@ -40,7 +40,7 @@ def field_of(value: Any, name: str) -> Any:
         ValueError: the fields in a list are not texts.
     """
     if isinstance(value, list):
-        return join_texts([field_of(item, name) for item in value], name)
+        return join_values([field_of(item, name) for item in value], name)
     if not isinstance(value, dict):
         if value is None:
             return None
@@ -70,8 +70,8 @@ def text_of(row: dict[str, Any], column: str) -> tuple[str | None, set[str]]:
             values[name] = field_of(row, name)
         except KeyError:
             continue
-        join_texts([values[name]], name)
-    return (join_texts([*values.values()], column) if values else None), {*values}
+        join_values([values[name]], name)
+    return (join_values([*values.values()], column) if values else None), {*values}
 
 
 def text_row(row: dict[str, Any], column: str) -> dict[str, str | None]:
@@ -79,7 +79,7 @@ def text_row(row: dict[str, Any], column: str) -> dict[str, str | None]:
     return {"text": text_of({**row}, column)[0]}  # of `datasets` no dictionary
 
 
-def join_texts(values: list[Any], name: str) -> str:
+def join_values(values: list[Any], name: str) -> str:
     """Join texts by empty lines.
 
     Raises:

@@ -74,7 +74,7 @@ def find_sources(argument: str, patterns: list[str], text_extensions: Sequence[s
         url, column = split_column(pattern, text_extensions)
         more, more_skipped = find_urls(argument, url, text_extensions)
         for file in more:
-            check_columns(file.path, urls.get(file.path, file).column, column)
+            check_same_column(file.path, urls.get(file.path, file).column, column)
             urls[file.path] = file._replace(column=column)
         skipped += more_skipped
     if warn:
@@ -154,7 +154,7 @@ class Search:
         elif other := self.seen.get(key):
             self.matched.add(location.pattern)
             if location.chosen and other.chosen:
-                check_columns(location.path, other.column, location.column)
+                check_same_column(location.path, other.column, location.column)
             if other.path != location.path:
                 self.skipped.append((location, other))
         elif kind == stat.S_IFDIR:
@@ -251,7 +251,7 @@ def split_column(pattern: str, text_extensions: Sequence[str] = ()) -> tuple[str
     return path, column
 
 
-def check_columns(path: str, column: str | None, other: str | None) -> None:
+def check_same_column(path: str, column: str | None, other: str | None) -> None:
     """Raise an error if a file is named twice with different columns."""
     if column != other:
         names = " and ".join(f"`{name}`" if name else "no column" for name in (column, other))

@@ -32,7 +32,7 @@ SOURCE = "source of the row"  # column of rows, beside that of their origins
 UNITS = ("weight", "epochs")
 # What all sources have in common.
 SHARED = ("mixture", "stopping_strategy", "max_length", "packing", "streaming")
-Arguments = TypeVar("Arguments", bound=DataArguments)
+AnyArguments = TypeVar("AnyArguments", bound=DataArguments)
 
 
 @dataclass
@@ -196,7 +196,7 @@ def read_mixture(data_args: DataArguments) -> Mixture:
     return Mixture(path, sources, shares, unit, data_args.stopping_strategy, mappings)
 
 
-def new_source(data_args: Arguments, values: dict[str, Any]) -> Arguments:
+def new_source(data_args: AnyArguments, values: dict[str, Any]) -> AnyArguments:
     """Make the arguments of a source: those of the command line, with the settings of the mixture.
 
     Raises:
@@ -258,7 +258,7 @@ def naming_source(path: str | None, name: str) -> Iterator[None]:
         raise ValueError(f"`--mixture` {path}, `{name}`: {error}") from None
 
 
-def join_texts(documents: Any) -> Dataset | IterableDataset:
+def join_documents(documents: Any) -> Dataset | IterableDataset:
     """Join the texts of all sources of a mixture, those of streams in turn; other texts are returned as they are."""
     if not isinstance(documents, dict):
         return documents

@@ -249,7 +249,7 @@ def settled(text: str) -> str:
     return text[: mark.start() if mark and mark.partial else None].rstrip("\ufffd").rstrip()
 
 
-def read_messages(args: ChatArguments) -> Iterator[str]:
+def user_messages(args: ChatArguments) -> Iterator[str]:
     """Iterate over the messages of `--message`, or the lines of the terminal or a pipe, until `/exit` or their end.
 
     A message of several lines has three quotation marks before and after it.

@@ -53,7 +53,7 @@ class ToolCalls(TaskMetric):
         """Whether calls and names of each row are right, and whether it has calls, (N, 3)."""
         rows = []
         for text, golds in zip(predictions, references, strict=True):
-            calls, expected = read_calls(text), [read_calls(gold) for gold in golds]
+            calls, expected = calls_in_text(text), [calls_in_text(gold) for gold in golds]
             right = any(same_calls(calls, gold) for gold in expected)
             names, *golds = (Counter(call["name"] for call in each) for each in (calls, *expected))
             rows.append([right, names in golds, any(expected)])
@@ -67,7 +67,7 @@ class ToolCalls(TaskMetric):
         return scores
 
 
-def read_calls(text: str) -> list[Call]:
+def calls_in_text(text: str) -> list[Call]:
     """Calls from JSON text or from the text of an answer."""
     found = find_calls(text)
     return json.loads(found) if found else []

@@ -34,7 +34,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from hf_llm.arguments import AdapterArguments, ModelArguments, TokenizerArguments
 from hf_llm.data.labelling import Labeller
-from hf_llm.data.mixtures import join_texts
+from hf_llm.data.mixtures import join_documents
 from hf_llm.data.prompting import Prompter
 from hf_llm.data.token_folders import TokenRows
 from hf_llm.data.vocabulary import train_tokenizer
@@ -123,7 +123,7 @@ def load_tokenizer(
             raise ValueError("there is no model to start from: give `--model_name_or_path`, a folder or a Hub id")
         trained: list[Any] = [None]
         if PartialState().is_main_process:
-            rows: Any = join_texts(train_split)
+            rows: Any = join_documents(train_split)
             rows = rows.take(STREAMED_DOCUMENTS) if isinstance(rows, IterableDataset) else rows
             texts = (row["text"] or "" for row in rows)
             trained = [train_tokenizer(texts, model_args.vocab_size, special_tokens=special_tokens)]

@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from hf_llm.arguments import ChatArguments
-from hf_llm.evaluation.talk import Talk, read_messages, settled
+from hf_llm.evaluation.talk import Talk, settled, user_messages
 
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
@@ -132,10 +132,10 @@ def test_ctrl_c_stops_an_answer_and_not_the_program(talk, capsys, monkeypatch):
 def test_messages_come_from_a_pipe(monkeypatch):
     """One a line; several lines between quotation marks; empty lines are skipped; `/exit` ends them."""
     monkeypatch.setattr(sys, "stdin", io.StringIO('one\n\n  two \n"""three\n\nfour"""\n/exit\nfive\n'))
-    assert [*read_messages(ChatArguments(model_name_or_path="m"))] == ["one", "  two", "three\n\nfour"]
+    assert [*user_messages(ChatArguments(model_name_or_path="m"))] == ["one", "  two", "three\n\nfour"]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8"))
     with pytest.raises(ValueError, match="the messages on stdin are not UTF-8"):
-        next(read_messages(ChatArguments(model_name_or_path="m")))
+        next(user_messages(ChatArguments(model_name_or_path="m")))
 
 
 def test_without_a_template_each_message_is_completed_by_itself(talk, tokenizer, capsys):
