@@ -13,6 +13,7 @@ from hf_llm.data.office_documents import REMEDY, needs_package
 from hf_llm.messages import printable, without_secrets
 
 PREPARED_MANIFEST = "manifest.json"  # of a prepared folder
+TOKENS_FILE = "tokens.json"  # of a folder of tokens
 PREPARED_FILES = {PREPARED_MANIFEST, "README.md", "report.md", "funnel.png", "dropped.tsv.gz"}  # besides the shards
 # Documents with these names, alone or before a separator: `LICENSE-MIT.txt`, `COPYING.LESSER`.
 NO_TEXT = re.compile(
@@ -65,9 +66,26 @@ def reason_to_skip_folder(path: str, names: set[str]) -> str | None:
     """
     if reason := hidden(os.path.basename(path)):
         return reason
+    if holds_tokens(names):
+        return "a folder of tokens"
     if names & MODEL_FILES:
         return "output of a training, or a model"
     return "a prepared folder" if prepared_shards(path, names) is not None else None
+
+
+def holds_tokens(names: set[str]) -> bool:
+    """Return whether a folder with these files is one that `recipes/tokenize_data.py` wrote."""
+    return {TOKENS_FILE, "train-00000.arrow"} <= names
+
+
+def refuse_tokens(argument: str, folder: str, names: set[str]) -> None:
+    """Raise an error if an argument that takes text names a folder of tokens."""
+    if holds_tokens(names):
+        shown = printable(without_secrets(folder) if "://" in folder else folder)
+        raise ValueError(
+            f"`{argument}` {shown} holds tokens, not text: only `--train_file` of `recipes/pretrain.py` takes such a "
+            "folder, alone and from a local disk: name the text that it was made of"
+        )
 
 
 def hidden(name: str) -> str | None:

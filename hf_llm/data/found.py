@@ -11,6 +11,7 @@ LISTED = 3  # names of each reason in a message
 LISTED_REASONS = 8
 NO_READER = "no reader for "  # begins the reason of a format without one
 NO_FILE = "a link to nothing"
+OTHER_SPLIT = "another split of a saved data set: "  # begins the reason of one that an argument does not take
 SECOND_NAME = "the same as "  # begins the reason of a name whose file is read under another one
 
 
@@ -95,6 +96,6 @@ def count_files(skipped: list[SkippedFile]) -> str:
 
 
 def warn_of_skipped(argument: str, skipped: list[SkippedFile]) -> None:
-    """Log in one line what was left out, without second names of files that are read."""
-    if left_out := [file for file in skipped if not file.reason.startswith(SECOND_NAME)]:
+    """Log in one line what was left out, without second names of files and other splits of data sets."""
+    if left_out := [file for file in skipped if not file.reason.startswith((SECOND_NAME, OTHER_SPLIT))]:
         logger.warning(f"`{argument}`: left out {summary(left_out)}{remedy(left_out)}")

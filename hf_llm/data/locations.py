@@ -2,6 +2,7 @@
 
 import glob
 import itertools
+import logging
 import operator
 import os
 import stat
@@ -9,11 +10,13 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from hf_llm.arguments import SourceArguments
 from hf_llm.data.folder_rules import (
     PREPARED_FILES,
     prepared_shards,
     reason_to_skip_file,
     reason_to_skip_folder,
+    refuse_tokens,
     shard_path,
 )
 from hf_llm.data.formats import ARCHIVES, READERS, can_read
@@ -30,8 +33,20 @@ from hf_llm.data.found import (
     with_unique_names,
 )
 from hf_llm.data.globs import absolute_path, expand, identity
+from hf_llm.data.saved_datasets import (
+    CACHE,
+    INFO_FILE,
+    NOT_SAVED,
+    SPLITS_FILE,
+    files_not_saved,
+    held_out_split,
+    reason_to_skip_split,
+    saved_splits,
+)
 from hf_llm.data.urls import find_urls
 from hf_llm.messages import printable
+
+logger = logging.getLogger(__name__)
 
 SYSTEM_FOLDERS = ("/proc/", "/sys/")  # some of whose files have no end, or wait for one
 KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
@@ -100,7 +115,7 @@ def find_files(argument: str, patterns: list[str], text_extensions: Sequence[str
         ValueError: a pattern matches no file, a file has an extension without a reader, or the manifest of a prepared
             folder names anything but files in it.
     """
-    search = Search(text_extensions)
+    search = Search(argument, text_extensions)
     for location in sorted(
         {location for pattern in patterns for location in match_pattern(pattern, text_extensions)}, key=str
     ):
@@ -126,8 +141,8 @@ def find_files(argument: str, patterns: list[str], text_extensions: Sequence[str
 class Search:
     """Look at paths and at everything in their folders, at each file and folder once: real paths first, then links."""
 
-    def __init__(self, text_extensions: Sequence[str] = ()):
-        self.text_extensions = text_extensions
+    def __init__(self, argument: str, text_extensions: Sequence[str] = ()):
+        self.argument, self.text_extensions = argument, text_extensions
         self.real: deque[Location] = deque()
         self.links: deque[Location] = deque()
         self.seen: dict[tuple, Location] = {}  # files to read and opened folders, by identity
@@ -159,6 +174,8 @@ class Search:
                 self.skipped.append((location, other))
         elif kind == stat.S_IFDIR:
             self.open_folder(location, key)
+        elif kind == stat.S_IFREG and is_cache(location):
+            self.skipped.append((location, NOT_SAVED))
         elif kind == stat.S_IFREG:
             self.matched.add(location.pattern)
             self.seen[key] = location
@@ -171,7 +188,7 @@ class Search:
 
         Raises:
             OSError: it cannot be opened.
-            ValueError: a prepared folder's manifest names anything but files in it.
+            ValueError: a prepared folder's manifest names anything but files in it; a folder of tokens.
         """
         with os.scandir(folder.path) as scan:
             entries = sorted(scan, key=lambda entry: entry.name)
@@ -181,6 +198,8 @@ class Search:
             self.skipped.append((folder, reason))
             return
         self.seen[key] = folder
+        refuse_tokens(self.argument, folder.path, names)
+        splits, others = saved_splits(folder.path, names), files_not_saved(folder.path, names)
         shards = prepared_shards(folder.path, names)
         if shards is not None:
             paths = {shard_path(folder.path, shard): None for shard in shards}
@@ -191,7 +210,11 @@ class Search:
             location, reason = folder._replace(path=entry.path, chosen=False), None
             if shards is not None:
                 reason = "not in the manifest of the prepared folder"
-            elif entry.name in names:
+            elif entry.name in others:
+                reason = NOT_SAVED
+            elif entry.name not in names:
+                reason = reason_to_skip_split(entry.name, splits, self.argument)
+            else:
                 reason = reason_to_skip_file(entry.name, names, self.text_extensions)
             if reason:
                 self.skipped.append((location, reason))
@@ -267,6 +290,28 @@ def match_pattern(pattern: str, text_extensions: Sequence[str] = ()) -> list[Loc
     if label in (".", "..") or os.path.normpath(fixed) == home:
         label = ""  # no name of a folder that was not typed
     return [Location(path, absolute_path(fixed), label, pattern, True, column) for path in paths]
+
+
+def split_patterns(data_args: SourceArguments) -> dict[str, list[str]]:
+    """Return the values of `--train_file` and `--validation_file`, if they are given.
+
+    Without the latter, the folders of the former that hold a saved data set with a validation split are both.
+    """
+    train, validation = data_args.train_file or [], [*(data_args.validation_file or [])]
+    if not validation:
+        for location in (location for pattern in train if "://" not in pattern for location in match_pattern(pattern)):
+            names = {SPLITS_FILE} if os.path.isfile(os.path.join(location.path, SPLITS_FILE)) else set()
+            if split := held_out_split(saved_splits(location.path, names)):
+                logger.info(f"validation is the split `{split}` of {printable(location.path)}")
+                validation.append(location.path + (f"={location.column}" if location.column else ""))
+    return {split: values for split, values in (("train", train), ("validation", validation)) if values}
+
+
+def is_cache(location: Location) -> bool:
+    """Return whether a glob, such as `*.arrow`, has matched a cache beside a saved data set."""
+    folder, name = os.path.split(location.path)
+    is_named = name == os.path.basename(location.pattern)
+    return bool(CACHE.fullmatch(name)) and not is_named and os.path.exists(os.path.join(folder, INFO_FILE))
 
 
 def is_linked(location: Location) -> bool:

@@ -14,7 +14,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, co
 from hf_llm.arguments import DataArguments, ReadingArguments, TaskArguments
 from hf_llm.data.byte_streams import file_format
 from hf_llm.data.checks import refuse_bad_files
-from hf_llm.data.locations import find_files
+from hf_llm.data.locations import find_files, split_patterns
 from hf_llm.data.mixtures import SOURCE, naming_source, read_mixture
 from hf_llm.data.parquet_rows import read_classes
 from hf_llm.data.readers import read_rows
@@ -81,13 +81,11 @@ def load_source_rows(data_args: DataArguments, mapping: dict[str, str], task: Ta
     if data_args.dataset_name and (data_args.train_file or data_args.validation_file):
         raise ValueError("`--dataset_name` and files are both given: name the data with one of them")
     if data_args.train_file or data_args.validation_file:
-        files = {"train": data_args.train_file, "validation": data_args.validation_file}
         mapped = [column for column, name in mapping.items() if name in task.json_columns]
         json_columns = (*task.json_columns, *mapped)
         splits = {
             split: read_files(f"--{split}_file", patterns, data_args, json_columns)
-            for split, patterns in files.items()
-            if patterns
+            for split, patterns in split_patterns(data_args).items()
         }
     elif data_args.dataset_name:
         splits = load_hub_splits(data_args)

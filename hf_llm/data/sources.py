@@ -24,9 +24,10 @@ from hf_llm.data.byte_streams import BadFile, missing_column
 from hf_llm.data.checks import refuse_bad_files
 from hf_llm.data.columns import field_names, text_of, text_row
 from hf_llm.data.found import SourceFile
-from hf_llm.data.locations import find_files, find_sources
+from hf_llm.data.locations import find_files, find_sources, split_patterns
 from hf_llm.data.mixtures import naming_source, read_mixture
 from hf_llm.data.readers import read_texts
+from hf_llm.data.saved_datasets import held_out_split
 from hf_llm.data.token_folders import load_token_rows
 from hf_llm.messages import one_line, printable
 from hf_llm.python_docs import python_docs
@@ -123,15 +124,15 @@ def load_streams(data_args: TextArguments) -> dict[str, Any]:
         if "validation" in splits:
             splits["validation"] = Dataset.from_list(list(first_rows(splits["validation"], data_args.max_eval_samples)))
     elif data_args.train_file:
-        field, reading = data_args.dataset_text_field, data_args.reading()
-        files = find_sources("--train_file", data_args.train_file, reading.text_extensions).files
+        field, reading, patterns = data_args.dataset_text_field, data_args.reading(), split_patterns(data_args)
+        files = find_sources("--train_file", patterns["train"], reading.text_extensions).files
         refuse_bad_files(files, field, reading)
         # Two lists, of which `datasets` gives each rank a share.
         columns = [file.column or field for file in files]
         settings: Any = {"paths": [file.path for file in files], "columns": columns, "reading": reading}
         splits = {"train": IterableDataset.from_generator(stream_files, TEXT, settings)}
-        if data_args.validation_file:
-            files = find_files("--validation_file", data_args.validation_file, reading.text_extensions).files
+        if "validation" in patterns:
+            files = find_files("--validation_file", patterns["validation"], reading.text_extensions).files
             splits["validation"] = first_rows(load_text_files(files, data_args), data_args.max_eval_samples)
     else:
         raise ValueError("`--streaming` has nothing to stream: give `--train_file` or `--dataset_name`")
@@ -172,8 +173,7 @@ def load_hub_splits(data_args: SourceArguments, streaming: bool = False) -> dict
             "--dataset_config_name, or give --train_file"
         ) from None
     chosen = {"train": splits["train"]} if "train" in splits else {}
-    held_out = sorted(split for split in splits if split.startswith("validation"))  # MNLI has two
-    if validation := next((split for split in (*held_out, "test") if split in splits), None):
+    if validation := held_out_split(splits):
         chosen["validation"] = splits[validation]
         logger.info(f"{name}: validation is its split `{validation}`")
     if not chosen:
@@ -210,9 +210,11 @@ def load_hub_texts(data_args: TextSource, streaming: bool = False) -> dict[str, 
 
 def load_local_splits(data_args: TextSource) -> dict[str, Dataset]:
     """Load the texts of `--train_file` and, if it is set, of `--validation_file`."""
-    patterns = {"train": data_args.train_file, "validation": data_args.validation_file}
     extensions = data_args.text_extensions
-    found = {split: find_files(f"--{split}_file", globs, extensions) for split, globs in patterns.items() if globs}
+    found = {
+        split: find_files(f"--{split}_file", patterns, extensions)
+        for split, patterns in split_patterns(data_args).items()
+    }
     if "validation" in found and (both := {*found["train"].paths} & {*found["validation"].paths}):
         logger.warning(f"validation is not independent: {', '.join(sorted(both))} is in `--train_file` as well")
     return {split: load_text_files(files, data_args) for split, (files, _) in found.items()}

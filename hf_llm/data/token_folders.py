@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hf_llm.arguments import TextArguments, TokenizationArguments
 from hf_llm.data.arrow import hash_rows
+from hf_llm.data.folder_rules import TOKENS_FILE
 from hf_llm.data.packing import PackingReport, mean_attended_length, pack
 from hf_llm.data.text_size import text_figures
 from hf_llm.data.tokenization import tokenize, tokenizer_rules
@@ -25,7 +26,6 @@ from hf_llm.files import atomic_folder, checksum, write_json
 from hf_llm.mappings import read_json_file
 from hf_llm.messages import printable
 
-TOKENS_FILE = "tokens.json"
 VERSION = 1  # of the layout of a folder
 ROWS_PER_BATCH = 1000  # of a shard: as many are read together
 CHECKED_BYTES = 1 << 20  # at both ends of a shard when it is opened; a whole one would be read to the end

@@ -14,10 +14,12 @@ from hf_llm.data.folder_rules import (
     prepared_shards,
     reason_to_skip_file,
     reason_to_skip_folder,
+    refuse_tokens,
     shard_name,
 )
 from hf_llm.data.formats import can_read
 from hf_llm.data.found import Found, SkippedFile, SourceFile, summary
+from hf_llm.data.saved_datasets import NOT_SAVED, files_not_saved, reason_to_skip_split, saved_splits
 from hf_llm.messages import one_line, without_secrets
 
 
@@ -48,7 +50,7 @@ def find_urls(argument: str, pattern: str, text_extensions: Sequence[str] = ()) 
     if named:
         reasons = {path: None if can_read(path, text_extensions) else no_reader(path) for path in sizes}
     else:
-        reasons = reasons_in_folder(prefix, base, sizes, text_extensions)
+        reasons = reasons_in_folder(argument, prefix, base, sizes, text_extensions)
     files = [
         SourceFile(prefix + path + suffix, without_secrets(prefix + path), sizes[path])
         for path, reason in reasons.items()
@@ -64,22 +66,25 @@ def find_urls(argument: str, pattern: str, text_extensions: Sequence[str] = ()) 
 
 
 def reasons_in_folder(
-    prefix: str, base: str, paths: Iterable[str], text_extensions: Sequence[str]
+    argument: str, prefix: str, base: str, paths: Iterable[str], text_extensions: Sequence[str]
 ) -> dict[str, str | None]:
     """Return for each file in a folder at a URL why it is not training text, or None.
 
     Args:
+        argument: the flag that names the folder.
         prefix: of all paths, which makes them URLs.
         base: the folder.
 
     Raises:
-        ValueError: the manifest of a prepared folder names anything but files in it.
+        ValueError: the manifest of a prepared folder names anything but files in it; a file of a saved data set is
+            missing; it is a folder of tokens.
     """
     names: dict[str, set[str]] = {}
     for path in paths:
         folder, _, name = path.rpartition("/")
         names.setdefault(folder, set()).add(name)
     base = base.rstrip("/")
+    refuse_tokens(argument, prefix + base, names.get(base, set()))
     shards = prepared_shards(prefix + base, names.get(base, set()))
     if shards is not None:
         listed = {f"{base}/{shard_name(prefix + base, shard)}" for shard in shards}
@@ -91,12 +96,19 @@ def reasons_in_folder(
 
     def reason_of_folder(folder: str) -> str | None:
         if folder not in folders:
-            above = reason_of_folder(folder.rpartition("/")[0])
-            folders[folder] = above or reason_to_skip_folder(prefix + folder, names.get(folder, set()))
+            above, _, name = folder.rpartition("/")
+            splits = saved_splits(prefix + above, names.get(above, set()))
+            folders[folder] = (
+                reason_of_folder(above)
+                or reason_to_skip_split(name, splits, argument)
+                or reason_to_skip_folder(prefix + folder, names.get(folder, set()))
+            )
         return folders[folder]
 
+    others = {f"{folder}/{name}" for folder in names for name in files_not_saved(prefix + folder, names[folder])}
     reasons = {}
     for path in paths:
         folder, _, name = path.rpartition("/")
-        reasons[path] = reason_of_folder(folder) or reason_to_skip_file(name, names[folder], text_extensions)
+        reason = reason_of_folder(folder) or (NOT_SAVED if path in others else None)
+        reasons[path] = reason or reason_to_skip_file(name, names[folder], text_extensions)
     return reasons
