@@ -82,11 +82,14 @@ def exit_with_error(message: object, status: int) -> NoReturn:
 
 
 @contextlib.contextmanager
-def report_errors():
+def report_errors(resumes: bool = False):
     """Report errors of a recipe in one line on stderr; `HF_LLM_TRACEBACK=1` shows the traceback instead.
 
     Bad input (`ValueError`, or a package that an option needs) ends the recipe with status 2; a loss that is not
     finite, a full disk or a failed push with status 1; Ctrl-C with 130.
+
+    Args:
+        resumes: whether the recipe has `--resume_from_checkpoint`.
     """
     from huggingface_hub.errors import HTTPError
 
@@ -111,8 +114,10 @@ def report_errors():
             exit_with_error("another rank has ended: see its error", status=1)
         raise
     except KeyboardInterrupt:
-        remedy = "`--resume_from_checkpoint true` resumes from the newest checkpoint in `--output_dir`, if there is one"
-        exit_with_error(f"interrupted; {remedy}", status=130)
+        remedy = (
+            "; `--resume_from_checkpoint true` resumes from the newest checkpoint in `--output_dir`, if there is one"
+        )
+        exit_with_error(f"interrupted{remedy * resumes}", status=130)
 
 
 def one_line(error: BaseException, path: str | None = None) -> str:

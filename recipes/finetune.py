@@ -54,5 +54,5 @@ def main():
 
 
 if __name__ == "__main__":
-    with report_errors():
+    with report_errors(resumes=True):
         main()

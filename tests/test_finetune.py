@@ -81,9 +81,7 @@ def test_adapters_alone_are_saved_and_score_as_they_did_in_training(said, tuned)
 @pytest.mark.parametrize("name", ["encoder", "encoder_lora"])
 def test_an_encoder_is_tuned_with_a_new_head_that_is_said_in_a_line(name, said, tuned):
     """The labels are those of the data; transformers' own table of all new and unused weights is not printed."""
-    new = (
-        "roberta_tiny` has no such classification head: classifier.dense.bias, "
-    )
+    new = "roberta_tiny` has no such classification head: classifier.dense.bias, "
     assert new in said(name).stderr and "LOAD REPORT" not in said(name).stderr + said(f"eval_{name}").stderr
     assert (new in said(f"eval_{name}").stderr) == (name == "encoder_lora")
     predicted = {row["prediction"] for row in read_json_lines(tuned / "new" / name / "predictions.jsonl")}

@@ -133,11 +133,12 @@ def test_a_rank_that_has_lost_another_says_so_in_one_line(capsys):
 
 
 def test_an_interrupted_recipe_says_how_to_resume(capsys):
-    """With the status that a shell gives to Ctrl-C."""
-    with pytest.raises(SystemExit) as stopped, report_errors():
-        raise KeyboardInterrupt
-    assert stopped.value.code == 130
-    assert "`--resume_from_checkpoint true` resumes" in capsys.readouterr().err
+    """If it has the flag; with the status that a shell gives to Ctrl-C."""
+    for resumes, message in ((True, "interrupted; `--resume_from_checkpoint true` resumes"), (False, "interrupted\n")):
+        with pytest.raises(SystemExit) as stopped, report_errors(resumes):
+            raise KeyboardInterrupt
+        assert stopped.value.code == 130
+        assert f"error: {message}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
