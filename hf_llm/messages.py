@@ -114,10 +114,8 @@ def report_errors(resumes: bool = False):
             exit_with_error("another rank has ended: see its error", status=1)
         raise
     except KeyboardInterrupt:
-        remedy = (
-            "; `--resume_from_checkpoint true` resumes from the newest checkpoint in `--output_dir`, if there is one"
-        )
-        exit_with_error(f"interrupted{remedy * resumes}", status=130)
+        remedy = "`--resume_from_checkpoint true` resumes from the newest checkpoint in `--output_dir`, if there is one"
+        exit_with_error(f"interrupted; {remedy}" if resumes else "interrupted", status=130)
 
 
 def one_line(error: BaseException, path: str | None = None) -> str:

@@ -33,8 +33,8 @@ class Bias(Task):
         for row in rows.to_list():
             with add_origin(row):
                 pairs.append(pair_of(row))
-        rows = rows.remove_columns([name for name in ("context", "sentences") if name in rows.column_names])
-        return with_columns(rows, sent_more=[more for more, _ in pairs], sent_less=[less for _, less in pairs])
+        rows = with_columns(rows, sent_more=[more for more, _ in pairs], sent_less=[less for _, less in pairs])
+        return rows.remove_columns([name for name in ("context", "sentences") if name in rows.column_names])
 
     def to_example(self, row):
         return {"prompt": "", "completion": row["sent_more"].strip()}
@@ -60,7 +60,7 @@ class Bias(Task):
 
 
 def labelled_sentences(row: dict[str, Any]) -> list[tuple[str, Any]]:
-    """The sentences of a row of StereoSet with their labels, given as two lists, as on the Hub, or as a list of objects.
+    """The sentences of a row of StereoSet with their labels, given as two lists (of the Hub) or as a list of objects.
 
     Example:
         >>> labelled_sentences({"sentences": {"sentence": ["He left.", "She left."], "gold_label": [1, 0]}})
@@ -68,9 +68,10 @@ def labelled_sentences(row: dict[str, Any]) -> list[tuple[str, Any]]:
     """
     found = parse_if_nested(row["sentences"])
     if isinstance(found, dict) and {"sentence", "gold_label"} <= {*found}:
-        found = [{"sentence": text, "gold_label": label} for text, label in zip(found["sentence"], found["gold_label"])]
-    found = [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
-    pairs = [(each.get("sentence"), each.get("gold_label")) for each in found]
+        pairs = [*zip(found["sentence"], found["gold_label"], strict=True)]
+    else:
+        objects = [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+        pairs = [(each.get("sentence"), each.get("gold_label")) for each in objects]
     return [(text, LABELS[label] if label in (0, 1, 2) else label) for text, label in pairs if isinstance(text, str)]
 
 
