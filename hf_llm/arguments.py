@@ -305,7 +305,18 @@ class SourceArguments(ReadingArguments):
 
 
 @dataclass
-class DataArguments(SourceArguments):
+class LayoutArguments(SourceArguments):
+    """Which data of one source to read, and how to lay it out in rows."""
+
+    max_length: int = field(default=1024, metadata={"help": "Maximum number of tokens per row.", "min": 2})
+    packing: bool = field(
+        default=True,
+        metadata={"help": "Put several documents or examples into one row, without attention between them."},
+    )
+
+
+@dataclass
+class DataArguments(LayoutArguments):
     """Which data to read, and how to lay it out in rows."""
 
     mixture: str | None = field(
@@ -323,11 +334,6 @@ class DataArguments(SourceArguments):
             "choices": ["first_exhausted", "all_exhausted"],
             "requires": ("mixture",),
         },
-    )
-    max_length: int = field(default=1024, metadata={"help": "Maximum number of tokens per row.", "min": 2})
-    packing: bool = field(
-        default=True,
-        metadata={"help": "Put several documents or examples into one row, without attention between them."},
     )
 
 
@@ -401,7 +407,7 @@ class TokenizerArguments(SourceArguments):
 
 
 @dataclass(kw_only=True)
-class TokenizationArguments(DataArguments):
+class TokenizationArguments(LayoutArguments):
     """Which text to tokenize once for many runs, and how to lay it out in rows."""
 
     tokenizer_name: str = field(metadata={"help": "Tokenizer: a folder or Hub id, also that of a model."})

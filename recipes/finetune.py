@@ -15,7 +15,7 @@ from hf_llm.evaluation.callback import TaskEvaluation
 from hf_llm.messages import report_errors
 from hf_llm.models.classifiers import find_classifier
 from hf_llm.models.loading import load_to_finetune, load_tokenizer
-from hf_llm.publishing.hub import check_base, publish, push_callbacks
+from hf_llm.publishing.hub import check_base, dataset_names, publish, push_callbacks
 from hf_llm.publishing.reporting import report_finetuning
 from hf_llm.tasks import load_task
 from hf_llm.training.checkpoints import find_checkpoint
@@ -31,6 +31,7 @@ def main():
     checkpoint = find_checkpoint(args.resume_from_checkpoint, args.output_dir)
     transformers.set_seed(args.seed)
     callbacks = enable_early_stopping(args, run_args.early_stopping_patience)
+    datasets = dataset_names(data_args)
     task = load_task(task_args.task, **task_args.task_options or {})
     tokenizer = load_tokenizer(model_args)
     classifier = find_classifier(model_args.model_name_or_path, model_args.trust_remote_code)
@@ -49,7 +50,7 @@ def main():
     figures = run_training(trainer, checkpoint, data_args.packing, reports, push_callbacks(trainer))
     evaluation.save_predictions()
     report_finetuning(trainer, figures, evaluation.result)
-    publish(trainer, figures, base_model=model_args.model_name_or_path, dataset=data_args.dataset_name)
+    publish(trainer, figures, base_model=model_args.model_name_or_path, datasets=datasets)
     shut_down()
 
 

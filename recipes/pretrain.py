@@ -17,7 +17,7 @@ from hf_llm.distributed.ranks import shut_down
 from hf_llm.evaluation.samples import draw_samples
 from hf_llm.messages import report_errors
 from hf_llm.models.loading import load_model, load_tokenizer
-from hf_llm.publishing.hub import publish, push_callbacks
+from hf_llm.publishing.hub import dataset_names, publish, push_callbacks
 from hf_llm.publishing.reporting import report_pretraining
 from hf_llm.training import objectives
 from hf_llm.training.checkpoints import find_checkpoint
@@ -32,7 +32,7 @@ def main():
     checkpoint = find_checkpoint(args.resume_from_checkpoint, args.output_dir)
     transformers.set_seed(args.seed)
     callbacks = enable_early_stopping(args, run_args.early_stopping_patience)
-
+    datasets = dataset_names(data_args)
     with args.main_process_first(desc="reading the data"):
         splits = load_splits(data_args, args.seed)
     tokenizer = load_tokenizer(model_args, splits["train"], checkpoint, objectives.SPECIAL_TOKENS[run_args.objective])
@@ -50,7 +50,7 @@ def main():
     )
     figures = run_training(trainer, checkpoint, data_args.packing, reports, push_callbacks(trainer))
     report_pretraining(trainer, figures, draw_samples(trainer, run_args))
-    publish(trainer, figures, base_model=model_args.model_name_or_path, dataset=data_args.dataset_name)
+    publish(trainer, figures, base_model=model_args.model_name_or_path, datasets=datasets)
     shut_down()
 
 

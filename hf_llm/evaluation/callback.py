@@ -76,8 +76,8 @@ class TaskEvaluation(TrainerCallback):
         kinds = [type(callback) for callback in self.trainer.callback_handler.callbacks]
         if EarlyStoppingCallback in kinds[: kinds.index(TaskEvaluation)]:
             raise ValueError("add TaskEvaluation before EarlyStoppingCallback, which reads its scores")
-        if isinstance(self.trainer.compute_metrics, TokenMetrics | None):  # the names of other metrics are unknown
-            losses = ("loss",) if self.trainer.compute_metrics is None else ("loss", "perplexity")
+        if isinstance(metrics := self.trainer.compute_metrics, TokenMetrics | None):  # names of others are unknown
+            losses = metrics.names if metrics else ("loss",)
             check_best_metric(args.metric_for_best_model, self.encoded.reference_scores, losses)
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):

@@ -85,7 +85,12 @@ class TokenMetrics:
 
     The Trainer's own `eval_loss` is the mean of the batches' means, although batches have different numbers of tokens.
     It is replaced by the mean over tokens, so that perplexity = exp(eval_loss).
+
+    Attributes:
+        names: of the scores.
     """
+
+    names: tuple[str, ...] = ("loss", "perplexity")
 
     def __init__(self):
         self.total = np.zeros(2)
@@ -121,6 +126,7 @@ class SourceMetrics(TokenMetrics):
     def __init__(self, sources: Mapping[str, TokenMetrics], rows: list[int]):
         first, *others = sources.values()
         self.whole, self.sources, self.ends, self.seen = first.join(others), sources, np.cumsum(rows), 0
+        self.names = (*first.names, *(f"{name}_{score}" for name in sources for score in first.names))
 
     def __call__(self, prediction: EvalPrediction, compute_result: bool) -> dict[str, float]:
         """Add one batch of `token_losses`, each row to its source; return the scores after the last batch."""

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def write_model_card(
     folder: str | Path,
     *,
     base_model: str | None,
-    datasets: list[str],
+    datasets: Sequence[str | None],
     results: dict[str, float],
     hyperparameters: dict[str, Any],
     language: str | None = None,
@@ -67,6 +68,9 @@ def write_model_card(
     Base model and data sets are named only if they are ids on the Hub, and hyperparameters that hold a local path or a
     token are left out.
 
+    Args:
+        datasets: names of the data sets; None stands for data without one.
+
     Raises:
         ValueError: the text would contain the Hub token.
 
@@ -74,10 +78,12 @@ def write_model_card(
         >>> write_model_card("out", base_model=None, datasets=["karpathy/tiny_shakespeare"],
         ...                  results={"perplexity": 12.5}, hyperparameters={"learning_rate": 3e-4})
     """
-    folder, base_model, datasets = Path(folder), as_hub_id(base_model), [name for name in datasets if as_hub_id(name)]
-    name, data, auto_class = folder.resolve().name, ", ".join(datasets) or "local files", detect_auto_class(str(folder))
+    folder, base_model = Path(folder), as_hub_id(base_model)
+    named = [name for name in datasets if name and as_hub_id(name)]
+    data = ", ".join([*named, *(["local files"] if len(named) < len(datasets) or not named else [])])
+    name, auto_class = folder.resolve().name, detect_auto_class(str(folder))
     pipeline = PIPELINES[auto_class]
-    evaluated_on: Any = {"dataset_type": datasets[0] if len(datasets) == 1 else "custom", "dataset_name": data}
+    evaluated_on: Any = {"dataset_type": data if [data] == named else "custom", "dataset_name": data}
     eval_results = [
         EvalResult(task_type=pipeline, metric_type=metric, metric_value=float(value), **evaluated_on)
         for metric, value in results.items()
@@ -86,7 +92,7 @@ def write_model_card(
     metadata = ModelCardData(
         model_name=name,
         base_model=base_model,
-        datasets=datasets or None,
+        datasets=named or None,
         eval_results=eval_results or None,
         language=language,
         license=license,

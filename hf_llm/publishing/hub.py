@@ -4,7 +4,7 @@ import json
 import logging
 import mmap
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from huggingface_hub.utils import filter_repo_objects, validate_repo_id
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
+from hf_llm.arguments import DataArguments
+from hf_llm.data.mixtures import read_mixture
 from hf_llm.mappings import read_json_file
 from hf_llm.messages import one_line
 from hf_llm.publishing.card import card_hyperparameters, card_results, write_model_card
@@ -43,13 +45,22 @@ NOT_A_HUB = (json.JSONDecodeError, KeyError, TypeError, AttributeError)
 DELETED_IF_OLD = ["*.safetensors", "*.bin", "*.pt", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
 
 
-def publish(trainer: Trainer, results: dict[str, float], *, base_model: str | None, dataset: str | None) -> None:
+def dataset_names(data_args: DataArguments) -> list[str | None]:
+    """Return the names of the data sets that are read, those of a mixture's sources too; None stands for others."""
+    sources = read_mixture(data_args).sources.values() if data_args.mixture else [data_args]
+    names = [source.dataset_name for source in sources]
+    return [*dict.fromkeys(None if name == "python_docs" else name for name in names)]
+
+
+def publish(
+    trainer: Trainer, results: dict[str, float], *, base_model: str | None, datasets: Sequence[str | None]
+) -> None:
     """Write the model card, and with `--push_to_hub` push the final folder. Call it last, when all results are saved.
 
     Args:
         results: what `run_training` returns.
         base_model: the model that was fine-tuned, None for a new model.
-        dataset: its id on the Hub, None for local files.
+        datasets: what `dataset_names` returns.
 
     Raises:
         ConnectionError: the push failed; the message says how to push again.
@@ -61,7 +72,7 @@ def publish(trainer: Trainer, results: dict[str, float], *, base_model: str | No
     write_model_card(
         folder,
         base_model=base_model,
-        datasets=[dataset] if dataset else [],
+        datasets=datasets,
         results=card_results(results),
         hyperparameters=card_hyperparameters(args),
     )

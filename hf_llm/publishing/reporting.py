@@ -1,5 +1,6 @@
 """What a run prints at its end, for a person to read."""
 
+import re
 import sys
 import textwrap
 from pathlib import Path
@@ -41,12 +42,28 @@ def report_pretraining(trainer: Trainer, figures: dict[str, float], samples: dic
     if "eval_bits_per_byte" in figures:
         rows |= {"bits per byte": figures["eval_bits_per_byte"]}
         rows |= {"  zlib -9, same text": figures["eval_zlib_bits_per_byte"]}
-    print(f"\n{format_table(rows)}")
+    print(f"\n{format_table(rows | source_rows(figures))}")
     for heading, text in samples.items():
         print(f"\n{heading}:\n\n{wrap_and_indent(text)}")
     if isinstance(model, GenerationMixin) and not model.name_or_path:  # a new one that writes text
         print(expectation(count_parameters(model), trainer.state.num_input_tokens_seen), end="")
     print(f"\nModel and results: {trainer.args.output_dir}", flush=True)
+
+
+def source_rows(figures: dict[str, float]) -> dict[str, str]:
+    """The rows of the table for the sources of a mixture: shares, and the validation loss where there is one of each.
+
+    Example:
+        >>> source_rows({"train_web_share": 0.7, "eval_web_loss": 3.21})
+        {'web, share and loss': '70.00%, 3.21'}
+    """
+    names = [name[len("train_") : -len("_share")] for name in figures if re.fullmatch(r"train_\w+_share", name)]
+    losses = {name: figures.get(f"eval_{name}_loss") for name in names}
+    return {
+        f"{name}, share" + " and loss" * (loss is not None): f"{figures[f'train_{name}_share']:.2%}"
+        + (f", {format_value(loss)}" if loss is not None else "")
+        for name, loss in losses.items()
+    }
 
 
 def expectation(parameters: int, tokens: int) -> str:
@@ -90,7 +107,7 @@ def report_finetuning(trainer: Trainer, figures: dict[str, float], result: TaskR
         "tokens per second": figures.get("train_tokens_per_second", "no step left"),
         "validation loss": figures["eval_loss"],
     }
-    print(f"\n{format_table(rows)}\n\n{scores_table(result.scores)}\n")
+    print(f"\n{format_table(rows | source_rows(figures))}\n\n{scores_table(result.scores)}\n")
     print_predictions(result.predictions[:3])
     print(f"Model and results: {trainer.args.output_dir}", flush=True)
 

@@ -23,6 +23,7 @@ from hf_llm.messages import disable_progress_bars, one_line
 logger = logging.getLogger(__name__)
 
 LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "ter", "repetition", "mean_absolute_error")
+LOWER_ENDS = ("_loss", "_perplexity", "_bits_per_byte")  # of a source of a mixture, e.g. `web_loss`
 PACKAGES = {"azure_ml": "azureml-sdk", "flyte": "flytekit"}  # of trackers with another name
 # Fields whose other values are refused: the only one that a recipe works with, and what to do instead.
 ONLY_VALUES: dict[str, tuple[Any, str]] = {
@@ -196,7 +197,7 @@ def check_direction(values: dict[str, Any]) -> None:
             raise ValueError("`--save_strategy best` needs evaluations to compare: add `--eval_strategy epoch`")
         values["metric_for_best_model"] = values["metric_for_best_model"] or "loss"
     metric = (values["metric_for_best_model"] or "loss").removeprefix("eval_")
-    if metric not in LOWER_IS_BETTER:
+    if metric not in LOWER_IS_BETTER and not metric.endswith(LOWER_ENDS):
         return
     if values["greater_is_better"]:
         raise ValueError(f"`--greater_is_better true` would keep the model with the highest {metric}: leave it out")

@@ -9,6 +9,7 @@ import pytest
 from tiny import TEXTS, new_tokenizer, packed
 
 from hf_llm.arguments import ModelArguments, PretrainArguments, TextArguments, TokenizationArguments
+from hf_llm.command_line import parse_args
 from hf_llm.data.arrow import hash_rows
 from hf_llm.data.sources import load_splits
 from hf_llm.data.text_size import text_figures
@@ -138,6 +139,14 @@ def test_folders_of_different_tokenizers_are_refused(folder, tmp_path):
     other = save(tmp_path / "other", tokenizer=train_tokenizer(TEXTS, vocab_size=290))
     with pytest.raises(ValueError, match="were made by different tokenizers: name one"):
         load(folder, other)
+
+
+def test_a_folder_has_one_source(capsys):
+    """A mixture names folders of its sources; it is not ignored where one is made."""
+    command = ["--mixture", "mix.yaml", "--tokenizer_name", "mine"]
+    with pytest.raises(SystemExit):
+        parse_args([TokenizationArguments], command, description="")
+    assert "unknown argument `--mixture`: it is an argument of recipes/pretrain.py" in capsys.readouterr().err
 
 
 def test_filling_in_the_middle_is_refused_on_tokens(folder):

@@ -13,6 +13,7 @@ from hf_llm.data.examples import encode_examples
 from hf_llm.data.prompting import Prompter
 from hf_llm.data.vocabulary import train_tokenizer
 from hf_llm.evaluation.callback import TaskEvaluation
+from hf_llm.evaluation.perplexity import SourceMetrics, TokenMetrics
 from hf_llm.evaluation.scoring import evaluate_task
 from hf_llm.metrics.translation import Translation
 from hf_llm.tasks import load_task
@@ -123,6 +124,17 @@ def test_an_unknown_metric_for_the_best_model_is_refused_before_training(numbers
     trainer.add_callback(TaskEvaluation(trainer, TASK, ROWS))
     with pytest.raises(ValueError, match=r"`--metric_for_best_model` eval_chr is not a score .* the nearest is chrf"):
         trainer.train()
+
+
+def test_the_loss_of_a_source_may_choose_the_best_model(numbers, tmp_path):
+    """With a mixture each evaluation has it; that of a source that there is not is refused."""
+    trainer = stock_trainer(tmp_path, *numbers, eval_strategy="steps", metric_for_best_model="web_loss")
+    trainer.compute_metrics = SourceMetrics({"web": TokenMetrics(), "code": TokenMetrics()}, [1, 1])
+    trainer.add_callback(evaluation := TaskEvaluation(trainer, TASK, ROWS))
+    evaluation.on_train_begin(trainer.args, None, None)
+    trainer.args.metric_for_best_model = "wed_loss"
+    with pytest.raises(ValueError, match="wed_loss is not a score of this task; the nearest is web_loss"):
+        evaluation.on_train_begin(trainer.args, None, None)
 
 
 def test_trls_trainer_gives_the_score_of_the_stock_one(numbers, tmp_path):

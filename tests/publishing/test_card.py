@@ -30,6 +30,13 @@ def test_the_model_card_shows_results_to_readers_and_to_the_hub(tmp_path):
     assert "AutoModelForCausalLM.from_pretrained" in written.text
 
 
+def test_data_of_several_sources_are_named(tmp_path):
+    """Those of the Hub by their names; data without a name are not left out of the sentence."""
+    written = card(tmp_path, datasets=["me/poems", None, "me/tales"])
+    assert "Trained on me/poems, me/tales, local files with hf_llm" in written.text
+    assert written.data.datasets == ["me/poems", "me/tales"]
+
+
 def test_the_model_card_holds_no_local_path_and_no_token(tmp_path, monkeypatch):
     """They are left out of every argument of the card."""
     monkeypatch.setenv("HF_TOKEN", "hf_" + "secret" * 6)

@@ -16,8 +16,9 @@ from huggingface_hub import HfApi, constants
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from hf_llm.arguments import TextArguments
 from hf_llm.publishing.card import write_model_card
-from hf_llm.publishing.hub import check_private, push_folder
+from hf_llm.publishing.hub import check_private, dataset_names, push_folder
 
 # huggingface_hub 2.4 sends LFS files in a way that its HTTP client has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -103,6 +104,14 @@ def test_checkpoints_pickles_and_temporary_files_are_never_pushed(server, traine
     """Only the final files are in the repository: no optimizer state, `training_args.bin` or local path."""
     push(trained_folder)
     assert server.repos["user/tiny"].files().keys() == PUSHED | {".gitattributes"}
+
+
+def test_the_data_sets_of_a_mixture_are_named(tmp_path):
+    """For the model card; the built-in sample is no data set of the Hub."""
+    sources = ("a: {dataset_name: me/poems", "b: {train_file: b.txt", "c: {dataset_name: me/poems")
+    (tmp_path / "mix.yaml").write_text("".join(f"{source}, weight: 1}}\n" for source in sources))
+    assert dataset_names(TextArguments(mixture=f"{tmp_path / 'mix.yaml'}")) == ["me/poems", None]
+    assert dataset_names(TextArguments(dataset_name="python_docs")) == [None]
 
 
 def test_a_push_is_one_commit_with_its_message(server, trained_folder):

@@ -42,6 +42,17 @@ def test_a_run_ends_with_its_figures_a_sample_and_the_folder(tmp_path, capsys):
     assert shown.rstrip().endswith(f"Model and results: {tmp_path}")
 
 
+def test_the_table_has_the_share_and_loss_of_each_source(tmp_path, capsys):
+    """A classifier has no loss of each source."""
+    figures = {"train_web_share": 0.7, "eval_web_loss": 3.21, "train_code_share": 0.3}
+    report_pretraining(new_trainer(tmp_path, new_tokenizer()), FIGURES | figures, {})
+    lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    assert {line[0]: line[-1].strip() for line in lines if ", share" in line[0]} == {
+        "web, share and loss": "70.00%, 3.21",
+        "code, share": "30.00%",
+    }
+
+
 def test_a_small_new_model_is_not_expected_to_write_sense(tmp_path, capsys):
     """The run says what to expect of its size; not of a loaded model, nor of one that is large and has read much."""
     trainer = new_trainer(tmp_path, new_tokenizer())

@@ -292,7 +292,7 @@ def test_another_line_in_the_model_card_does_not_make_another_run(finished, tmp_
     trainer = new_trainer(tmp_path, TOKENIZER, **EVERY_STEP)
     metrics = run(trainer, str(tmp_path / "checkpoint-2"))
     assert trainer.state.global_step == 4
-    hub.publish(trainer, metrics, base_model=None, dataset=None)
+    hub.publish(trainer, metrics, base_model=None, datasets=[])
     assert "| `adam_epsilon` |" in (tmp_path / "README.md").read_text()
 
 

@@ -230,6 +230,9 @@ FIELDS: dict[str, list] = {
     "greater_is_better": [
         Same(f"{BEST} --greater_is_better false"),
         Refused(f"{BEST} --greater_is_better true", "would keep the model with the highest loss: leave it out"),
+        Refused(
+            f"{BEST} --metric_for_best_model web_perplexity --greater_is_better true", "with the highest web_perplexity"
+        ),
     ],
     "ignore_data_skip": [Harmless("only of a resumed run, where it asks to read the first rows again")],
     "restore_callback_states_from_checkpoint": [Harmless("true by default, so that early stopping continues")],
