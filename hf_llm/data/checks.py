@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from hf_llm.arguments import ReadingArguments
 from hf_llm.data.byte_streams import BadFile, FileStream, NoColumn
-from hf_llm.data.formats import decode_document, find_reader, is_document, read_txt
+from hf_llm.data.columns import field_names, has_field
+from hf_llm.data.formats import decode_document, find_reader, is_archive, is_document, read_txt
 from hf_llm.data.found import SourceFile
 from hf_llm.data.readers import check_columns, no_column, read_batches
 from hf_llm.messages import printable
@@ -58,6 +59,37 @@ def refuse_bad_files(
         )
     for problem in problems.values():
         raise ValueError(problem + hint)
+
+
+def refuse_missing_columns(
+    argument: str, columns: Sequence[str], files: Sequence[SourceFile], reading: ReadingArguments
+) -> None:
+    """Check that each of some columns is in one of the files: among the rows of its first MiB, of an archive of all.
+
+    Args:
+        argument: the flag that names the columns.
+
+    Raises:
+        ValueError: one of them is in no file.
+    """
+    missing, names = [*columns], {}
+    for file in files:
+        if not missing:
+            return
+        stream = FileStream(file.path, reading, FIRST_BYTES)
+        try:
+            check_columns(stream)
+            for rows, _, _ in read_batches(stream, None):
+                found = [row for row in rows if row]
+                missing = [name for name in missing if not any(has_field(row, name) for row in found)]
+                names |= dict.fromkeys(name for row in found for name in field_names(row))
+                if found and stream.position >= FIRST_BYTES and not is_archive(file.path):
+                    break
+        except BadFile:  # reported when it is read
+            continue
+    if missing:
+        known = f", only {', '.join(names)}: choose among these" if names else ": leave it out"
+        raise ValueError(f"`{argument}` {printable(missing[0])}: no file has this column in its first rows{known}")
 
 
 def has_rows(stream: FileStream, column: str | None) -> bool:

@@ -53,6 +53,17 @@ def field_of(value: Any, name: str) -> Any:
     raise KeyError(name)
 
 
+def has_field(row: dict[str, Any], name: str) -> bool:
+    """Return whether a row has a column or a field, null or not."""
+    try:
+        field_of(row, name)
+    except KeyError:
+        return False
+    except ValueError:  # fields in a list, which are not texts
+        return True
+    return True
+
+
 def text_of(row: dict[str, Any], column: str) -> tuple[str | None, set[str]]:
     """Return the text of a row, and the columns that it was made of.
 

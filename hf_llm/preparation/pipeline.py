@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from hf_llm.arguments import PreparationArguments, ReadingArguments
-from hf_llm.data.checks import refuse_bad_files
+from hf_llm.data.checks import refuse_bad_files, refuse_missing_columns
 from hf_llm.data.folder_rules import PREPARED_MANIFEST
 from hf_llm.data.formats import is_document
 from hf_llm.data.locations import find_files, find_sources
@@ -130,6 +130,7 @@ def prepare(args: PreparationArguments, tokenizer: PreTrainedTokenizerBase | Non
         found = find_sources("--files", args.files, args.text_extensions)
         if args.on_error == "stop":
             refuse_bad_files(found.files, args.dataset_text_field, args.reading(), f"; {SKIP_HINT}")
+        refuse_missing_columns("--keep_columns", args.keep_columns, found.files, args.reading())
         steps = build_row_steps(args)
         set_runner(args)
         with atomic_folder(target) as folder:

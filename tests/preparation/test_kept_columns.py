@@ -1,10 +1,14 @@
 """Columns that go with the texts through all steps into the shards."""
 
 import json
+import zipfile
 
 import pyarrow.parquet as pq
+import pytest
 
-from hf_llm.arguments import PreparationArguments
+from hf_llm.arguments import PreparationArguments, ReadingArguments
+from hf_llm.data.checks import refuse_missing_columns
+from hf_llm.data.locations import find_files
 from hf_llm.preparation.pipeline import prepare
 
 TEXT = "The {} harvest was brought in before the rain, and nobody in the village had to buy bread that winter."
@@ -52,9 +56,12 @@ def test_columns_go_with_their_texts(tmp_path):
 
 
 def test_values_of_several_types_are_stored_as_text(tmp_path, caplog):
-    """Whole numbers beside others as numbers, those beyond 64 bits as text; a column that no row has is named."""
+    """Whole numbers beside others as numbers, those beyond 64 bits as text; a column without values is named."""
     texts = [TEXT.format(word) for word in NUMBERS[:2]]
-    rows = [{"n": 1, "m": 1, "big": 2**64 - 1, "text": texts[0]}, {"n": 0.5, "m": "x", "big": 1, "text": texts[1]}]
+    rows = [
+        {"n": 1, "m": 1, "big": 2**64 - 1, "text": texts[0]},
+        {"n": 0.5, "m": "x", "big": 1, "o": None, "text": texts[1]},
+    ]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     keep = ["n", "m", "big", "o"]
     kept = prepare_rows(tmp_path, "out", [tmp_path / "a.jsonl"], keep_columns=keep, near_deduplication=False)
@@ -63,3 +70,23 @@ def test_values_of_several_types_are_stored_as_text(tmp_path, caplog):
     assert [row["big"] for row in kept] == [f"{2**64 - 1}", "1"]
     assert [row["o"] for row in kept] == [None, None]
     assert "`--keep_columns` o: no row that is left has a value" in caplog.text
+
+
+def test_a_misspelt_column_is_refused_before_the_preparation(tmp_path):
+    """Where no file has it: of several files one is enough, also a later one in an archive; documents have none."""
+    (tmp_path / "a.jsonl").write_text(json.dumps({"id": 1, "meta": {"url": "u"}, "text": TEXT}))
+    (tmp_path / "b.txt").write_text(TEXT.format("first"))
+    (tmp_path / "c.csv").write_text("day,text\n1,x\n")
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+        archive.writestr("a.csv", "text\nx\n")
+        archive.writestr("b.csv", "hour,text\n1,x\n")
+    only = "no file has this column in its first rows, only id, meta.url, text: choose among these"
+    for files, column, message in [
+        (["a.jsonl", "b.txt"], "meta.ulr", only),
+        (["b.txt"], "id", "no file has this column in its first rows: leave it out"),
+    ]:
+        with pytest.raises(ValueError, match="no file has") as error:
+            prepare_rows(tmp_path, "out", [tmp_path / name for name in files], keep_columns=[column])
+        assert str(error.value) == f"`--keep_columns` {column}: {message}" and not (tmp_path / "out").exists()
+    files = find_files("--files", [str(tmp_path)]).files
+    refuse_missing_columns("--keep_columns", ["id", "meta.url", "day", "hour"], files, ReadingArguments())
