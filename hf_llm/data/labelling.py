@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from hf_llm.data.arrow import token_lists
 from hf_llm.data.examples import ExamplesReport, batches_with_origins
 from hf_llm.messages import add_origin
+from hf_llm.metrics.classification import LABEL_SEPARATOR, split_labels
 from hf_llm.tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -59,24 +60,30 @@ class Labeller:
         return rows, [length - len(row["input_ids"]) for length, row in zip(lengths, rows, strict=True)]
 
     def target(self, gold: str) -> list[int] | list[float]:
-        """The number of a gold label among the model's, or the gold number of a regression.
+        """The number of a gold label among the model's, 1 or 0 for each of several, or the gold number of a regression.
 
         Raises:
             ValueError: the model has no such label.
         """
         if self.task.problem_type == "regression":
             return [float(gold)]
-        if gold not in self.index:
+        several = self.task.problem_type == "multi_label_classification"
+        labels = split_labels(gold) if several else [gold]
+        if unknown := {*labels} - {*self.index}:
             raise ValueError(
-                f"label `{gold}` is not among the {len(self.labels)} labels of the model, "
+                f"label `{min(unknown)}` is not among the {len(self.labels)} labels of the model, "
                 f"{', '.join(self.labels[:20])}: give it another name by `labels=a|b|...` in `--task_options`"
             )
-        return [self.index[gold]]
+        return [float(name in labels) for name in self.labels] if several else [self.index[gold]]
 
     def answers(self, logits: np.ndarray) -> list[str]:
-        """The label of each row of logits (N, labels), or its number."""
+        """The label of each row of logits (N, labels), several, or its number."""
         if self.task.problem_type == "regression":
             return [f"{number:.7g}" for number in logits[:, 0]]
+        if self.task.problem_type == "multi_label_classification":
+            chosen = logits > 0
+            chosen[np.arange(len(chosen)), logits.argmax(1)] = True
+            return [LABEL_SEPARATOR.join(np.array(self.labels)[row]) for row in chosen]
         return [self.labels[number] for number in logits.argmax(1)]
 
 

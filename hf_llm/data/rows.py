@@ -231,14 +231,22 @@ def to_task_columns(rows: Dataset, split: str, task: Task, mapping: dict[str, st
     kept = [*chosen.values(), *([ORIGIN] if ORIGIN in adapted.column_names else [])]
     rows = adapted.select_columns(kept).rename_columns({match: name for name, match in chosen.items()})
     for name, feature in rows.features.items():
-        if isinstance(feature, ClassLabel):
-            task.name_classes(name, feature.names)
-            names = [None if number is None or number < 0 else feature.names[number] for number in rows[name][:]]
+        classes = getattr(feature, "feature", feature)  # of a list of labels those of its items
+        if isinstance(classes, ClassLabel):
+            task.name_classes(name, classes.names)
+            names = [name_numbers(value, classes.names) for value in rows[name][:]]
             rows = rows.remove_columns(name).add_column(name, names)  # pyright: ignore[reportCallIssue]
     for name in task.text_columns:
         if name in rows.column_names:
             rows = join_sentences(rows, name, split, name in task.optional_columns)
     return task.select(rows, split)
+
+
+def name_numbers(value: Any, names: list[str]) -> Any:
+    """Return the name of a class, None of a number below 0; of a list of numbers, the list of names."""
+    if isinstance(value, list):
+        return [name_numbers(number, names) for number in value]
+    return None if value is None or value < 0 else names[value]
 
 
 def choose_columns(rows: Dataset, task: Task) -> dict[str, str]:

@@ -1,10 +1,12 @@
-"""Accuracy, macro-F1 and Matthews correlation of generated labels, which may be any text; share of stereotypes."""
+"""Scores of labels, one or several a row, which may be any text: accuracy, F1 and others; share of stereotypes."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from hf_llm.metrics.base import TaskMetric
+
+LABEL_SEPARATOR = ", "  # between the labels of one row
 
 
 class Accuracy(TaskMetric):
@@ -80,3 +82,55 @@ class Classification(TaskMetric):
     def details(self, predictions: Sequence[str], statistics: np.ndarray) -> dict[str, float | str]:
         """The label whose F1 is `f1`."""
         return {} if self.positive is None else {"f1_label": self.positive}
+
+
+class MultiLabel(TaskMetric):
+    """Scores of rows with several labels, 0 to 1: exact match, micro-F1 and macro-F1, as in scikit-learn.
+
+    A text holds the labels of a row, joined by `LABEL_SEPARATOR`, in any order. Macro-F1 treats rare labels as that of
+    `Classification` does; micro-F1 counts the labels of all rows together.
+
+    Example:
+        >>> MultiLabel().compute(predictions=["joy, love", "joy"], references=["love, joy", "anger"])["micro_f1"]
+        0.6666666666666666
+    """
+
+    score_names = ("exact_match",)
+
+    def statistics(self, predictions: Sequence[str], references: list[list[str]]) -> np.ndarray:
+        """(N, 1 + 2L): 1 if all labels are right; for each of L labels whether it is right, and how often it occurs.
+
+        A label occurs twice in a row if it is both predicted and a gold label.
+        """
+        guesses, gold = map(split_labels, predictions), (split_labels(texts[0]) for texts in references)
+        pairs = [({*guess}, {*labels}) for guess, labels in zip(guesses, gold, strict=True)]
+        names = sorted(set().union(*(guess | labels for guess, labels in pairs)))
+        return np.array(
+            [
+                [guess == labels, *(name in guess & labels for name in names)]
+                + [(name in guess) + (name in labels) for name in names]
+                for guess, labels in pairs
+            ],
+            float,
+        )
+
+    def scores(self, statistics: np.ndarray, weights: np.ndarray) -> dict[str, float]:
+        """Compute the scores."""
+        hits, occurrences = np.split((weights @ statistics)[1:], 2)
+        all_hits, all_occurrences = np.split(statistics.sum(0)[1:], 2)
+        f1 = np.divide(2 * hits, occurrences, out=2 * all_hits / all_occurrences, where=occurrences > 0)
+        return {
+            "exact_match": float(weights @ statistics[:, 0] / weights.sum()),
+            "micro_f1": float(2 * hits.sum() / occurrences.sum()),
+            "macro_f1": float(f1.mean()),
+        }
+
+
+def split_labels(text: str) -> list[str]:
+    """Split the labels of a row.
+
+    Example:
+        >>> split_labels("joy, love")
+        ['joy', 'love']
+    """
+    return [label for label in text.split(LABEL_SEPARATOR) if label]

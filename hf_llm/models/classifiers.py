@@ -134,7 +134,7 @@ def match_labels(config: PreTrainedConfig, task: Task) -> list[str] | None:
     """
     id2label: Any = config.id2label
     own, names = [id2label[number] for number in sorted(id2label, key=int)], task.label_names
-    if (len(own) == 1) != (task.problem_type == "regression"):
+    if (len(own) == 1) != (task.problem_type == "regression") or config.problem_type not in (None, task.problem_type):
         return None
     if len(own) == len(names) and all(map(NAME_OF_TRANSFORMERS.fullmatch, own)):
         logger.info(f"The model's labels have no names: they are taken as {', '.join(names)}, in this order")

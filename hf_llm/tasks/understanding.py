@@ -5,12 +5,13 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from itertools import chain
+from typing import Any, ClassVar
 
 from datasets import Dataset, DatasetDict
 
 from hf_llm.messages import add_origin
-from hf_llm.metrics.classification import Classification
+from hf_llm.metrics.classification import LABEL_SEPARATOR, Classification, MultiLabel
 from hf_llm.metrics.segmentation import starts_with_words
 from hf_llm.python_docs import python_docs
 from hf_llm.tasks import HIDDEN_LABELS, Task, drop_unlabelled
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 HINT = "; if -1 is a label, name all labels by `labels=a|b|...` in `--task_options`"
 # What a written answer may say before its label.
 LEADING_WORDS = "the|this|it|text|final|correct|label|answer|response|option|category|class|sentiment|is"
+LABEL_AND_REQUEST = ("Label", "Label the text.")
 BOOLEANS = {"false": "0", "true": "1"}
 INTEGER, FRACTION = re.compile(r"([+-]?\d+)\.0+"), re.compile(r"[+-]?\d*\.\d+(e[+-]?\d+)?|[+-]?inf", re.IGNORECASE)
 
@@ -29,17 +31,22 @@ INTEGER, FRACTION = re.compile(r"([+-]?\d+)\.0+"), re.compile(r"[+-]?\d*\.\d+(e[
 class Understanding(Task):
     """Accuracy, macro-F1 and Matthews correlation, and of two labels the F1 of the second one, e.g. of `no|yes`.
 
+    Of rows with several labels, exact match, micro-F1 and macro-F1. A model that writes then generates all labels of a
+    row, separated by commas; an encoder gives those that are more likely than not, and at least one.
+
     Args:
         labels: the labels, separated by `|`, in the order of their numbers. Default: the names that the data set has
             for its classes, or those that occur in the data.
         scoring: `likelihood` ranks the labels by their log-likelihood as completions, `normalized` by log-likelihood
             per token; `generated` generates an answer and takes the longest label that it starts with, by whole words.
         show_labels: list the labels in the prompt. Default: if there are at most 20.
+        several_labels: a row may have several labels, which are a list. Default: whether one has in the data.
     """
 
     labels: str = ""
     scoring: str = "likelihood"
     show_labels: bool | None = None
+    several_labels: bool | None = None
     max_new_tokens: int = 16
 
     columns: ClassVar = {
@@ -54,7 +61,6 @@ class Understanding(Task):
     text_columns = ("text", "text2", "text3")
     optional_columns = ("text2", "text3")
     document_column = "text"
-    problem_type = "single_label_classification"
 
     def __post_init__(self):
         if self.scoring not in ("likelihood", "normalized", "generated"):
@@ -62,6 +68,11 @@ class Understanding(Task):
         names = [label_text(name) for name in self.labels.split("|")]
         self.label_names = [name for name in names if name]
         self.class_names = []
+        self.several = bool(self.several_labels)
+
+    @property
+    def problem_type(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+        return "multi_label_classification" if self.several else "single_label_classification"
 
     def adapt(self, rows):
         """Refuse rows whose label is the number of a choice: without the choices it means nothing."""
@@ -74,10 +85,12 @@ class Understanding(Task):
             self.class_names = names
 
     def select(self, rows, split):
-        labels = []
-        for number, value in enumerate(rows["label"][:]):
+        labels, values = [], rows["label"][:]
+        several = any(isinstance(value, list) and len(value) > 1 for value in values)
+        several = several if self.several_labels is None else self.several_labels
+        for number, value in enumerate(values):
             try:
-                labels.append(self.known_label(value))
+                labels.append(self.known_labels(value) if several else self.known_label(value))
             except ValueError:
                 with add_origin(rows[number], f"`{split}` row {number}"):
                     raise
@@ -98,14 +111,36 @@ class Understanding(Task):
             )
         return None if label in HIDDEN_LABELS - {*self.label_names} else label
 
+    def known_labels(self, value: str | float | list | None) -> list[str] | None:
+        """Convert the labels of a row to texts, None if there are none."""
+        labels = map(self.known_label, value if isinstance(value, list) else [value])
+        return [label for label in labels if label] or None
+
     def prepare(self, rows):
-        counts = {str(split): Counter(split_rows["label"]) for split, split_rows in rows.items()}
+        labels = {str(split): split_rows["label"][:] for split, split_rows in rows.items()}
+        self.several |= any(isinstance(value, list) for values in labels.values() for value in values)
+        counts = {split: Counter(chain.from_iterable(map(label_list, values))) for split, values in labels.items()}
         if self.labels:
             self.report_named_labels(set().union(*counts.values()))
         else:
             self.label_names = self.class_names or collect_label_names(counts)
             warn_of_rare_labels(counts)
+        if self.several:
+            self.prepare_several([label_list(value) for values in labels.values() for value in values])
         self.shows_labels = len(self.label_names) <= 20 if self.show_labels is None else self.show_labels
+
+    def prepare_several(self, labels: list[list[str]]) -> None:
+        """Prepare answers of several labels.
+
+        Args:
+            labels: those of each row.
+        """
+        if unclear := [name for name in self.label_names if "," in name]:
+            raise ValueError(f"the label `{unclear[0]}` has a comma, which separates the labels of a row: rename it")
+        most = max(map(len, labels), default=1)
+        if self.max_new_tokens == type(self).max_new_tokens:
+            self.max_new_tokens *= most
+        logger.info(f"Rows have up to {most} labels: `several_labels=true` in `--task_options` says so for other data")
 
     def report_named_labels(self, found: set[str]) -> None:
         """Log which names the numbers in the data stand for, and warn of names that no row has."""
@@ -132,14 +167,20 @@ class Understanding(Task):
         if row.get("text3") is not None:
             texts += f"Third text: {row['text3'].strip()}\n"
         listed = f" Choose from: {', '.join(self.label_names)}." if self.shows_labels else ""
-        return {"prompt": f"Label the text.{listed}\n\n{texts}Label:", "completion": "".join(self.references(row))}
+        label, request = ("Labels", "Label the text with all labels that apply.") if self.several else LABEL_AND_REQUEST
+        return {"prompt": f"{request}{listed}\n\n{texts}{label}:", "completion": "".join(self.references(row))}
 
     def texts(self, row):
         first, *more = (row[name].strip() for name in self.text_columns if row.get(name) is not None)
         return [first, " ".join(more)] if more else [first]
 
     def references(self, row):
-        label = label_text(row["label"]) or ""
+        labels = {self.known_name(value) for value in label_list(row["label"])}
+        return [LABEL_SEPARATOR.join(name for name in self.label_names if name in labels)]
+
+    def known_name(self, value: str | float | None) -> str:
+        """Return the name of a label that must be among the choices."""
+        label = label_text(value) or ""
         label = self.name_of(label) if self.labels else label
         if label not in self.label_names:
             choices = ", ".join(self.label_names[:20])
@@ -147,15 +188,23 @@ class Understanding(Task):
                 f"label `{label}` is not among the choices {choices}: name all by `labels=a|b|...` in `--task_options` "
                 "in the order of their numbers from 0, or leave `labels` out"
             )
-        return [label]
+        return label
 
     def choices(self, row):
-        return None if self.scoring == "generated" else self.label_names
+        return None if self.scoring == "generated" or self.several else self.label_names
 
     def ranks_per_token(self):
         return self.scoring == "normalized"
 
     def answer(self, text, row):
+        if self.several:
+            labels = [*map(self.written_label, text.split(","))]
+            known = [name for name in self.label_names if name in labels]
+            return LABEL_SEPARATOR.join([*known, *(label for label in labels if label not in known)])
+        return self.written_label(text)
+
+    def written_label(self, text: str) -> str:
+        """The longest label that a text starts with, or else the text."""
         text = text.strip()
         if text in self.label_names:
             return text
@@ -163,6 +212,8 @@ class Understanding(Task):
         return max(matches, key=lambda name: (len(name), text.startswith(name)), default=text)
 
     def metric(self):
+        if self.several:
+            return MultiLabel()
         return Classification(self.label_names[1] if len(self.label_names) == 2 else None)
 
     def sample(self):
@@ -177,6 +228,11 @@ class Understanding(Task):
         return DatasetDict({split: Dataset.from_list(rows) for split, rows in kept.items()})
 
 
+def label_list(value: Any) -> list[Any]:
+    """Return the labels of a row as a list."""
+    return value if isinstance(value, list) else [value]
+
+
 def label_text(label: str | int | float | list | None) -> str | None:
     """Convert a label to text, None if it is empty.
 
@@ -189,7 +245,7 @@ def label_text(label: str | int | float | list | None) -> str | None:
     """
     if isinstance(label, list):
         if len(label) > 1:
-            raise ValueError(f"`label` is `{label}`: keep only rows with one label")
+            raise ValueError(f"`label` is `{label}`: keep only rows with one label, or leave out `several_labels`")
         label = label[0] if label else None
     text = "" if label is None or label != label else str(label).strip()
     whole = INTEGER.fullmatch(text)  # integers in a column with missing values are read or were written as floats

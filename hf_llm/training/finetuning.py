@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from torch.nn.functional import cross_entropy, mse_loss
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.utils import ModelOutput
 
@@ -155,6 +155,8 @@ def finetuning_options(
     tokenizer = prompter.tokenizer
     rows = join_rows([*validation.values()]) if isinstance(validation, dict) else validation
     if isinstance(prompter, Labeller):
+        if args.label_smoothing_factor and prompter.task.problem_type != "single_label_classification":
+            raise ValueError("`--label_smoothing_factor` is for rows with one label each: leave it out")
         loss = LabelLoss(prompter.task.problem_type, args.label_smoothing_factor)
         return {
             "eval_dataset": rows,
@@ -193,12 +195,14 @@ class LabelLoss:
 
         Args:
             outputs: with `logits`, (B, labels).
-            labels: (B, 1) numbers of labels, or gold numbers of a regression.
+            labels: (B, 1) numbers of labels, or gold numbers of a regression; (B, labels) of several labels, 0 or 1.
             num_items_in_batch: labels of the step; None: those of this batch.
         """
         logits = outputs["logits"].float()
         if self.problem_type == "regression":
             loss = mse_loss(logits, labels.float(), reduction="sum")
+        elif self.problem_type == "multi_label_classification":
+            loss = binary_cross_entropy_with_logits(logits, labels.float(), reduction="sum")
         else:
             loss = cross_entropy(logits, labels.view(-1), reduction="sum", label_smoothing=self.smoothing)
         return loss / (labels.numel() if num_items_in_batch is None else num_items_in_batch)

@@ -1,5 +1,6 @@
 """Texts and pairs of texts are encoded as an encoder reads them, with the number of their label."""
 
+import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
 from tiny import new_tokenizer
@@ -46,3 +47,16 @@ def test_a_label_that_the_model_lacks_is_refused_by_row():
     """With the labels that it has."""
     with pytest.raises(ValueError, match="`train` row 1: label `yes` is not among the 1 labels of the model, no"):
         encode_texts(Dataset.from_list(ROWS), labeller(labels=["no"]))
+
+
+def test_several_labels_are_those_more_likely_than_not_and_at_least_one():
+    """In the order of the head, in training and in answers; the likeliest where none has a probability of half."""
+    rows = [{"text": "a", "label": ["c", "a"]}, {"text": "b", "label": ["b"]}]
+    task = load_task("understanding", several_labels=True)
+    task.prepare(DatasetDict(validation=Dataset.from_list(rows)))
+    encoder = Labeller(new_tokenizer(), task, 16, ["c", "b", "a"])
+    encoded, _ = encode_texts(Dataset.from_list(rows), encoder)
+    assert LabelCollator(encoder.tokenizer)(encoded.to_list())["labels"].tolist() == [[1, 0, 1], [0, 1, 0]]
+    assert encoder.answers(np.array([[0.1, -1, 2], [-3, -1, -2]])) == ["c, a", "b"]
+    with pytest.raises(ValueError, match="label `b` is not among the 2 labels of the model, c, a"):
+        Labeller(new_tokenizer(), task, 16, ["c", "a"]).target("b, c")

@@ -120,11 +120,6 @@ def test_a_mapping_that_does_not_fit_is_refused_with_the_columns(mapping, messag
         ("a.jsonl", '{"text": 1}\n{"text": "b"}\n', "the values of column `text` are of several types"),
         ("a.jsonl", '{"text": "a", "label": 123456789012345678901234567890}', "the values of column `label` are"),
         ("a.jsonl", '{"text": "\\ud800", "label": "a"}', "a.jsonl` line 1: `text` holds half of a surrogate pair"),
-        (
-            "a.jsonl",
-            '{"text": "a", "label": ["b", "c"]}',
-            "a.jsonl` line 1: `label` is `['b', 'c']`: keep only rows with",
-        ),
     ],
 )
 def test_a_broken_file_is_named_with_its_line(name, content, message, tmp_path):

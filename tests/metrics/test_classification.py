@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from hf_llm.metrics.classification import Classification
+from hf_llm.metrics.classification import Classification, MultiLabel
 
 
 def sklearn_scores(predictions, labels):
@@ -75,3 +75,17 @@ def test_the_f1_of_the_positive_label_is_that_of_scikit_learn(seed):
     assert {name: results[name] for name in plain} == pytest.approx(plain)
     never = Classification("maybe").compute(predictions=predictions, references=labels)
     assert never["f1"] == 0 and never["macro_f1"] == pytest.approx(plain["macro_f1"])
+
+
+def test_scores_of_several_labels_are_those_of_scikit_learn():
+    """Labels that are only predicted, that are never predicted, and rows without a prediction."""
+    generator, names = np.random.default_rng(0), np.array(["a", "b", "c", "d", "e"])
+    shares = [[[0.1, 0.4, 0.6, 0, 0.2]], [[0.2, 0.3, 0.5, 0.1, 0]]]
+    gold, predicted = (generator.random((2, 300, 5)) < shares).astype(int)
+    gold[:, 1] |= gold.sum(1) == 0
+    texts = [[", ".join(names[row.astype(bool)][::-1]) for row in rows] for rows in (predicted, gold)]
+    results = MultiLabel().compute(predictions=texts[0], references=texts[1])
+    expected = {"exact_match": accuracy_score(gold, predicted), "micro_f1": f1_score(gold, predicted, average="micro")}
+    expected["macro_f1"] = f1_score(gold, predicted, average="macro")
+    assert {name: results[name] for name in expected} == pytest.approx(expected)
+    assert all(results[f"{name}_ci95_low"] < results[name] < results[f"{name}_ci95_high"] for name in expected)

@@ -97,3 +97,5 @@ def test_labels_are_matched_by_name_never_by_number():
     config.id2label = {number: f"LABEL_{number}" for number in range(3)}
     assert match_labels(config, task) == ["entailment", "neutral", "contradiction"]
     assert match_labels(config, load_task("regression")) is None
+    config.problem_type = "multi_label_classification"
+    assert match_labels(config, task) is None

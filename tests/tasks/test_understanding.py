@@ -1,9 +1,11 @@
 """Labels that would be matched with others."""
 
 import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from task_rows import load
 
 from hf_llm import load_task
+from hf_llm.data.rows import to_task_columns
 
 
 def test_the_number_of_a_choice_is_no_label(tmp_path):
@@ -48,3 +50,37 @@ def test_no_name_is_missing_where_each_has_rows(tmp_path, caplog):
     task = load_task("understanding", labels="neg|pos")
     load(tmp_path, task, [{"text": "a", "label": label} for label in ("neg", "1")])
     assert "no row has" not in caplog.text
+
+
+def test_rows_with_several_labels_are_answered_by_a_list_of_them(tmp_path):
+    """In the order of the labels, whatever the order in the row or in the answer; rows without any are dropped."""
+    task = load_task("understanding", labels="joy|anger|love")
+    rows = load(tmp_path, task, [{"text": "a", "labels": labels} for labels in ([2, 0], [1], [], None)])
+    assert [task.references(row) for row in rows] == [["joy, love"], ["anger"]]
+    assert [task.to_example(row)["completion"] for row in rows] == ["joy, love", "anger"]
+    assert task.choices(rows[0]) is None and task.max_new_tokens == 32
+    assert task.answer(" The label is love, joy, calm.", rows[0]) == "joy, love, calm."
+    assert task.problem_type == "multi_label_classification"
+    assert task.metric().compute(predictions=["love, joy", ""], references=["joy, love", "anger"])["exact_match"] == 0.5
+
+
+def test_whether_rows_may_have_several_labels_can_be_said(tmp_path):
+    """For a validation file whose rows happen to have one each, or to refuse the others; names have no comma."""
+    rows = [{"text": "a", "label": ["joy"]}, {"text": "a", "label": ["anger"]}]
+    one, several = load_task("understanding"), load_task("understanding", several_labels=True)
+    assert [one.references(row) for row in load(tmp_path, one, rows)] == [["joy"], ["anger"]]
+    assert [several.references(row) for row in load(tmp_path, several, rows)] == [["joy"], ["anger"]]
+    assert (one.problem_type, several.problem_type) == ("single_label_classification", "multi_label_classification")
+    with pytest.raises(ValueError, match=r"line 3: `label` is `.*`: keep only rows with one label, or leave out"):
+        load(tmp_path, load_task("understanding", several_labels=False), [*rows, {"text": "a", "label": ["x", "y"]}])
+    with pytest.raises(ValueError, match="the label `x, y` has a comma"):
+        load(tmp_path, several, [{"text": "a", "label": ["x, y"]}])
+
+
+def test_classes_in_lists_are_named(tmp_path):
+    """As in GoEmotions on the Hub, whose labels are a list of numbers with names."""
+    features = Features({"text": Value("string"), "labels": List(ClassLabel(names=["joy", "love"]))})
+    data, task = Dataset.from_dict({"text": ["a", "b"], "labels": [[1, 0], [1]]}, features), load_task("understanding")
+    rows = to_task_columns(data, "validation", task, {})
+    task.prepare(DatasetDict({"validation": rows}))
+    assert [task.references(row) for row in rows] == [["joy, love"], ["love"]]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 from transformers import AutoConfig
 from transformers.trainer_pt_utils import LabelSmoother
 
@@ -9,20 +10,24 @@ from hf_llm.arguments import DataArguments, ModelArguments, TaskArguments
 from hf_llm.tasks import load_task
 from hf_llm.training.finetuning import LabelLoss, check_model
 
+STOCK_LOSS = {  # what the models of transformers compute
+    "regression": lambda logits, labels: mse_loss(logits, labels.float()),
+    "single_label_classification": lambda logits, labels: cross_entropy(logits, labels[:, 0]),
+    "multi_label_classification": lambda logits, labels: binary_cross_entropy_with_logits(logits, labels.float()),
+}
 
-@pytest.mark.parametrize("problem_type", ["single_label_classification", "regression"])
+
+@pytest.mark.parametrize("problem_type", [*STOCK_LOSS])
 def test_micro_batches_add_up_to_the_mean_loss_of_the_step(problem_type):
     """The models of transformers give the mean of each micro-batch, which the Trainer would add up."""
     torch.manual_seed(0)
-    regression = problem_type == "regression"
-    logits, loss = torch.randn(6, 1 if regression else 3), LabelLoss(problem_type)
-    labels = torch.randn(6, 1).double() if regression else torch.randint(3, (6, 1))
-    whole = loss({"logits": logits}, labels)
-    parts = [loss({"logits": logits[rows]}, labels[rows], torch.tensor(6)) for rows in (slice(0, 2), slice(2, 6))]
+    logits, loss = torch.randn(6, 1 if problem_type == "regression" else 3), LabelLoss(problem_type)
+    labels = {"regression": torch.randn(6, 1).double(), "single_label_classification": torch.randint(3, (6, 1))}
+    labels = labels.get(problem_type, torch.randint(2, (6, 3)).double())
+    whole, items = loss({"logits": logits}, labels), torch.tensor(labels.numel())
+    parts = [loss({"logits": logits[rows]}, labels[rows], items) for rows in (slice(0, 2), slice(2, 6))]
     assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-5)
-    stock = torch.nn.functional.mse_loss(logits, labels.float()) if regression else None
-    stock = torch.nn.functional.cross_entropy(logits, labels[:, 0]) if stock is None else stock
-    assert whole.item() == pytest.approx(stock.item(), rel=1e-5)
+    assert whole.item() == pytest.approx(STOCK_LOSS[problem_type](logits, labels).item(), rel=1e-5)
 
 
 def test_label_smoothing_is_that_of_the_trainer():
