@@ -16,6 +16,7 @@ from datasets.fingerprint import Hasher
 from transformers import TrainerCallback
 
 from hf_llm.data.packing import PackingCollator
+from hf_llm.data.token_folders import TokenRows
 
 MASKED_SHARE, RANDOM_SHARE = 0.8, 0.1  # of the selected tokens
 
@@ -100,6 +101,7 @@ class MaskingCollator(PackingCollator):
 
 def mask_rows(rows: Dataset, collator: MaskingCollator) -> Dataset:
     """Hide tokens of evaluation rows once, so that every evaluation predicts the same ones."""
+    rows = rows.in_memory() if isinstance(rows, TokenRows) else rows
     settings = (rows._fingerprint, collator.probability, collator.seed, collator.mask_token_id, collator.ordinary_ids)
     return rows.map(collator.mask, new_fingerprint=Hasher.hash(settings), desc="Masking")
 

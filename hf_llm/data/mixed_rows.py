@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainingArguments
 from hf_llm.data.arrow import column, row_facts
 from hf_llm.data.mixtures import Mixture, endless_order, spread
 from hf_llm.data.streaming import RankRows, StreamedRows, TrackStream
+from hf_llm.data.token_folders import TokenRows
 
 
 class MixedRows(torch.utils.data.Dataset):
@@ -215,9 +216,8 @@ def token_counts(rows: Dataset) -> np.ndarray:
 
 
 def join_rows(sources: list[Dataset]) -> Dataset:
-    """Join packed rows, those of token folders too, whose integers may be smaller."""
-    features = sources[0].features
-    return concatenate_datasets([rows if rows.features == features else rows.cast(features) for rows in sources])
+    """Join rows to evaluate on, those of token folders too."""
+    return concatenate_datasets([rows.in_memory() if isinstance(rows, TokenRows) else rows for rows in sources])
 
 
 def source_figures(

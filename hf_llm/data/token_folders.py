@@ -49,6 +49,11 @@ class TokenRows(Dataset):
         self.report, self.text = PackingReport(**split["report"]), split["text"]
         self.attended_length = split["attended_length"]
 
+    def in_memory(self) -> Dataset:
+        """Copy the rows to memory with the integers that `pack` gives: `map` writes to the folder of its rows."""
+        schema = pa.schema({name: pa.list_(pa.int32()) for name in self.column_names})
+        return Dataset(self.data.table.cast(schema), fingerprint=self._fingerprint).with_format("numpy")
+
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Check that a tokenizer gives the ids that the rows hold. It may have other special tokens or chat templates.
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,8 @@ from tiny import TEXTS, new_tokenizer, packed
 from hf_llm.arguments import ModelArguments, PretrainArguments, TextArguments, TokenizationArguments
 from hf_llm.command_line import parse_args
 from hf_llm.data.arrow import hash_rows
+from hf_llm.data.masking import MaskingCollator, mask_rows
+from hf_llm.data.mixed_rows import join_rows
 from hf_llm.data.sources import load_splits
 from hf_llm.data.text_size import text_figures
 from hf_llm.data.token_folders import TOKENS_FILE, save_token_folder, smallest_integer
@@ -51,6 +54,20 @@ def test_rows_counts_and_facts_are_those_of_tokenizing_anew(folder):
     assert splits["validation"].text == text_figures(documents, rows)
     anew, saved = (LanguageModelingMetrics(documents, rows, TOKENIZER) for rows in (rows, splits["validation"]))
     assert vars(anew).keys() == vars(saved).keys() and anew.scores(9.0, 7) == saved.scores(9.0, 7)
+
+
+def test_rows_to_evaluate_on_are_those_of_the_text_and_leave_the_folder_as_it_is(folder):
+    """Joined to those of other sources, or with hidden tokens; it may be read-only."""
+    files = sorted(Path(folder).rglob("*"))
+    ids = {"pad_token_id": 0, "position_ids": True, "mask_token_id": 1, "ordinary_ids": np.arange(5, 300)}
+    collator = MaskingCollator(**ids, probability=0.15, seed=0)
+    _, anew, _ = packed(TEXTS[:7], TOKENIZER)
+    saved = load(folder)["validation"]
+    assert hash_rows(mask_rows(saved, collator)) == hash_rows(mask_rows(anew, collator))
+    assert (
+        hash_rows(join_rows([anew, saved])) == hash_rows(join_rows([saved, anew])) == hash_rows(join_rows([anew] * 2))
+    )
+    assert sorted(Path(folder).rglob("*")) == files
 
 
 def test_ids_take_the_smallest_integer_that_holds_the_vocabulary(folder):
