@@ -4,6 +4,7 @@ import contextlib
 import re
 import resource
 import signal
+import threading
 
 import pytest
 
@@ -22,6 +23,27 @@ def count_without_end():
 def ignore_one_error():
     with contextlib.suppress(TimeoutError):
         count_without_end()
+
+
+def test_a_thread_that_takes_too_long_is_interrupted():
+    """As Daft's, which read files; again where an error is ignored, and never after the block."""
+    found = []
+
+    def run():
+        for call, seconds in ((ignore_one_error, 0.1), (lambda: None, 0)):
+            try:
+                with limited_time(seconds):
+                    call()
+                    if seconds:
+                        count_without_end()
+                sum(range(100_000))
+            except TimeoutError as error:
+                found.append(str(error))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert found == ["it takes more than 0.1 CPU seconds"]
 
 
 @pytest.mark.parametrize("call", [search_without_end, count_without_end])

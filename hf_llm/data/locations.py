@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from hf_llm.arguments import SourceArguments
+from hf_llm.data.byte_streams import file_format
 from hf_llm.data.folder_rules import (
     PREPARED_FILES,
     prepared_shards,
@@ -129,10 +130,13 @@ def find_files(argument: str, patterns: list[str], text_extensions: Sequence[str
             raise ValueError(f"`{argument}` {printable(pattern)} matches no file{reasons}{how}")
     if unknown := [file.path for file in files if not can_read(file.path, text_extensions)]:
         others = f" (and {len(unknown) - 1:,} others)" if len(unknown) > 1 else ""
-        raise ValueError(
-            f"`{printable(unknown[0])}`{others} has an unknown extension: known are {' '.join((*READERS, *ARCHIVES))}, "
-            "most of them also as .gz, .zst, .bz2 or .xz; if it is text, add its extension by `--text_extensions`"
+        known = (
+            f"known are {' '.join((*READERS, *ARCHIVES))}, most of them also as .gz, .zst, .bz2 or .xz; if it is text"
         )
+        how = f"an unknown extension: {known}, add its extension by `--text_extensions`"
+        if not file_format(unknown[0])[0]:
+            how = f"no extension: {known}, let its name end in .txt"
+        raise ValueError(f"`{printable(unknown[0])}`{others} has {how}")
     if warn:
         warn_of_skipped(argument, skipped)
     return Found(files, skipped)

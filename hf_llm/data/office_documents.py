@@ -8,9 +8,12 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from hf_llm.data.byte_streams import BadFile, Batch, Columns, FileStream
+from hf_llm.limits import limited_time
 from hf_llm.messages import one_line
 
 PACKAGES = {".pdf": "pypdf", ".docx": "docx"}
+DOCUMENT_SECONDS = 60
+SECONDS_PER_MEGABYTE = 10
 REMEDY = "`pip install 'hf_llm[documents]'` reads it"
 
 
@@ -27,10 +30,11 @@ def read_pdf(stream: FileStream, column: Columns) -> Iterator[Batch]:
     import pypdf
 
     try:
-        document = pypdf.PdfReader(io.BytesIO(content))
-        if document.is_encrypted and not document.decrypt(""):
-            raise BadFile(f"`{stream.name}` is encrypted: save it without a password")
-        pages = [page.extract_text() for page in document.pages]
+        with limited_time(seconds_for(content)):
+            document = pypdf.PdfReader(io.BytesIO(content))
+            if document.is_encrypted and not document.decrypt(""):
+                raise BadFile(f"`{stream.name}` is encrypted: save it without a password")
+            pages = [page.extract_text() for page in document.pages]
     except BadFile:
         raise
     except Exception as error:  # damaged files raise errors of every class
@@ -44,23 +48,30 @@ def read_docx(stream: FileStream, column: Columns) -> Iterator[Batch]:
     if not content:
         return
     import docx
-    from docx.table import Table
+    from docx.table import Table, _Cell
 
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if sum(info.file_size for info in archive.infolist()) > stream.limit:
                 raise BadFile(f"`{stream.name}` {stream.too_long()}")
         lines = []
-        for block in docx.Document(io.BytesIO(content)).iter_inner_content():
-            if isinstance(block, Table):
-                lines += ["\t".join(cell.text for cell in row.cells) for row in block.rows]
-            else:
-                lines.append(block.text)
+        with limited_time(seconds_for(content)):
+            for block in docx.Document(io.BytesIO(content)).iter_inner_content():
+                if isinstance(block, Table):  # not `row.cells`: it repeats merged cells, as often as a file says
+                    rows = [[_Cell(cell, block).text for cell in row._tr.tc_lst] for row in block.rows]
+                    lines += map("\t".join, rows)
+                else:
+                    lines.append(block.text)
     except BadFile:
         raise
     except Exception as error:  # damaged files raise errors of every class
         raise BadFile(f"`{stream.name}` cannot be read: {one_line(error)}") from None
     yield pa.array(["\n".join(lines).strip()]), {}
+
+
+def seconds_for(content: bytes) -> float:
+    """Return how many CPU seconds a document may take; a malicious one may have no end."""
+    return DOCUMENT_SECONDS + SECONDS_PER_MEGABYTE * len(content) / 1e6
 
 
 def read_document(stream: FileStream, extension: str) -> bytes:

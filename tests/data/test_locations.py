@@ -8,8 +8,11 @@ import time
 import fsspec
 import pytest
 
+from hf_llm.arguments import ReadingArguments
+from hf_llm.data.byte_streams import BadFile
 from hf_llm.data.found import SourceFile, with_unique_names
 from hf_llm.data.locations import find_files, find_sources
+from hf_llm.data.readers import read_texts
 
 
 def write(folder, *names, content="x"):
@@ -226,6 +229,25 @@ def test_files_without_a_reader_that_a_glob_names_are_refused(tmp_path):
     """With their number, since all of them are wrong."""
     write(tmp_path, "a.tar.lz4", "a.doc", "a.txt")
     assert f"`{tmp_path}/a.doc` (and 1 others) has an unknown extension: known are .txt" in error_of(tmp_path / "a.*")
+
+
+def test_source_files_are_text_by_their_extension(tmp_path):
+    """The readme and licence of a project stay out; what is binary is an error of its file."""
+    write(
+        tmp_path / "d", "a.py", "docs/b.RST", "README.rst", "README.py", "LICENSE", "LICENSE.rst", "Makefile", "c.pyc"
+    )
+    found = find_files("--files", [str(tmp_path / "d")], [".py", ".rst"])
+    assert [file.name for file in found.files] == ["d/a.py", "d/docs/b.RST"]
+    card, no_extension = "a readme, card or licence", "no reader for files without extension"
+    assert {file.name.removeprefix("d/"): file.reason for file in found.skipped} == {
+        **dict.fromkeys(("README.rst", "README.py", "LICENSE", "LICENSE.rst"), card),
+        "Makefile": no_extension, "c.pyc": "no reader for .pyc",
+    }  # fmt: skip
+    (tmp_path / "d/a.py").write_bytes(b"import\0")
+    with pytest.raises(BadFile, match=r"a\.py` line 1 has a zero byte: it is not a text file"):
+        [*read_texts(found.files[0].path, "text", ReadingArguments(text_extensions=[".py"]))]
+    assert "LICENSE` has no extension: " in error_of(tmp_path / "d/LICENSE")
+    assert error_of(tmp_path / "d/LICENSE").endswith("if it is text, let its name end in .txt")
 
 
 # Prepared folders

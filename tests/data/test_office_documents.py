@@ -1,5 +1,7 @@
 """The text of PDF and Word documents."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import docx
 import pypdf
 import pytest
@@ -62,6 +64,32 @@ def test_what_is_wrong_with_a_document_is_one_line(tmp_path):
         with pytest.raises(BadFile, match=message) as error:
             texts(tmp_path / name)
         assert name in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_document_without_end_is_one_line(tmp_path, monkeypatch):
+    """A few kilobytes that become a page of a hundred thousand operators; also in a thread, as of Daft."""
+    write_pdf(tmp_path / "a.pdf", [") Tj (a" * 100_000])
+    document = pypdf.PdfWriter(tmp_path / "a.pdf")
+    document.pages[0].compress_content_streams()
+    document.write(tmp_path / "a.pdf")
+    assert (tmp_path / "a.pdf").stat().st_size < 5000
+    monkeypatch.setattr(office_documents, "DOCUMENT_SECONDS", 0.2)
+    message = r"a\.pdf` cannot be read: it takes more than 0\.2\d* CPU seconds$"
+    with pytest.raises(BadFile, match=message):
+        texts(tmp_path / "a.pdf")
+    with ThreadPoolExecutor(1) as threads, pytest.raises(BadFile, match=message):
+        threads.submit(texts, tmp_path / "a.pdf").result()
+
+
+def test_merged_cells_are_read_once(tmp_path):
+    """However many columns and rows they span."""
+    document = docx.Document()
+    table = document.add_table(2, 3)
+    table.cell(0, 0).merge(table.cell(0, 1)).text = "wide"
+    table.cell(0, 2).merge(table.cell(1, 2)).text = "high"
+    table.cell(1, 0).text = "a"
+    document.save(tmp_path / "a.docx")
+    assert texts(tmp_path / "a.docx") == ["wide\thigh\na"]
 
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
