@@ -10,14 +10,13 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
-from tiny import STOCK, TEXTS, new_model
+from tiny import STOCK, TEXTS, new_model, new_tokenizer
 from transformers import Trainer, TrainingArguments
 
 from hf_llm.arguments import PretrainArguments, TextArguments
 from hf_llm.data.mixed_rows import MixedExamples, MixedRows
 from hf_llm.data.mixtures import Mixture, endless_order, spread
 from hf_llm.data.sources import load_splits
-from hf_llm.data.vocabulary import train_tokenizer
 from hf_llm.training.objectives import check_objective, set_training_arguments, tokenize_and_pack, trainer_options
 from hf_llm.training.run import run_training
 
@@ -101,19 +100,17 @@ def write_mixture(folder):
     return folder / "mix.yaml"
 
 
-def new_run(folder, mix, streaming):
+def new_run(folder, data_args, splits):
     """The Trainer and the reports as the recipe makes them."""
-    data_args = TextArguments(mixture=f"{mix}", max_length=64, streaming=streaming)
     run_args = PretrainArguments()
     args = TrainingArguments(
         str(folder),
-        **STOCK | {"max_steps": 12, "save_strategy": "steps", "save_steps": 8, "per_device_train_batch_size": 8},
+        **STOCK | {"max_steps": 6, "save_strategy": "steps", "save_steps": 4, "per_device_train_batch_size": 16},
     )
-    tokenizer = train_tokenizer([f"{text} {words}" for text in TEXTS for words in WORDS.values()], 300)
+    tokenizer = new_tokenizer()
     check_objective(data_args, run_args, args, tokenizer)
     set_training_arguments(args, data_args, run_args)
     model = new_model()
-    splits = load_splits(data_args, args.seed)
     train, validation, reports = tokenize_and_pack(splits, tokenizer, data_args, run_args, args)
     options = trainer_options(run_args, data_args, model, tokenizer, splits["validation"], validation, args)
     return Trainer(model=model, args=args, train_dataset=train, processing_class=tokenizer, **options), reports
@@ -122,12 +119,14 @@ def new_run(folder, mix, streaming):
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_resumed_mixture_ends_with_the_same_bits(streaming, tmp_path):
     """In a later epoch, with the same figures of each source; its losses are those of all rows."""
-    mix = write_mixture(tmp_path)
-    whole, reports = new_run(tmp_path / "whole", mix, streaming)
+    data_args = TextArguments(mixture=f"{write_mixture(tmp_path)}", max_length=64, streaming=streaming)
+    splits = load_splits(data_args, seed=42)
+    whole, reports = new_run(tmp_path / "whole", data_args, splits)
+    assert streaming or len(whole.train_dataset) < 4 * 16
     figures = run_training(whole, None, True, reports)
-    shutil.copytree(tmp_path / "whole" / "checkpoint-8", tmp_path / "again" / "checkpoint-8")
-    again, reports = new_run(tmp_path / "again", mix, streaming)
-    resumed = run_training(again, str(tmp_path / "again" / "checkpoint-8"), True, reports)
+    shutil.copytree(tmp_path / "whole" / "checkpoint-4", tmp_path / "again" / "checkpoint-4")
+    again, reports = new_run(tmp_path / "again", data_args, splits)
+    resumed = run_training(again, str(tmp_path / "again" / "checkpoint-4"), True, reports)
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "again")]
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
     names = [name for name in figures if name.startswith(("train_web", "train_code", "train_math", "eval_"))]
