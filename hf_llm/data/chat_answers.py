@@ -161,8 +161,15 @@ class ChatFormat:
         self, chosen: Sequence[int], pairs: list[tuple[str, str]], examples: list[Example], origins: Sequence[str]
     ) -> dict[tuple[str, str], str]:
         """What the template writes after the prompt of some of the pairs (text of the prompt, answer)."""
-        chats = [self.conversation(examples[i]) for i in chosen]
-        wholes = render_chats(self.tokenizer, chats, origins=[origins[i] for i in chosen], **self.variables)
+        chats, sources = [self.conversation(examples[i]) for i in chosen], [origins[i] for i in chosen]
+        wholes = render_chats(self.tokenizer, chats, origins=sources, **self.variables)
+        if False in self.template_kwargs.values():  # `enable_thinking=false`: the prompt may close the thoughts
+            texts = [pairs[i][0] for i in chosen]
+            chats = [
+                chat if whole.startswith(text) else without_thoughts(chat)
+                for chat, whole, text in zip(chats, wholes, texts, strict=True)
+            ]
+            wholes = render_chats(self.tokenizer, chats, origins=sources, **self.variables)
         written = {}
         for i, chat, whole in zip(chosen, chats, wholes, strict=True):
             with self.add_remedy(origins[i], examples[i]):
@@ -230,6 +237,12 @@ def without_answer(chat: Conversation) -> Conversation:
     """A conversation without its last message, if that is the assistant's."""
     *earlier, last = chat["messages"]
     return chat | {"messages": earlier} if last["role"] == "assistant" else chat
+
+
+def without_thoughts(chat: Conversation) -> Conversation:
+    """A conversation whose last message has no thoughts."""
+    *earlier, last = chat["messages"]
+    return chat | {"messages": [*earlier, {k: v for k, v in last.items() if k != "reasoning_content"}]}
 
 
 def contents_of(chat: Conversation) -> tuple[str, str]:

@@ -148,6 +148,23 @@ def test_thoughts_in_the_data_close_those_that_the_prompt_opens():
         encode_examples(rows, Prompter(chat_tokenizer(DROPS_THOUGHTS), task, 512))
 
 
+def test_thoughts_that_are_turned_off_are_not_expected_of_the_answer():
+    """Gold answers with thoughts are evaluated with `enable_thinking=false`: their thoughts are no obstacle."""
+    template = (
+        "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' %}<think>{{ m.reasoning_content }}</think>"
+        "{% endif %}{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>"
+        "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}{% endif %}"
+    )
+    answer = {"role": "assistant", "content": "Four.", "reasoning_content": "Two and two."}
+    example = {"messages": [{"role": "user", "content": "2 + 2?"}, answer], "tools": None}
+    for variables, written in (
+        ({}, "<think>Two and two.</think>Four.<|end|>"),
+        ({"enable_thinking": False}, "Four.<|end|>"),
+    ):
+        format = ChatFormat(chat_tokenizer(template), [], variables)
+        assert format.completions([example], format.prompts([example]), ["row"]) == [written]
+
+
 def test_the_remedy_of_a_template_that_opens_thoughts_is_to_give_them():
     """It helps, also if the user's message is within the mark of the thoughts, `think`; a conversation is not plain."""
     format = ChatFormat(chat_tokenizer(THINKS), [])
