@@ -99,7 +99,7 @@ def load_token_rows(argument: str, patterns: list[str], split: str, data_args: T
     folders = [Path(pattern).expanduser() for pattern in patterns]
     settings = [read_json_file(folder / TOKENS_FILE) for folder in folders]
     for folder, found in zip(folders, settings, strict=True):
-        check_settings(argument, folder, found, data_args)
+        check_layout(argument, folder, found, data_args)
         if found["tokenizer"] != settings[0]["tokenizer"]:
             raise ValueError(f"`{argument}`: {folders[0]} and {folder} were made by different tokenizers: name one")
     entries = [found["splits"][split] for found in settings]
@@ -108,7 +108,7 @@ def load_token_rows(argument: str, patterns: list[str], split: str, data_args: T
     return TokenRows(rows, folders, add_entries(entries), settings[0])
 
 
-def check_settings(argument: str, folder: Path, found: dict[str, Any], data_args: TextArguments) -> None:
+def check_layout(argument: str, folder: Path, found: dict[str, Any], data_args: TextArguments) -> None:
     """Check that the rows of a folder are laid out as a run asks for.
 
     Raises:

@@ -119,7 +119,10 @@ def calls_in_marks(text: str) -> Iterator[Call]:
     """Calls with marks around names and arguments."""
     for pattern, argument in ((XML_CALL, XML_ARGUMENT), (KEY_CALL, KEY_ARGUMENT)):
         for name, arguments in pattern.findall(text):
-            yield {"name": name, "arguments": {key: parse(value) for key, value in argument.findall(arguments)}}
+            yield {
+                "name": name,
+                "arguments": {key: parse_argument(value) for key, value in argument.findall(arguments)},
+            }
     for match in NAMED_OBJECT.finditer(text):
         try:
             arguments, _ = json.JSONDecoder().raw_decode(text, match.end())
@@ -128,7 +131,7 @@ def calls_in_marks(text: str) -> Iterator[Call]:
         yield {"name": match[1].removeprefix("functions."), "arguments": arguments}
 
 
-def parse(value: str) -> Any:
+def parse_argument(value: str) -> Any:
     """The value of an argument without quotation marks: JSON, or else text."""
     try:
         return json.loads(value)
