@@ -5,7 +5,15 @@ import dataclasses
 import pytest
 
 from hf_llm import arguments
-from hf_llm.arguments import Arguments, DataArguments, EvalArguments, PreparationArguments, PretrainArguments
+from hf_llm.arguments import (
+    Arguments,
+    DataArguments,
+    EvalArguments,
+    PreparationArguments,
+    PretrainArguments,
+    TaskArguments,
+)
+from hf_llm.metrics import METRICS
 
 
 @pytest.mark.parametrize(
@@ -60,3 +68,9 @@ def test_an_unknown_encoding_is_refused():
 def test_a_short_try_is_evaluated_on_as_few_rows(given, validation):
     """Unless the validation rows were chosen: 20 rows to train on would else be evaluated on hundreds."""
     assert DataArguments(max_train_samples=20, **given).limits() == {"train": 20, "validation": validation}
+
+
+def test_the_choices_of_metric_are_the_metrics_that_can_be_loaded():
+    """The flag lists them itself: `--help` does not wait for the metrics."""
+    (metric,) = (field for field in dataclasses.fields(TaskArguments) if field.name == "metric")
+    assert metric.metadata["choices"] == [*METRICS]
