@@ -250,6 +250,17 @@ def test_source_files_are_text_by_their_extension(tmp_path):
     assert error_of(tmp_path / "d/LICENSE").endswith("if it is text, let its name end in .txt")
 
 
+def test_a_folder_of_tokens_is_not_text(tmp_path, remote):
+    """In another folder it is left out; one that an argument names is refused, also at a URL."""
+    write(tmp_path / "d", "a.txt", "t/tokens.json", "t/train-00000.arrow", "t/tokenizer/vocab.json", "u/tokens.json")
+    assert names(tmp_path / "d") == ["d/a.txt", "d/u/tokens.json"]
+    assert left_out(tmp_path / "d") == {"d/t": "a folder of tokens"}
+    remote("tokens.json", "train-00000.arrow")
+    for folder in (tmp_path / "d/t", tmp_path / "d/t*", "memory://corpus"):
+        message = error_of(folder)
+        assert message.startswith("`--files` ") and " holds tokens, not text: only `--train_file` of " in message
+
+
 # Prepared folders
 
 
