@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class Labeller:
-    """What a `Prompter` is to a model that writes: it encodes the rows of a task for a model that labels them.
+    """Encodes the rows of a task for a model that labels them, as `Prompter` does for one that writes.
 
     Args:
         tokenizer: of the model.
