@@ -20,7 +20,9 @@ from hf_llm.tasks import Task
 logger = logging.getLogger(__name__)
 
 BUILT_IN = {path.stem: path for path in Path(__file__).with_name("templates").iterdir()}  # `--chat_template`
-CONTEXT_CHARACTERS = 8  # of the prompt, tokenized before a completion so that it is split as within the whole text
+# Of the prompt, tokenized before a completion so that it gets the space that it has there. More would change nothing,
+# also if tokens span several words: without a token over the border, each side is split as by itself.
+CONTEXT_CHARACTERS = 8
 
 
 class Prompter:

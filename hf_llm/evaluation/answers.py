@@ -58,7 +58,13 @@ def generate_answers(
     completions = generate_ids(model, prompter.tokenizer, repeated, criteria=criteria, **options)
     pairs = [decode_answer(prompter.tokenizer, *each) for each in zip(repeated, completions, strict=True)]
     texts, thoughts = ([*each] for each in zip(*pairs, strict=True))
-    texts = [truncate_at(text.removeprefix(prompter.opening), stop_strings) for text in texts]
+    whole = [text.removeprefix(prompter.opening) for text in texts]
+    texts = [truncate_at(text, stop_strings) for text in whole]
+    stopped = [text != each for text, each in zip(texts, whole, strict=True)]
+    pairs = zip(completions, stopped, thoughts, strict=True)
+    if cut := sum(len(ids) >= task.max_new_tokens and not (stop or thought) for ids, stop, thought in pairs):
+        limit = f"`max_new_tokens` {task.max_new_tokens}, which `--task_options` may raise"
+        logger.info(f"{cut} of {len(texts)} answers are not finished within {limit}")
     thinking = sum(map(bool, thoughts))
     if empty := sum(bool(thought) and not text.strip() for text, thought in zip(texts, thoughts, strict=True)):
         more = "more by `max_thought_tokens` in `--task_options`"

@@ -62,13 +62,13 @@ def gold_answers(texts: list[str], pattern: str) -> list[str]:
     Raises:
         ValueError: there is none in one of them, or as `find_answer`.
     """
-    answers = [find_answer(text, pattern) if pattern else text for text in texts]
-    if None in answers:
+    answers = [(find_answer(text, pattern) or "") if pattern else text for text in texts]
+    if pattern and "" in answers:
         raise ValueError(
-            f"`--answer_pattern` {pattern} finds no answer in the gold answer {texts[answers.index(None)][-60:]!r}: "
+            f"`--answer_pattern` {pattern} finds no answer in the gold answer {texts[answers.index('')][-60:]!r}: "
             "correct the pattern, or remove the row"
         )
-    return [answer for answer in answers if answer is not None]
+    return answers
 
 
 def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:

@@ -59,13 +59,15 @@ class Custom(Task):
         vars(self).update(columns=columns, document_column=self.document or None)
 
     def prepare(self, rows):
-        """Check all gold answers, and let generated ones end with their line if no gold answer has more than one."""
+        """Check all gold answers, and let generated ones end with their line or paragraph if all gold ones do."""
         golds = []
         for row in (row for split_rows in rows.values() for row in split_rows.to_list()):
             with add_origin(row):
                 self.references(row)
-                golds.append("\n" in self.to_example(row)["completion"])
-        vars(self).update(stop_strings=() if any(golds) else ("\n",))
+                golds.append(self.to_example(row)["completion"])
+        # A base model goes on with a question of its own, whose answer would be found last.
+        ends = (end for end in ("\n", "\n\n") if not any(end in gold for gold in golds))
+        vars(self).update(stop_strings=(*ends,)[:1])
 
     def to_example(self, row):
         return {"prompt": self.prompt.text(row), "completion": "".join(self.completion.texts(row)[:1])}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hf_llm.metrics.answers import find_answer
+from hf_llm.metrics.answers import find_answer, gold_answers
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,13 @@ def test_the_final_number_of_a_solution_is_found(text, answer):
 def test_a_pattern_gives_its_last_match_or_the_first_group_of_it(text, pattern, answer):
     """Without outer white space; a greedy expression takes as much as it matches, as everywhere."""
     assert find_answer(text, pattern) == answer
+
+
+def test_a_gold_answer_in_which_the_pattern_finds_nothing_is_refused():
+    """Also if it matches an empty text, which every answer without a match would equal."""
+    for pattern in (r"\d", r"\d*"):
+        with pytest.raises(ValueError, match="finds no answer in the gold answer 'none'"):
+            gold_answers(["none"], pattern)
 
 
 def test_an_expression_that_takes_endless_time_is_refused(monkeypatch):

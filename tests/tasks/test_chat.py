@@ -28,7 +28,8 @@ CALLS = (  # a template that writes calls as JSON; with another form of them
     "FORM{% endfor %}{{ eos_token }}{% endfor %}"
     "{% if add_generation_prompt %}{{ pad_token }}assistant{{ pad_token }}{% endif %}"
 )
-AS_JSON, AS_NAME = "{{ call.function | tojson }}", "call: {{ call.function.name }}"
+AS_JSON = "{{ call.function | tojson }}"
+AS_WORDS = "call: {{ call.function.name }}{% for pair in call.function.arguments.items() %} {{ pair }}{% endfor %}"
 
 
 def messages_of(task, rows):
@@ -144,7 +145,7 @@ def test_calls_are_scored_where_the_last_answer_has_some():
     assert task.answer(" Nine. ", {}) == "Nine."
 
 
-@pytest.mark.parametrize(("form", "unread"), [(AS_JSON, 0), (AS_NAME, 1)])
+@pytest.mark.parametrize(("form", "unread"), [(AS_JSON, 0), (AS_WORDS, 1)])
 def test_calls_survive_rendering_and_are_read_back_from_it(form, unread, tmp_path, caplog):
     """The references are the calls unchanged; where a template writes calls that cannot be read, the log says so."""
     tokenizer, task = new_tokenizer(), load_task("chat", max_new_tokens=8, evaluate_turns="every")

@@ -29,8 +29,8 @@ def test_a_completion_template_of_a_list_gives_several_gold_answers(tmp_path):
     assert task.references(row) == ["a", "b"] and task.to_example(row)["completion"] == "a"
 
 
-@pytest.mark.parametrize(("answer", "ends"), [("7", ("\n",)), ("3 + 4\n= 7", ())])
-def test_an_answer_ends_with_its_line_if_all_gold_answers_do(answer, ends, tmp_path):
+@pytest.mark.parametrize(("answer", "ends"), [("7", ("\n",)), ("3 + 4\n= 7", ("\n\n",)), ("3 + 4\n\n= 7", ())])
+def test_an_answer_ends_with_its_line_or_paragraph_if_all_gold_answers_do(answer, ends, tmp_path):
     """A base model goes on with further questions."""
     task = load_task("custom")
     load(tmp_path, task, [{"question": "q", "answer": answer}, {"question": "r", "answer": "7"}])
