@@ -132,7 +132,7 @@ def check_effects(options: list[dataclasses.Field], values: dict[str, Any], name
             present = name in named or (name in in_file and not named & {needed, f"no_{needed}"})
             present = present and values[name] not in (None, False)
             if present and not (values[needed] in choices if choices else values[needed]):
-                remedy = " ".join([needed, *choices[:1]])
+                remedy = " ".join([needed, *(choices[:1] or ["true"] * (needed in named))])
                 raise ValueError(f"`--{name}` has no effect without `--{remedy}`: give both or neither")
         for other in option.metadata.get("excludes", ()):
             if values[other] and (name in named or {name, other} <= in_file):

@@ -219,9 +219,8 @@ class ChatFormat:
                 return f"give `--chat_template_kwargs {format_mapping(variables)}`, with which they agree"
         thoughts = "begin the answers by their thoughts, <think>...</think>, or "
         start = thoughts * (changed and self.splits(with_thoughts(example)))
-        if "messages" in example:
-            return f"{start}give another template by `--chat_template`, e.g. chatml"
-        return f"{start}give another template by `--chat_template FILE`, or take `--prompt_style plain`"
+        plain = ", or, unless the rows are conversations, take `--prompt_style plain`" * ("messages" not in example)
+        return f"{start}give another template by `--chat_template`, e.g. chatml{plain}"
 
 
 def with_thoughts(example: Example) -> Example:

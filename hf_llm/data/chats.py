@@ -21,8 +21,8 @@ Chat = list[Message]
 MAX_EXTRA_CHARACTERS = 1_000_000  # that a template adds to ten times the chat's own characters
 MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")  # before what the assistant writes, in some templates
 FAILING_TEMPLATE = (
-    "correct the file of `--chat_template`, or without one the model's `chat_template.jinja`; or take `--prompt_style "
-    "plain`"
+    "correct the file of `--chat_template`, or without one the model's `chat_template.jinja`; or give `--chat_template "
+    "chatml`; or, unless the rows are conversations, `--prompt_style plain`"
 )
 DAY = "strftime_now"  # the function by which templates ask for the day; as a variable, the day that it returns
 

@@ -117,7 +117,7 @@ def test_a_template_that_writes_an_answer_otherwise_is_refused(name):
     prompter = Prompter(chat_tokenizer(template), TASK, 512)
     with pytest.raises(ValueError, match=f"`train` row 0: the chat template (?:{message})") as raised:
         encode_examples(ROWS, prompter)
-    assert str(raised.value).endswith("`--chat_template FILE`, or take `--prompt_style plain`")
+    assert str(raised.value).endswith("e.g. chatml, or, unless the rows are conversations, take `--prompt_style plain`")
     assert "\n" not in str(raised.value)
     prompts, _ = encode_prompts(ROWS, prompter)
     assert len(prompts) == len(ROWS)
@@ -171,7 +171,8 @@ def test_the_remedy_of_a_template_that_opens_thoughts_is_to_give_them():
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Four."}]
     remedy = "begin the answers by their thoughts, <think>...</think>, or give another template by `--chat_template"
     assert format.remedy({"messages": messages, "tools": None}) == f"{remedy}`, e.g. chatml"
-    assert format.remedy({"prompt": "hi", "completion": "Four."}) == f"{remedy} FILE`, or take `--prompt_style plain`"
+    plain = f"{remedy}`, e.g. chatml, or, unless the rows are conversations, take `--prompt_style plain`"
+    assert format.remedy({"prompt": "hi", "completion": "Four."}) == plain
     messages[1] = messages[1] | {"content": "<think>\nIt is 4.\n</think>\n\nFour."}
     (rows,), problems = encode_conversations(format, [{"messages": messages, "tools": None}], ["row"])
     assert rows and not problems
