@@ -677,11 +677,10 @@ class EvalTaskArguments(TaskArguments):
             "--prompt_template."
         },
     )
+    train_on: str = field(default="assistant", init=False)  # no flag: nothing is trained
 
     def __post_init__(self):
         Arguments.__post_init__(self)
-        if self.train_on != "assistant":
-            raise ValueError(f"`--train_on` {self.train_on} has no effect on an evaluation: leave it out")
         if self.prompt_template is not None and not self.task:
             self.task = ["custom"]
         self.add_task_options()

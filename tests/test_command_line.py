@@ -460,6 +460,17 @@ def test_the_tasks_of_an_evaluation_come_from_the_command_line_that_is_handed_in
     assert (tasks["bias"][0].task, tasks["bias"][1].max_length) == ("bias", 128)
 
 
+def test_what_is_trained_is_no_flag_of_an_evaluation(tmp_path, capsys):
+    """It is said where it belongs; the YAML file of a training may hold it."""
+    groups = [EvalTaskArguments, DataArguments, EvalArguments]
+    with pytest.raises(SystemExit):
+        parse_args(groups, ["--model_name_or_path", "m", "--task", "chat", "--train_on", "last"])
+    assert "`--train_on`: it is an argument of recipes/finetune.py" in capsys.readouterr().err
+    (tmp_path / "tuned.yaml").write_text("task: chat\ntrain_on: last\n")
+    argv = ["--model_name_or_path", "m", "--task", str(tmp_path / "tuned.yaml")]
+    assert parse_tasks(argv, *parse_args(groups, argv))["tuned"][0].task == "chat"
+
+
 def test_two_tasks_of_one_name_are_refused():
     """Their results would go to the same file."""
     argv = ["--model_name_or_path", "m", "--task", "bias", "other/bias.yaml"]

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from hf_llm.metrics.base import TaskMetric, with_interval
+from hf_llm.metrics.base import TaskMetric, weighted_means, with_interval
 
 # Scores that say of an answer that it is right, if they are above 0.
-RIGHT = ("exact_match", "exact", "accuracy")
+RIGHT = ("exact_match", "exact", "accuracy", "tool_calls")
 
 
 @dataclass
@@ -103,8 +103,8 @@ def sample_scores(metric: TaskMetric, statistics: np.ndarray, weights: np.ndarra
     right, full = (samples[:, :, column] > 0).sum(axis=1), samples[:, :, column].max()  # 1 or 100
     columns = {f"pass@{k}": full * pass_at(k, number)[right] for k in [*powers_of_2(number), number]}
     columns[f"maj@{number}"] = statistics[:, -1, column]
-    total = weights.sum()
-    return scores | {name: float(weights @ values / total) for name, values in columns.items()}
+    counted = weights * metric.counted(statistics[:, -1])
+    return scores | weighted_means([*columns], np.array([*columns.values()]).T, counted)
 
 
 def powers_of_2(limit: int) -> list[int]:

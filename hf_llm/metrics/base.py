@@ -90,6 +90,10 @@ class TaskMetric(evaluate.Metric):
         """Compute the scores of rows with these statistics (N, k), each counted `weights` (N,) times."""
         return weighted_means(self.score_names, statistics, weights)
 
+    def counted(self, statistics: np.ndarray) -> np.ndarray:
+        """Whether each row counts for the first score, (N,): 1 or 0."""
+        return np.ones(len(statistics))
+
     def row_scores(self, predictions: Sequence[str], references: Sequence | None = None) -> list[dict[str, float]]:
         """Compute the scores of each single row, for a predictions file."""
         statistics = self.statistics(predictions, self.list_references(predictions, references))

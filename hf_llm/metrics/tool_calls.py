@@ -59,8 +59,11 @@ class ToolCalls(TaskMetric):
             rows.append([right, names in golds, any(expected)])
         return np.array(rows, float)
 
+    def counted(self, statistics: np.ndarray) -> np.ndarray:
+        return statistics[:, 2]
+
     def scores(self, statistics: np.ndarray, weights: np.ndarray) -> dict[str, float]:
-        has_calls = statistics[:, 2]
+        has_calls = self.counted(statistics)
         scores = weighted_means(self.score_names, statistics, weights * has_calls)
         if not has_calls.all():
             scores |= weighted_means(("no_tool_calls",), statistics, weights * (1 - has_calls))

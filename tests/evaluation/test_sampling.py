@@ -1,6 +1,7 @@
 """Several sampled answers to each row: pass@k, the majority, intervals over rows."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from hf_llm.evaluation.scoring import TaskResult, encode_task
 from hf_llm.metrics.classification import Accuracy
 from hf_llm.metrics.question_answering import QuestionAnswering
 from hf_llm.metrics.rouge import Rouge
+from hf_llm.metrics.tool_calls import ToolCalls
 from hf_llm.tasks import load_task
 
 ANSWERS = [["Rome", "Paris", "rome "], ["Oslo", "Bern", "Bern"], ["x", "y", "z"]]
@@ -51,6 +53,16 @@ def test_scores_are_means_over_all_answers_with_pass_at_k_and_the_majority():
         assert same[f"{score}_ci95_low"] == one_answer["accuracy_ci95_low"]
     weighted = sample_scores(QuestionAnswering(), statistics, np.array([0, 2, 0]))
     assert weighted["pass@1"] == pytest.approx(100 / 3) and weighted["maj@3"] == 0
+
+
+def test_calls_of_tools_are_right_or_wrong_where_a_call_is_asked_for():
+    """In the rows without one `pass@k` would count something else than the score `tool_calls`."""
+    call, other = (json.dumps([{"name": "look", "arguments": {"at": animal}}]) for animal in ("goats", "cows"))
+    answers, gold = [[call, other, other], [call, other, "goats"], ["four"] * 3], [[call], [other], ["four"]]
+    scores, _, statistics = score_answers(ToolCalls(), answers, gold, sampled=True)
+    assert [scores["tool_calls"], scores["pass@1"]] == pytest.approx([1 / 3] * 2) and scores["no_tool_calls"] == 1
+    assert scores["pass@2"] == pytest.approx(2 / 3) and scores["pass@3"] == 1 and scores["maj@3"] == 0
+    assert np.isnan(sample_scores(ToolCalls(), statistics, np.array([0, 0, 1]))["pass@2"])  # of a resample
 
 
 def test_a_metric_without_right_and_wrong_has_means_only():
