@@ -24,6 +24,8 @@ from hf_llm.messages import ORIGIN
 
 ARROW = (".arrow", ".feather")
 FILE_MAGIC = b"ARROW1"  # of Arrow's file format; its stream format has none
+MESSAGE = b"\xff\xff\xff\xff"  # begins each message of a stream, since Arrow 0.15
+END_OF_STREAM = MESSAGE + b"\0\0\0\0"
 BATCH_ROWS = 1000
 PAGE_BYTES = 1 << 10  # of a page of a column besides its values, at most
 BUFFER_BYTES = 1 << 20  # of a column that are read from the disk at once
@@ -203,7 +205,21 @@ def read_arrow(stream: FileStream, column: Columns) -> Iterator[Batch]:
                 part = batch.slice(start, BATCH_ROWS)
                 yield from read_arrow_batch(stream, part, column, rows)
                 rows += len(part)
+        check_end(stream, source)
         stream.position = stream.size
+
+
+def check_end(stream: FileStream, source: Any) -> None:
+    """Raise an error if a stream of Arrow, of which all batches were read, is cut short between two of them."""
+    end = source.tell()
+    source.seek(0)
+    if source.read(len(MESSAGE)) != MESSAGE:  # the file format, which has a footer, or an old stream
+        return
+    source.seek(max(0, end - len(END_OF_STREAM)))
+    if source.read(len(END_OF_STREAM)) != END_OF_STREAM:
+        raise BadFile(f"`{stream.name}` has no end: it is cut short: write or copy it again")
+    if source.read(1):
+        raise BadFile(f"`{stream.name}` has more after its end: are they two files? separate them")
 
 
 def arrow_batches(source: Any) -> Iterator[pa.RecordBatch]:

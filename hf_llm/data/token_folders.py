@@ -4,6 +4,7 @@ A folder holds shards in Arrow's stream format, which are memory-mapped, the tok
 counts and the sizes of the shards. It has no paths of the machine that wrote it.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -97,7 +98,7 @@ def load_token_rows(argument: str, patterns: list[str], split: str, data_args: T
     if others:
         raise ValueError(f"`{argument}` names a folder of tokens and `{printable(others[0])}`: give one kind of them")
     folders = [Path(pattern).expanduser() for pattern in patterns]
-    settings = [read_json_file(folder / TOKENS_FILE) for folder in folders]
+    settings = [read_settings(argument, folder) for folder in folders]
     for folder, found in zip(folders, settings, strict=True):
         check_layout(argument, folder, found, data_args)
         if found["tokenizer"] != settings[0]["tokenizer"]:
@@ -106,6 +107,30 @@ def load_token_rows(argument: str, patterns: list[str], split: str, data_args: T
     paths = [path for folder, entry in zip(folders, entries, strict=True) for path in shard_paths(folder, entry)]
     rows = concatenate_datasets([Dataset.from_file(f"{path}") for path in paths])
     return TokenRows(rows, folders, add_entries(entries), settings[0])
+
+
+def read_settings(argument: str, folder: Path) -> dict[str, Any]:
+    """Read what `tokens.json` says.
+
+    Raises:
+        ValueError: it, or the tokenizer beside it, was changed: the rows are still those that were written.
+    """
+    found = read_json_file(folder / TOKENS_FILE)
+    changed = TOKENS_FILE if found.pop("checksum", None) != settings_checksum(found) else None
+    for name, digest in {} if changed else found["tokenizer_files"].items():
+        path = folder / "tokenizer" / name
+        changed = changed if path.is_file() and checksum(path) == digest else f"tokenizer/{name}"
+    if changed:
+        raise ValueError(
+            f"`{argument}` {folder}: {changed} is not as it was written: copy the folder again, or make another one by "
+            "`recipes/tokenize_data.py`"
+        )
+    return found
+
+
+def settings_checksum(settings: dict[str, Any]) -> str:
+    """The checksum of what `tokens.json` says."""
+    return Hasher.hash(json.dumps(settings, sort_keys=True))
 
 
 def check_layout(argument: str, folder: Path, found: dict[str, Any], data_args: TextArguments) -> None:
@@ -190,6 +215,8 @@ def save_token_folder(
     settings |= {"tokenizer": Hasher.hash(tokenizer_rules(tokenizer)), "entries": len(tokenizer), "splits": {}}
     with atomic_folder(folder) as temporary:
         tokenizer.save_pretrained(temporary / "tokenizer")
+        files = sorted((temporary / "tokenizer").iterdir())
+        settings["tokenizer_files"] = {path.name: checksum(path) for path in files}
         for split, documents in splits.items():
             rows, report = pack(tokenize(documents, tokenizer), args.max_length, args.packing)
             if split == "train":
@@ -201,7 +228,7 @@ def save_token_folder(
                 "text": text_figures(documents, rows) if split == "validation" else {},
                 "shards": [*write_shards(temporary, split, rows, smallest_integer(len(tokenizer)), args.shard_bytes)],
             }
-        write_json(temporary / TOKENS_FILE, settings)
+        write_json(temporary / TOKENS_FILE, settings | {"checksum": settings_checksum(settings)})
     return settings
 
 

@@ -12,6 +12,7 @@ from hf_llm.preparation.spool import Spool
 logger = logging.getLogger(__name__)
 
 SHARD_COLUMNS = ("text", "source", "row")
+EXACT = 1 << 53  # up to this size each whole number has a float64
 TYPES = {str: pa.large_string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
@@ -26,6 +27,7 @@ class KeptColumns:
     def __init__(self, names: Sequence[str], spool: Spool):
         self.names, self.spool = names, spool
         self.types: dict[str, set[type]] = {name: set() for name in names}  # of the values of each
+        self.inexact: set[str] = set()  # columns with whole numbers that a float would change
 
     def append(self, values: pa.ChunkedArray, columns: dict[str, np.ndarray]) -> None:
         """Add the values of N rows, (N,) objects as JSON, with the columns of these rows in the spool of the texts."""
@@ -35,6 +37,7 @@ class KeptColumns:
             for name, each in json.loads(value or "{}").items():
                 fits = not isinstance(each, int) or -(2**63) <= each < 2**63  # in an int64
                 self.types[name].add(type(each) if fits else object)
+                self.inexact |= {name} if isinstance(each, int) and abs(each) > EXACT else set()
         self.spool.append(values.combine_chunks().fill_null("{}"), {name: columns[name] for name in ("source", "row")})
 
     def sort(self) -> None:
@@ -52,7 +55,7 @@ class KeptColumns:
     def type(self, name: str) -> pa.DataType:
         """Return the type of a column: of its values, float for whole and other numbers, text (JSON) for all others."""
         types = self.types[name] - {type(None)}
-        types = {float} if types == {int, float} else types
+        types = {float} if types == {int, float} and name not in self.inexact else types
         return TYPES.get(types.pop(), pa.large_string()) if len(types) == 1 else pa.large_string()
 
     def columns(self, rows: np.ndarray) -> list[pa.Array]:

@@ -81,3 +81,16 @@ def test_a_broken_or_encrypted_file_is_one_problem(tmp_path):
     path.write_bytes(content[:-4] + b"PARE")
     ((_, problems, _),) = read_documents(str(path), "text", ReadingArguments())
     assert problems[0].is_file and "cannot be read" in problems[0].message and "\n" not in problems[0].message
+
+
+def test_an_arrow_stream_that_ends_between_two_batches_is_cut_short(tmp_path):
+    """The rows before are read; what follows the end, as after `cat a.arrow b.arrow`, is not lost without a word."""
+    path, table = tmp_path / "a.arrow", pa.table({"text": TEXTS})
+    with pa.ipc.new_stream(path, table.schema) as writer:
+        writer.write_table(table)
+    whole = path.read_bytes()
+    assert [row["text"] for row in read_rows(str(path), ReadingArguments())] == TEXTS
+    for content, problem in ((whole[:-8], "has no end: it is cut short"), (whole * 2, "has more after its end")):
+        path.write_bytes(content)
+        (texts, problems, _), (_, end, _) = read_documents(str(path), "text", ReadingArguments())
+        assert len(texts) == 4 and not problems and problem in end[0].message

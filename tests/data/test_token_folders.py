@@ -16,7 +16,7 @@ from hf_llm.data.masking import MaskingCollator, mask_rows
 from hf_llm.data.mixed_rows import join_rows
 from hf_llm.data.sources import load_splits
 from hf_llm.data.text_size import text_figures
-from hf_llm.data.token_folders import TOKENS_FILE, save_token_folder, smallest_integer
+from hf_llm.data.token_folders import TOKENS_FILE, save_token_folder, settings_checksum, smallest_integer
 from hf_llm.data.vocabulary import train_tokenizer
 from hf_llm.evaluation.perplexity import LanguageModelingMetrics
 from hf_llm.models.loading import load_tokenizer
@@ -199,7 +199,19 @@ def test_too_little_text_for_one_row_leaves_no_folder(tmp_path):
 def test_the_version_of_the_layout_is_checked(folder, tmp_path):
     """A folder of a later version is not read as if it were of this one."""
     copy = shutil.copytree(folder, tmp_path / "copy")
-    settings = json.loads((copy / TOKENS_FILE).read_text())
-    (copy / TOKENS_FILE).write_text(json.dumps(settings | {"version": 2}))
+    settings = json.loads((copy / TOKENS_FILE).read_text()) | {"version": 2}
+    del settings["checksum"]
+    (copy / TOKENS_FILE).write_text(json.dumps(settings | {"checksum": settings_checksum(settings)}))
     with pytest.raises(ValueError, match="has version 2 of the layout, not 1"):
         load(str(copy))
+
+
+@pytest.mark.parametrize("name", [TOKENS_FILE, "tokenizer/tokenizer.json"])
+def test_a_folder_that_was_edited_is_refused(folder, tmp_path, name):
+    """Another `max_length` in `tokens.json` would not make longer rows, nor another tokenizer beside them other ids."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    content = json.loads((copy / name).read_text())
+    for edited in (content | {"max_length": 7}, {}):
+        (copy / name).write_text(json.dumps(edited))
+        with pytest.raises(ValueError, match=f"{name} is not as it was written: copy the folder again, or make"):
+            load(str(copy))

@@ -56,18 +56,19 @@ def test_columns_go_with_their_texts(tmp_path):
 
 
 def test_values_of_several_types_are_stored_as_text(tmp_path, caplog):
-    """Whole numbers beside others as numbers, those beyond 64 bits as text; a column without values is named."""
+    """Whole numbers beside others as numbers, those that would change as text; a column without values is named."""
     texts = [TEXT.format(word) for word in NUMBERS[:2]]
     rows = [
-        {"n": 1, "m": 1, "big": 2**64 - 1, "text": texts[0]},
-        {"n": 0.5, "m": "x", "big": 1, "o": None, "text": texts[1]},
+        {"n": 1, "m": 1, "big": 2**64 - 1, "exact": 2**53 + 1, "text": texts[0]},
+        {"n": 0.5, "m": "x", "big": 1, "exact": 0.5, "o": None, "text": texts[1]},
     ]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    keep = ["n", "m", "big", "o"]
+    keep = ["n", "m", "big", "exact", "o"]
     kept = prepare_rows(tmp_path, "out", [tmp_path / "a.jsonl"], keep_columns=keep, near_deduplication=False)
     assert [row["n"] for row in kept] == [1.0, 0.5]
     assert [row["m"] for row in kept] == ["1", '"x"']
     assert [row["big"] for row in kept] == [f"{2**64 - 1}", "1"]
+    assert [row["exact"] for row in kept] == [f"{2**53 + 1}", "0.5"]
     assert [row["o"] for row in kept] == [None, None]
     assert "`--keep_columns` o: no row that is left has a value" in caplog.text
 
