@@ -180,16 +180,37 @@ class ChatFormat:
         """The end of a prompt's text, from its last special token on: what follows is tokenized alike after both."""
         return text[max(0, text.rfind(self.last_token)) :] if self.last_token else text
 
-    def check_split(self, example: Example) -> None:
-        """Check that prompt and completion are split between two tokens of the template's rendering of both.
+    def ids_after(self, context: str, written: str, context_ids: list[int], joined_ids: list[int]) -> list[int]:
+        """Token ids of what a template writes after a prompt.
+
+        Where a token of the whole chat has characters of both, e.g. a line end of each, both are encoded apart:
+        generation too goes on after the ids of the prompt.
+
+        Args:
+            context: the end of the prompt.
+            context_ids: its ids.
+            joined_ids: those of context and answer together.
 
         Raises:
-            ValueError: they are not.
+            ValueError: they cannot be encoded apart: a SentencePiece tokenizer would put a space between them.
+        """
+        if joined_ids[: len(context_ids)] == context_ids:
+            return joined_ids[len(context_ids) :]
+        ids = self.tokenizer(written, add_special_tokens=False).input_ids
+        if self.decode(context_ids + ids) != self.decode(joined_ids):
+            check_token_border(context, written, context_ids, joined_ids)
+        return ids
+
+    def check_split(self, example: Example) -> None:
+        """Check that the template writes an answer after its prompt, in tokens that generation can write there.
+
+        Raises:
+            ValueError: it does not.
         """
         (text,), chat = self.prompts([example]), self.conversation(example)
         (whole,) = render_chats(self.tokenizer, [chat], **self.variables)
         context, written = self.context(text), completion_after(text, whole, *contents_of(chat))
-        check_token_border(
+        self.ids_after(
             context, written, *self.tokenizer([context, context + written], add_special_tokens=False).input_ids
         )
 

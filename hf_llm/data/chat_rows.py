@@ -123,7 +123,8 @@ def log_conversations(counts: ConversationCounts, split: str, max_length: int) -
     """Log what became of the conversations of a split otherwise than of most."""
     if counts.conversations_split:
         logger.info(
-            f"{split}: the chat template changes earlier turns when later ones come, e.g. removes their thoughts: "
+            f"{split}: the chat template changes earlier turns when later ones come, e.g. removes their thoughts, or "
+            "begins answers within a token: "
             f"{counts.conversations_split} of {counts.total()} conversations become several rows, so that each answer "
             f"is trained as it is asked for; {counts.rows} rows in all"
         )

@@ -36,8 +36,8 @@ def encode_conversations(
 
     The ids of a row are those of the template's own rendering. An answer is trained in the rendering of the whole
     conversation if it and all before it stand there as when it is asked for. Some templates change earlier turns when
-    later ones come, e.g. remove their thoughts; then the conversation becomes several rows, each of which ends with an
-    answer that the longer ones do not have as it is asked for.
+    later ones come, e.g. remove their thoughts, or let an answer begin within a token; then the conversation becomes
+    several rows, each of which ends with an answer that the longer ones do not have as it is asked for.
 
     Args:
         conversations: `{"messages": list[dict], "tools": list[dict] | None}`, each with an answer of the assistant.
@@ -55,22 +55,35 @@ def encode_conversations(
         The turns [5, 6], [7, 1], [8, 6], [9, 1] have the labels -100, -100, 7, 1, -100, -100, 9, 1.
     """
     conversations = [format.conversation(chat) for chat in conversations]  # with the system prompt of the run
-    turns, texts, problems = new_turns(format, conversations, origins, train_on), [], {}
+    turns, texts, problems = new_turns(format, conversations, origins, train_on), {}, {}
     for i in range(len(conversations)):
         try:
-            texts.append(whole_text(format, turns[i][-1]) if train_on == "all" else trained_texts(format, turns[i]))
+            texts[i] = whole_text(format, turns[i][-1]) if train_on == "all" else trained_texts(format, turns[i])
         except ValueError as error:
-            texts.append([])
             problems[i] = str(error)
-    flat = [(i, text, spans) for i, rows in enumerate(texts) for text, spans in rows]
-    encoded = encode_spans(format, [(text, spans) for _, text, spans in flat])
-    result: list[Rows] = [[] for _ in conversations]
-    for (i, _, _), row in zip(flat, encoded, strict=True):
-        if isinstance(row, str):
-            problems[i] = row
+    rows, unproved = encode_texts(format, texts)
+    if several := [i for i in unproved if len(turns[i]) > 1 and train_on != "all"]:  # a last answer may begin anywhere
+        alone, still = encode_texts(
+            format, {i: [trained_texts(format, [turn])[0] for turn in turns[i]] for i in several}
+        )
+        rows, unproved = rows | alone, {i: problem for i, problem in unproved.items() if i not in alone} | still
+    return [rows.get(i, []) for i in range(len(conversations))], problems | unproved
+
+
+def encode_texts(
+    format: ChatFormat, texts: dict[int, list[tuple[str, list[Span]]]]
+) -> tuple[dict[int, Rows], dict[int, str]]:
+    """The rows of each conversation whose texts can all be proved; of the others, a reason why not."""
+    encoded = iter(encode_spans(format, [text for row_texts in texts.values() for text in row_texts]))
+    rows, problems = {}, {}
+    for i, row_texts in texts.items():
+        results = [next(encoded) for _ in row_texts]
+        reasons = [result for result in results if isinstance(result, str)]
+        if reasons:
+            problems[i] = reasons[-1]
         else:
-            result[i].append(row)
-    return [rows if i not in problems else [] for i, rows in enumerate(result)], problems
+            rows[i] = results
+    return rows, problems
 
 
 def new_turns(
@@ -200,8 +213,8 @@ def check_turns(turns: list[Turn]) -> None:
 def encode_spans(format: ChatFormat, texts: list[tuple[str, list[Span]]]) -> list[dict[str, list[int]] | str]:
     """Token ids and labels of texts with trained spans, or the reason why a span of a text cannot be proved.
 
-    Each border of a span must be one between two tokens, also for a text that ends there, and the tokens of each span
-    must decode to its text.
+    Each border of a span must be one between two tokens, also for a text that ends there, but for the start of the last
+    span: see `place_spans`. The tokens of each span must decode to its text.
     """
     all_ids = token_ids(format, [text for text, _ in texts])
     cuts = [cuts_of(format, text, spans, ids) for (text, spans), ids in zip(texts, all_ids, strict=True)]
@@ -210,7 +223,7 @@ def encode_spans(format: ChatFormat, texts: list[tuple[str, list[Span]]]) -> lis
     rows: list[dict[str, list[int]] | str] = []
     for (text, spans), ids, row_cuts in zip(texts, all_ids, cuts, strict=True):
         try:
-            borders = [token_border(text, ids, cut, context_ids) for cut in row_cuts]
+            ids, borders = place_spans(format, text, ids, row_cuts, context_ids)
             check_decoded(format, text, spans, ids, borders)
         except ValueError as error:
             rows.append(str(error))
@@ -243,6 +256,28 @@ def cuts_of(format: ChatFormat, text: str, spans: list[Span], ids: list[int]) ->
         number = bisect.bisect_right(ends, border) - 1
         cuts.append((found[number][0], indices[number], border) if number >= 0 else (0, 0, border))
     return cuts
+
+
+def place_spans(
+    format: ChatFormat, text: str, ids: list[int], cuts: list[tuple[int, int, int]], context_ids: dict[str, list[int]]
+) -> tuple[list[int], list[int]]:
+    """Find the token after each border of a text's spans.
+
+    The last answer is encoded apart from its prompt where they share a token, as `ChatFormat.ids_after` does; of the
+    answers before it none can be, because all that is before an answer is encoded together when it is asked for.
+
+    Returns:
+        The token ids of the text, and the index of the first token after each border.
+
+    Raises:
+        ValueError: a border is within a token.
+    """
+    *earlier, (start, index, border), end = cuts
+    *borders, stop = [token_border(text, ids, cut, context_ids) for cut in (*earlier, end)]
+    before = context_ids[text[start:border]]
+    answer = format.ids_after(text[start:border], text[border:], before, ids[index:])
+    new = ids[:index] + before + answer
+    return new, [*borders, index + len(before), stop + len(new) - len(ids)]
 
 
 def token_border(text: str, ids: list[int], cut: tuple[int, int, int], context_ids: dict[str, list[int]]) -> int:

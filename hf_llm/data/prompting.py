@@ -10,7 +10,7 @@ from datasets import DatasetDict
 from transformers import PreTrainedTokenizerBase
 
 from hf_llm.arguments import ChatArguments, GenerateArguments, TaskArguments
-from hf_llm.data.chat_answers import PROBE, ChatFormat, Example, check_token_border, with_thoughts
+from hf_llm.data.chat_answers import PROBE, ChatFormat, Example, with_thoughts
 from hf_llm.data.chats import DAY
 from hf_llm.data.few_shot import draw_shots
 from hf_llm.data.vocabulary import add_special_tokens
@@ -129,7 +129,7 @@ class Prompter:
             origins: where each completion is from, for error messages. Default: its number.
 
         Raises:
-            ValueError: the chat template writes another text or other tokens than prompt and completion.
+            ValueError: the chat template writes another text than prompt and completion, or they share a token.
         """
         origins = [f"answer {number}" for number in range(len(examples))] if origins is None else origins
         if self.format:
@@ -150,11 +150,12 @@ class Prompter:
         context_ids = dict(zip(unique := [*{*contexts}], self.tokenize(unique), strict=True))
         ids_of = {}
         for (context, answer), ids in zip(rows, self.tokenize([*map("".join, rows)]), strict=True):
-            start = len(context_ids[context])
             if self.format:
                 i = rows[context, answer]
                 with self.format.add_remedy(origins[i], examples[i]):
-                    check_token_border(context, answer, context_ids[context], ids)
+                    ids_of[context, answer] = self.format.ids_after(context, answer, context_ids[context], ids)
+                continue
+            start = len(context_ids[context])
             separable = ids[:start] == context_ids[context]
             ids_of[context, answer] = ids[start:] if separable else self.tokenize([answer])[0]
         return [ids_of[pair] for pair in pairs]

@@ -5,8 +5,8 @@ import re
 import pytest
 from datasets import Dataset, DatasetDict
 from tiny import new_tokenizer
-from tokenizers import AddedToken
-from transformers import PreTrainedTokenizerBase
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hf_llm.arguments import TaskArguments
 from hf_llm.data import chat_answers
@@ -180,17 +180,40 @@ def test_the_remedy_of_a_template_that_opens_thoughts_is_to_give_them():
         completion_after("<user>4<bot>", "<user>4<bot><end>", "4", "4")
 
 
-def test_a_prompt_that_ends_within_a_token_is_refused():
-    """Generated answers would begin with other tokens than trained ones: "\\n" and "\\n" are one token together."""
+def test_a_prompt_and_an_answer_that_share_a_token_are_encoded_apart():
+    """Generation goes on after the ids of the prompt, which ends by a line end; in the whole chat two are one token."""
     tokenizer = chat_tokenizer(TURNS.replace("|>{{", "|>\n{{ '\n' if m.role == 'assistant' else '' }}{{") + START)
     tokenizer.chat_template = tokenizer.chat_template.replace(
         "<|assistant|>{% endif %}", "<|assistant|>\n{{ '' }}{% endif %}"
     )
     tokenizer.add_tokens([AddedToken("\n\n", special=False)])
-    with pytest.raises(
-        ValueError, match=r"row 0: the chat template ends the prompt `<\|assistant\|>\\n` within a token"
-    ):
-        encode_examples(ROWS, Prompter(tokenizer, TASK, 512))
+    check_chat_template(tokenizer, TaskArguments("x"))
+    prompter, task = Prompter(tokenizer, TASK, 512), load_task("understanding", labels="card|lost")
+    features, _ = encode_examples(ROWS, prompter)
+    for row, example in zip(ROWS, features, strict=True):
+        prompt, answer = f"<|user|>\n{TASK.to_example(row)['prompt']}<|end|>\n<|assistant|>\n", f"\n{row['summary']}"
+        expected = [tokenizer(text, add_special_tokens=False).input_ids for text in (prompt, f"{answer}<|end|>\n")]
+        assert (
+            example["input_ids"] == expected[0] + expected[1]
+            and prompter.prompt_ids([TASK.to_example(row)]) == expected[:1]
+        )
+        assert example["labels"] == [-100] * len(expected[0]) + expected[1]
+    rows = DatasetDict(validation=Dataset.from_list([{"text": "Hm.", "label": "card"}] * 2))
+    task.prepare(rows)
+    (choices, _), _ = encode_prompts(rows["validation"], Prompter(tokenizer, task, 512))
+    assert [tokenizer.decode(ids) for ids in choices["choices"]] == ["\ncard<|end|>\n", "\nlost<|end|>\n"]
+
+
+def test_an_answer_that_gets_a_space_apart_from_its_prompt_is_refused():
+    """A SentencePiece tokenizer puts one before every text; the tokens would be those of another answer."""
+    words = {"▁Answer": 0, ":": 1, "▁": 2, "▁Paris": 3, ":Paris": 4, "<eos>": 5, "<unk>": 6}
+    backend = Tokenizer(models.Unigram([(word, -1.0) for word in words], unk_id=6))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.decoder = decoders.Replace("▁", " ")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", unk_token="<unk>")
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    with pytest.raises(ValueError, match="ends the prompt `Answer:` within a token that goes on with `Paris`"):
+        ChatFormat(tokenizer, []).ids_after("Answer:", "Paris", [0, 1], [0, 4])
 
 
 def test_choices_are_ranked_as_they_are_trained(monkeypatch):

@@ -107,6 +107,21 @@ def test_thoughts_that_later_turns_remove_are_trained_where_they_are_asked_for()
     ]
 
 
+def test_answers_that_begin_within_a_token_are_trained_each_after_its_prompt():
+    """The prompt ends by a line end and the answer begins by one; earlier answers are encoded with all before them."""
+    template = TURNS.replace("|>{{", "|>\n{{ '\n' if m.role == 'assistant' else '' }}{{")
+    format = chat_format(template.replace("<|assistant|>{%", "<|assistant|>\n{{ '' }}{%"))
+    format.tokenizer.add_tokens([AddedToken("\n\n", special=False)])
+    chats = [{"messages": MESSAGES[:length], "tools": None} for length in (3, 5)]
+    encoded, problems = encode_conversations(format, chats, ["one turn", "two turns"])
+    assert not problems and encoded[1][0] == encoded[0][0] and [*map(len, encoded)] == [1, 2]
+    for row, answer in zip(encoded[1], ("Oh.", "Yes."), strict=True):
+        prompt, _, _ = format.tokenizer.decode(row["input_ids"]).rpartition(f"\n{answer}")
+        texts = (prompt, f"\n{answer}<|end|>\n")
+        prompt_ids, answer_ids = format.tokenizer([*texts], add_special_tokens=False).input_ids
+        assert row == {"input_ids": prompt_ids + answer_ids, "labels": [-100] * len(prompt_ids) + answer_ids}
+
+
 def test_calls_of_tools_are_trained_and_their_results_are_not():
     """A call ends by the first token of its result where the template writes no end token of its own."""
     template = TOOLS + TURNS.replace("{{ m.content }}", "{{ m.content }}" + CALLS)
