@@ -88,32 +88,6 @@ TRAINER_METADATA: dict[str, dict[str, Any]] = {
     "do_eval": {"help": "The recipe always evaluates after training; --eval_strategy adds evaluations during it."},
     "do_predict": {"help": "Not supported: recipes/eval.py writes predictions."},
 }
-# Names in run_clm.py, TRL, LLaMA-Factory, axolotl and earlier versions of transformers -> names here.
-NAMES_IN_OTHER_TOOLS = {
-    **dict.fromkeys(("block_size", "max_seq_length", "cutoff_len", "sequence_len"), "max_length"),
-    **dict.fromkeys(("epochs", "num_epochs"), "num_train_epochs"),
-    **dict.fromkeys(("batch_size", "micro_batch_size", "per_gpu_train_batch_size"), "per_device_train_batch_size"),
-    **dict.fromkeys(("model", "base_model", "model_name"), "model_name_or_path"),
-    **dict.fromkeys(("val_size", "validation_split_percentage"), "validation_fraction"),
-    "lr": "learning_rate",
-    "lora_rank": "lora_r",
-    "lora_target": "lora_target_modules",
-    "preprocessing_num_workers": "dataset_num_proc",
-    "text_column": "dataset_text_field",
-    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
-    "evaluation_strategy": "eval_strategy",
-    "push_to_hub_model_id": "hub_model_id",
-    "no_cuda": "use_cpu",
-}
-# The same, where another value or a choice is needed: what to do instead.
-REMEDIES = {
-    "overwrite_output_dir": "name another `--output_dir`, or resume with `--resume_from_checkpoint true`",
-    "warmup_ratio": "give it as `--warmup_steps`, where a number below 1 is a fraction of the steps",
-    "group_by_length": "give `--train_sampling_strategy group_by_length`",
-    "logging_dir": "trackers choose their folder: TensorBoard's is TENSORBOARD_LOGGING_DIR",
-    "save_safetensors": "leave it out, as all weights are saved so",
-    "use_lora": "`--lora_r 16` of recipes/finetune.py",
-}
 
 
 def check_bounds(name: str, value: Any, metadata: Mapping[str, Any]) -> None:

@@ -13,8 +13,6 @@ from typing import Any, NoReturn
 from transformers import HfArgumentParser
 
 from hf_llm.arguments import (
-    NAMES_IN_OTHER_TOOLS,
-    REMEDIES,
     TRAINER_DEFAULTS,
     TRAINER_METADATA,
     AdapterArguments,
@@ -29,6 +27,7 @@ from hf_llm.arguments import (
 )
 from hf_llm.mappings import parse_mapping, read_yaml
 from hf_llm.messages import exit_with_error
+from hf_llm.other_tools import NAMES_IN_OTHER_TOOLS, REMEDIES
 
 HELP = {"-h", "--help"}
 OWN_METADATA = ("min", "above", "max", "requires", "excludes", "mapping")  # argparse does not know these
@@ -140,13 +139,16 @@ class RecipeParser(HfArgumentParser):
         """Return a hint to the known flag nearest to an unknown one: another tool's name, a part of it, or similar."""
         known = [action.dest for action in self._actions if action.dest != "help"]
         dashes, name = "--" * name.startswith("--"), flag_name(name).lstrip("-").replace("-", "_").lower()
-        if name in REMEDIES:
-            return f": {REMEDIES[name]}"
-        name = NAMES_IN_OTHER_TOOLS[name] if NAMES_IN_OTHER_TOOLS.get(name) in known else name
-        if name not in known and (recipe := next((r for r, names in FLAGS_OF_RECIPES.items() if name in names), None)):
-            return f": it is an argument of recipes/{recipe}"
+        equivalent = NAMES_IN_OTHER_TOOLS.get(name, name)
+        if equivalent not in known:
+            if name in REMEDIES:
+                return f": {REMEDIES[name]}"
+            if recipe := next((recipe for recipe, flags in FLAGS_OF_RECIPES.items() if equivalent in flags), None):
+                subject = "it" if equivalent == name else f"`{dashes}{equivalent}`"
+                return f": {subject} is an argument of recipes/{recipe}"
+        name = equivalent
         containing = [flag for flag in known if min(len(flag), len(name)) > 3 and (name in flag or flag in name)]
-        near = difflib.get_close_matches(name, containing, 1, cutoff=0) or difflib.get_close_matches(name, known, 1)
+        near = difflib.get_close_matches(name, containing, 1, 0.5) or difflib.get_close_matches(name, known, 1, 0.75)
         return f"; the nearest is `{dashes}{near[0]}`" if near else ""
 
     def parse(self, argv: list[str]) -> dict[str, Any]:

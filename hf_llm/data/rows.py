@@ -22,7 +22,7 @@ from hf_llm.data.sentences import join_sentences
 from hf_llm.data.sources import load_hub_splits, split_validation
 from hf_llm.mappings import parse_nested
 from hf_llm.messages import ORIGIN, one_line
-from hf_llm.tasks import Task, load_task, task_names
+from hf_llm.tasks import Task, drop_unanswered, load_task, task_names
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +100,8 @@ def load_source_rows(data_args: DataArguments, mapping: dict[str, str], task: Ta
         if len(splits["train"]) == 1:
             raise ValueError("`--train_file` holds one row, nothing to split off: give `--validation_file`")
         splits = split_validation(splits["train"], data_args.validation_fraction, seed)
+        # As in the training split that it was drawn from; in a file of the user's own they are errors.
+        splits["validation"] = drop_unanswered(splits["validation"], task, "validation")
     return splits
 
 
@@ -219,13 +221,14 @@ def to_task_columns(rows: Dataset, split: str, task: Task, mapping: dict[str, st
         adapted = task.adapt(rows)
         chosen = choose_columns(adapted, task)
     except KeyError as missing:
-        name, others = missing.args[0], [other for other in task_names() if other != "custom"]
+        others = [other for other in task_names() if other != "custom"]
         fitting = {other: columns_read(load_task(other), rows) for other in others}
         best = max(fitting, key=fitting.__getitem__)
         other_task = f", or take `--task {best}`, which reads these columns" if fitting[best] else ""
         raise ValueError(
-            f"`{split}` has no column `{name}`, only {', '.join(columns)}: choose with `--column_mapping NAME={name}`"
-            f"{other_task}"
+            f"`{split}` has no column {' and no '.join(f'`{name}`' for name in missing.args)}, only "
+            f"{', '.join(columns)}: choose with `--column_mapping "
+            f"{','.join(f'NAME={name}' for name in missing.args)}`{other_task}"
         ) from None
     report_unused_columns(adapted, [*chosen.values()], replaced, split)
     kept = [*chosen.values(), *([ORIGIN] if ORIGIN in adapted.column_names else [])]
@@ -253,9 +256,10 @@ def choose_columns(rows: Dataset, task: Task) -> dict[str, str]:
     """Choose the column of the data for each column of a task: of its own name, or the first of its other names.
 
     Raises:
-        KeyError: there is none; its argument is the task's name.
+        KeyError: there is none for some; its arguments are the task's names.
     """
     chosen: dict[str, str] = {}
+    missing: list[str] = []
     for name, alternatives in task.columns.items():
         matches = [match for match in (name, *alternatives) if match in rows.column_names]
         matches = [match for match in matches if match not in chosen.values()]
@@ -264,7 +268,9 @@ def choose_columns(rows: Dataset, task: Task) -> dict[str, str]:
         if matches:
             chosen[name] = matches[0]
         elif name not in task.optional_columns:
-            raise KeyError(name)
+            missing.append(name)
+    if missing:
+        raise KeyError(*missing)
     return chosen
 
 

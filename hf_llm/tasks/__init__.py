@@ -254,3 +254,23 @@ def drop_unlabelled(rows: Dataset, labels: Sequence[Any], split: str, hint: str 
     if dropped := len(rows) - len(kept):
         logger.warning(f"{split}: {dropped} of {len(rows)} rows dropped, whose labels are hidden (-1) or empty{hint}")
     return rows.select(kept) if dropped else rows
+
+
+def drop_unanswered(rows: Dataset, task: Task, split: str) -> Dataset:
+    """Drop and count the rows without a gold answer. Those that cannot be read are kept for the error of their reader.
+
+    Args:
+        split: name of the rows in messages.
+    """
+
+    def is_unanswered(row: dict[str, Any]) -> bool:
+        try:
+            return not task.references(row) and bool(task.to_example(row))
+        except ValueError:
+            return False
+
+    kept = [number for number, row in enumerate(rows.to_list()) if task.allows_no_answer or not is_unanswered(row)]
+    if len(kept) == len(rows) or not kept:
+        return rows
+    logger.warning(f"{split}: {len(rows) - len(kept)} of {len(rows)} rows without a gold answer dropped")
+    return rows.select(kept)

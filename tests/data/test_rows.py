@@ -93,6 +93,11 @@ def test_numbered_labels_become_their_names(caplog):
             {"body": "document"},
             "`validation` has no column `summary`, only body, gist: choose with `--column_mapping NAME",
         ),
+        (
+            None,
+            "`validation` has no column `document` and no `summary`, only body, gist: choose with "
+            "`--column_mapping NAME=document,NAME=summary`",
+        ),
     ],
 )
 def test_a_mapping_that_does_not_fit_is_refused_with_the_columns(mapping, message, tmp_path):
@@ -164,17 +169,35 @@ def test_the_same_rows_come_from_every_format(tmp_path):
 def test_errors_name_the_origin_of_a_row_however_it_was_drawn(tmp_path):
     """Split off, drawn with the seed, or left after solved examples were taken: the file and line of the bad row."""
     rows = [{"document": f"Text {number}.", "summary": "Short." * (number != 37)} for number in range(50)]
-    files, task = write(tmp_path / "a.jsonl", rows), load_task("summarization")
-    for given in (
-        {"train_file": files, "validation_fraction": 0.9},
-        {"validation_file": files, "max_eval_samples": 48},
+    files = write(tmp_path / "a.jsonl", rows)
+    languages = [{"en": row["document"], "de": row["summary"] or None} for row in rows]
+    pairs = write(tmp_path / "b.jsonl", [{"translation": row} for row in languages])
+    for name, given, problem in (
+        ("translation", {"train_file": pairs, "validation_fraction": 0.9}, r"b.jsonl` line 38: no `de` in"),
+        ("summarization", {"validation_file": files, "max_eval_samples": 48}, r"a.jsonl` line 38: the reference is em"),
     ):
-        splits = load_rows(DataArguments(**given), TaskArguments(task="summarization"), task, 0)
-        _, splits = draw_shots(splits, task, 2, seed=0)
-        with pytest.raises(ValueError, match=r"a.jsonl` line 38: the reference is empty"):
+        task = load_task(name)
+        splits = load_rows(DataArguments(**given), TaskArguments(task=name), task, 0)
+        with pytest.raises(ValueError, match=problem):
+            _, splits = draw_shots(splits, task, 2, seed=0)
             encode_prompts(splits["validation"], Prompter(new_tokenizer(), task, 512))
     sample = load("summarization")["validation"]
     assert sample[ORIGIN][:2] == ["`validation` row 0", "`validation` row 1"]
+
+
+def test_rows_without_an_answer_are_dropped_and_counted_in_a_drawn_validation_split(tmp_path, caplog):
+    """As in the training split that it was drawn from; SQuAD 2.0's rows without an answer stay."""
+    rows = [{"document": f"Text {number}.", "summary": "Short." * (number % 5 != 0)} for number in range(50)]
+    splits = load("summarization", train_file=write(tmp_path / "a.jsonl", rows), validation_fraction=0.5)
+    assert 0 < len(splits["validation"]) < 25
+    assert all(splits["validation"]["summary"])
+    dropped = 25 - len(splits["validation"])
+    assert f"validation: {dropped} of 25 rows without a gold answer dropped" in caplog.text
+    unanswered = [
+        SQUAD | {"question": f"{number}?", "answers": {"text": [], "answer_start": []}} for number in range(9)
+    ]
+    files = write(tmp_path / "b.jsonl", [SQUAD, *unanswered])
+    assert len(load("question_answering", train_file=files, validation_fraction=0.5)["validation"]) == 5
 
 
 def test_parquet_files_of_the_hub_keep_the_names_of_their_labels(tmp_path):
