@@ -222,6 +222,10 @@ class ChatFormat:
             return False
         return True
 
+    def needs_thoughts(self) -> bool:
+        """Whether the prompt opens a thought, so that the template writes only answers with thoughts after it."""
+        return not self.splits(PROBE) and self.splits(with_thoughts(PROBE))
+
     @contextlib.contextmanager
     def add_remedy(self, origin: str, example: Example) -> Iterator[None]:
         """Put origin and remedy around the message of a `ValueError` about an answer."""

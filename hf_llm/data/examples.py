@@ -121,8 +121,8 @@ def encode_prompts(rows: Dataset, prompter: Prompter, split: str = "validation")
 
     Returns:
         Rows `{"prompt": list[int], "completion": list[int], "choices": list[list[int]], "references": list[str]}`,
-        choices empty where the answer is generated, the completion empty unless its perplexity is scored; and the
-        counts.
+        choices empty where the answer is generated, the completion empty unless its perplexity is scored: it is of no
+        row if the template begins answers by thoughts, and a gold answer has none. And the counts.
 
     Raises:
         ValueError: a gold answer is empty, or a prompt does not fit; the row is named.
@@ -130,6 +130,7 @@ def encode_prompts(rows: Dataset, prompter: Prompter, split: str = "validation")
     if not len(rows):
         raise ValueError(f"`{split}` has no rows to evaluate")
     task, tables, removed = prompter.task, [], []
+    scores_perplexity = task.scores_perplexity
     for batch in batches_with_origins(rows, split):
         examples, references, choices = [], [], []
         for row in batch:
@@ -146,8 +147,14 @@ def encode_prompts(rows: Dataset, prompter: Prompter, split: str = "validation")
                 with prompter.chat_format().add_remedy(row[ORIGIN], example):
                     check_prompt_written(example, text)
         completions = [[] for _ in examples]
-        if task.scores_perplexity:
-            completions = prompter.completion_ids(examples, texts=texts, origins=origins)
+        if scores_perplexity:
+            try:
+                completions = prompter.completion_ids(examples, texts=texts, origins=origins)
+            except ValueError as error:
+                if not (prompter.format and prompter.format.needs_thoughts()):
+                    raise
+                logger.warning(f"The perplexity of gold answers without thoughts is not scored: {error}")
+                scores_perplexity = False
         ranked = encode_choices(prompter, choices, examples, texts, origins)
         prompts = prompter.prompt_ids(examples, texts)
         for i, row in enumerate(batch):
@@ -158,7 +165,10 @@ def encode_prompts(rows: Dataset, prompter: Prompter, split: str = "validation")
         columns = {"prompt": token_lists(prompts), "completion": token_lists(completions)}
         columns["choices"] = pa.array(ranked, pa.list_(pa.list_(pa.int32())))
         tables.append(pa.table(columns | {"references": pa.array(references, pa.list_(pa.string()))}))
-    return Dataset(pa.concat_tables(tables)), new_report(removed, 0, split, prompter)
+    table = pa.concat_tables(tables)
+    if not scores_perplexity:
+        table = table.set_column(1, "completion", [token_lists([[]] * len(table))])
+    return Dataset(table), new_report(removed, 0, split, prompter)
 
 
 def batches_with_origins(rows: Dataset, split: str) -> Iterator[list[dict[str, Any]]]:

@@ -101,7 +101,7 @@ def encode_task(prompter: Prompter | Labeller, rows: Dataset) -> EncodedTask:
 def warn_of_unread_answers(prompter: Prompter, rows: Dataset, prompts: Dataset) -> None:
     """Warn if gold answers, read as generated ones, do not get the best score: calls of tools in an unknown form."""
     task = prompter.task
-    if not task.scores_perplexity or not task.metric().needs_references:
+    if not prompts[0]["completion"] or not task.metric().needs_references:
         return
     pairs = zip(prompts["prompt"], prompts["completion"], strict=True)
     texts = [decode_answer(prompter.tokenizer, *pair)[0] for pair in pairs]
@@ -215,7 +215,7 @@ def answer_and_score(
         answers = [[task.answer(text, row) for text in each] for each, row in zip(texts, rows, strict=True)]
     references, losses, sampled = prompts["references"], None, sampling is not None
     scores, row_scores, samples = score_answers(task.metric(), answers, references, sampled)
-    if task.scores_perplexity:
+    if prompts[0].get("completion"):
         losses = completion_losses(model, encoded, **options)
         scores |= with_interval(weighted_perplexity, losses)
         for one_row, (loss, tokens) in zip(row_scores, losses.tolist(), strict=True):

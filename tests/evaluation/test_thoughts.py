@@ -28,17 +28,15 @@ def tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", pad_token="<pad>")
 
 
-def answer(monkeypatch, tokenizer, texts, template=None, batch_size=2, **options):
-    """The predictions for rows that a model answers with these texts, each ended by the eos token.
-
-    The model writes the text whose number is the last digit of the prompt's question.
-    """
-    tokenizer.chat_template = template
+def scripted_model(monkeypatch, tokenizer, texts):
+    """A model that writes the text whose number follows the first "Question: " of a prompt, and the eos token."""
     model = new_model(max_position_embeddings=512)
     scripts = [tokenizer(f"{text}<eos>").input_ids for text in texts]
 
-    def scripted(input_ids, past_key_values, **rest):
+    def scripted(input_ids, past_key_values=None, **rest):
         output = forward(input_ids=input_ids, past_key_values=past_key_values, **rest)
+        if past_key_values is None:  # to score a text
+            return output
         if input_ids.shape[1] > 1:
             prompts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in input_ids]
             state["scripts"] = [scripts[int(prompt.partition("Question: ")[2][0])] for prompt in prompts]
@@ -51,6 +49,13 @@ def answer(monkeypatch, tokenizer, texts, template=None, batch_size=2, **options
 
     forward, state = model.forward, {}
     monkeypatch.setattr(model, "forward", scripted)
+    return model
+
+
+def answer(monkeypatch, tokenizer, texts, template=None, batch_size=2, **options):
+    """The predictions for rows that a model answers with these texts."""
+    tokenizer.chat_template = template
+    model = scripted_model(monkeypatch, tokenizer, texts)
     task = load_task("question_answering", **options)
     rows = Dataset.from_list([{"question": f"{i}{'?' * i}", "answers": ["nine"]} for i in range(len(texts))])
     task.prepare(DatasetDict(validation=rows))
@@ -72,6 +77,28 @@ def test_a_thought_may_begin_in_the_prompt(monkeypatch, tokenizer):
     template = PLAIN_CHAT + "{% if add_generation_prompt %}<think>\n{% endif %}"
     result = answer(monkeypatch, tokenizer, ["It was nine.\n</think>\nnine", "nine"], template)
     assert result.answers() == ["nine", ""]
+
+
+def test_the_thoughts_of_conversations_are_in_the_predictions(monkeypatch, tokenizer, caplog):
+    """Of each turn that is scored, also if the prompt begins them; then gold answers without any have no perplexity."""
+    turns = [("user", "Question: 0"), ("assistant", "nine"), ("user", "Question: 0"), ("assistant", "ten")]
+    rows = Dataset.from_list([{"messages": [{"role": role, "content": text} for role, text in turns], "tools": None}])
+    closing = "{% for m in messages %}{{ m.content }}<|end|>{% endfor %}"
+    opening = closing + "{% if add_generation_prompt %}<think>{% endif %}"
+    runs = [
+        (closing, "<think>8 + 1</think>nine", "<think>8 + 1</think>"),
+        (opening, "8 + 1</think>nine", "8 + 1</think>"),
+    ]
+    for template, written, thought in runs:
+        tokenizer.chat_template = template
+        task = load_task("chat", evaluate_turns="every", metric_name="exact_match")
+        encoded = encode_task(Prompter(tokenizer, task, 512), rows)
+        model = scripted_model(monkeypatch, tokenizer, [written])
+        result = answer_and_score(model, encoded, show_progress=False)
+        assert result.answers() == ["nine", "nine"] and result.scores["exact_match"] == 0.5
+        assert [row["thought"] for row in result.predictions] == [thought] * 2
+        assert ("perplexity" in result.scores) == (template == closing)
+    assert caplog.text.count("The perplexity of gold answers without thoughts is not scored") == 1
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
