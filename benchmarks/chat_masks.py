@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from hf_llm.data.chat_answers import ChatFormat, switches
 from hf_llm.data.chat_turns import encode_conversations
 from hf_llm.data.chats import Conversation, as_lists, with_json_text
+from hf_llm.data.prompt_settings import PromptSettings
 
 # ruff: noqa: RUF001  marks with fullwidth bars
 
@@ -91,7 +92,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, chat: Conversation) -> tuple[list
     reason = ""
     for variables in ({}, *switches(tokenizer)):
         try:
-            (rows,), problems = encode_conversations(ChatFormat(tokenizer, [], variables), [chat], ["a row"])
+            format = ChatFormat(tokenizer, PromptSettings(template_kwargs=variables))
+            (rows,), problems = encode_conversations(format, [chat], ["a row"])
         except ValueError as error:
             rows, problems = [], {0: str(error)}
         if rows:

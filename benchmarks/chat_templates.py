@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hf_llm.data.chats import as_lists
 from hf_llm.data.examples import encode_examples
+from hf_llm.data.prompt_settings import PromptSettings
 from hf_llm.data.prompting import Prompter
 from hf_llm.tasks import load_task
 
@@ -142,7 +143,7 @@ def verdict(template: str, **variables) -> tuple[str, str]:
     task = load_task("summarization")
     rows = Dataset.from_list([{"document": f"Text {i}.", "summary": f"It ends {i}."} for i in range(3)])
     try:
-        prompter = Prompter(tokenizer_of(template), task, 4096, template_kwargs=variables)
+        prompter = Prompter(tokenizer_of(template), task, 4096, PromptSettings(template_kwargs=variables))
         features, _ = encode_examples(rows, prompter)
     except ValueError as error:
         *_, problem, remedy = str(error).split(": ")

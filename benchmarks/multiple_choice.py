@@ -22,6 +22,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from hf_llm.arguments import DataArguments, TaskArguments
+from hf_llm.data.prompt_settings import PromptSettings
 from hf_llm.data.prompting import Prompter
 from hf_llm.data.rows import load_rows
 from hf_llm.evaluation.scoring import evaluate_task
@@ -120,7 +121,7 @@ def score_here(model, tokenizer, folder, name, batch_size):
     task = load_task("multiple_choice")
     data = DataArguments(validation_file=[str(folder / f"{name}.jsonl")], max_length=2048)
     rows = load_rows(data, TaskArguments(task="multiple_choice"), task, 0)["validation"]
-    prompter = Prompter(tokenizer, task, 2048, "plain")
+    prompter = Prompter(tokenizer, task, 2048, PromptSettings("plain"))
     result = evaluate_task(model, tokenizer, task, rows, prompter=prompter, batch_size=batch_size, show_progress=False)
     return {score: [row[score] for row in result.predictions] for score in SCORES}
 

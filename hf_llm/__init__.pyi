@@ -4,6 +4,7 @@ from .arguments import TaskArguments as TaskArguments
 from .data.examples import encode_examples as encode_examples
 from .data.packing import PackingCollator as PackingCollator
 from .data.packing import pack as pack
+from .data.prompt_settings import PromptSettings as PromptSettings
 from .data.prompting import Prompter as Prompter
 from .data.rows import load_rows as load_rows
 from .data.tokenization import tokenize as tokenize

@@ -8,7 +8,7 @@ import transformers
 
 from hf_llm import arguments
 from hf_llm.command_line import parse_args
-from hf_llm.data.prompting import add_chat_template
+from hf_llm.data.prompting import add_chat_template, task_settings
 from hf_llm.data.rows import load_rows
 from hf_llm.distributed.ranks import shut_down
 from hf_llm.evaluation.callback import TaskEvaluation
@@ -33,12 +33,11 @@ def main():
     callbacks = enable_early_stopping(args, run_args.early_stopping_patience)
     datasets = dataset_names(data_args)
     task = load_task(task_args.task, **task_args.task_options or {})
-    tokenizer = load_tokenizer(model_args)
     classifier = find_classifier(model_args.model_name_or_path, model_args.trust_remote_code)
     check_model(classifier, model_args, task_args, data_args, task)
-    tokenizer, added = add_chat_template(tokenizer, task_args)
+    tokenizer, added = add_chat_template(load_tokenizer(model_args), task_args)
     rows = load_rows(data_args, task_args, task, args.seed)
-    prompter, rows = build_prompter(classifier, tokenizer, task, rows, task_args, data_args.max_length, args.seed)
+    prompter = build_prompter(classifier, tokenizer, task, data_args.max_length, task_settings(task_args, task, rows))
     train, validation, reports = encode_and_pack(rows, prompter, data_args, args.seed)
     model = load_to_finetune(model_args, adapter_args, tokenizer, data_args.max_length, args.bf16, prompter, added)
     check_base(args, model)

@@ -6,6 +6,8 @@ python recipes/generate.py --model_name_or_path outputs/pretrain_tiny --prompt_f
 python recipes/generate.py --model_name_or_path outputs/fim --prompt "def add(a, b):" --suffix "return total"
 """
 
+from dataclasses import replace
+
 from hf_llm.arguments import GenerateArguments
 from hf_llm.command_line import parse_args
 from hf_llm.messages import report_errors
@@ -14,7 +16,7 @@ from hf_llm.messages import report_errors
 def main():
     (args,) = parse_args([GenerateArguments], description=__doc__)
     # These imports take seconds, which `--help` and errors in flags need not wait for.
-    from hf_llm.data.prompting import new_chat_format, set_chat_template
+    from hf_llm.data.prompting import new_chat_format, prompt_settings, set_chat_template
     from hf_llm.evaluation.generation import complete, sampling_options
     from hf_llm.evaluation.prompts import format_prompts, read_prompts
     from hf_llm.files import lock_output_file, write_json_lines
@@ -26,8 +28,8 @@ def main():
     rows = read_prompts(args)
     model, tokenizer = load_for_generation(args.model_name_or_path, args.trust_remote_code)
     set_chat_template(tokenizer, args)
-    style = "plain" if "suffix" in rows[0] else args.prompt_style
-    chat = new_chat_format(tokenizer, style, args.chat_template_kwargs, args.system_prompt)
+    settings = prompt_settings(args)
+    chat = new_chat_format(tokenizer, replace(settings, style="plain") if "suffix" in rows[0] else settings)
     options = {"batch_size": args.batch_size, "seed": args.seed} | sampling_options(args)
     if chat:  # its template may end an answer by another token than the model's generation config says
         options["eos_token_id"] = end_token_ids(model, tokenizer, chat.end)

@@ -3,11 +3,13 @@
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from hf_llm.data.chats import Conversation, chat_variables, render_chats, render_marked, writes
+from hf_llm.data.prompt_settings import PromptSettings
 from hf_llm.mappings import format_mapping
 
 QUESTION, ANSWER = "the question", "the completion"  # searched for in the output of the template
@@ -21,9 +23,7 @@ class ChatFormat:
     """Prompts and completions as the chat template of a tokenizer writes them.
 
     Args:
-        shots: few-shot examples, `{"prompt": str, "completion": str}`, put before each prompt as turns.
-        template_kwargs: variables of the template.
-        system_prompt: the first message where an example has no system message.
+        settings: of the prompts; few-shot examples become turns.
 
     Attributes:
         variables: those variables, with the day of the run where the template writes a day.
@@ -39,16 +39,9 @@ class ChatFormat:
         ValueError: the template fails, does not read one of the variables, or leaves out the system prompt.
     """
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        shots: list[dict[str, str]],
-        template_kwargs: dict[str, Any] | None = None,
-        system_prompt: str | None = None,
-    ):
-        self.tokenizer, self.shots, self.system_prompt = tokenizer, shots, system_prompt
-        self.template_kwargs = template_kwargs or {}
-        self.variables = chat_variables(tokenizer, self.template_kwargs)
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: PromptSettings = PromptSettings()):
+        self.tokenizer, self.settings, self.system_prompt = tokenizer, settings, settings.system_prompt
+        self.variables = chat_variables(tokenizer, settings.template_kwargs)
         added = {str(token): number for number, token in tokenizer.added_tokens_decoder.items()}
         self.added = {text: number for text, number in added.items() if text.strip()}
         self.added_ids = {*self.added.values()}
@@ -56,7 +49,7 @@ class ChatFormat:
         chat = self.conversation(PROBE)
         (prompt,), ((whole, marks),) = self.prompts([PROBE]), render_marked(tokenizer, [chat], **self.variables)
         self.marked = bool(marks)
-        if not writes(system_prompt or "", prompt):
+        if not writes(self.system_prompt or "", prompt):
             raise ValueError(
                 f"`--system_prompt`: the chat template of `{tokenizer.name_or_path}` leaves it out: leave the flag "
                 "out, or give another template by `--chat_template`, e.g. chatml"
@@ -76,7 +69,7 @@ class ChatFormat:
                 return example
             return example | {"messages": [{"role": "system", "content": self.system_prompt}, *turns]}
         turns = [("system", example.get("system") or self.system_prompt)]
-        for pair in (*self.shots, example):
+        for pair in (*self.settings.shots, example):
             system = "" if pair.get("system") == example.get("system") else pair.get("system")  # of another shot
             prompt = "\n\n".join(filter(None, (system, pair["prompt"])))
             turns += [("user", prompt), ("assistant", pair.get("completion"))]
@@ -163,7 +156,7 @@ class ChatFormat:
         """What the template writes after the prompt of some of the pairs (text of the prompt, answer)."""
         chats, sources = [self.conversation(examples[i]) for i in chosen], [origins[i] for i in chosen]
         wholes = render_chats(self.tokenizer, chats, origins=sources, **self.variables)
-        if False in self.template_kwargs.values():  # `enable_thinking=false`: the prompt may close the thoughts
+        if False in self.settings.template_kwargs.values():  # `enable_thinking=false`: the prompt may close them
             texts = [pairs[i][0] for i in chosen]
             chats = [
                 chat if whole.startswith(text) else without_thoughts(chat)
@@ -238,9 +231,9 @@ class ChatFormat:
         """What to do about an answer that the template writes otherwise: a switch of the template, if one helps."""
         changed = not self.splits(example)  # or it is another message that is not written
         for switch in switches(self.tokenizer) if changed else ():
-            variables = self.template_kwargs | switch
+            variables = self.settings.template_kwargs | switch
             with contextlib.suppress(ValueError):
-                ChatFormat(self.tokenizer, self.shots, variables, self.system_prompt).check_split(example)
+                ChatFormat(self.tokenizer, replace(self.settings, template_kwargs=variables)).check_split(example)
                 return f"give `--chat_template_kwargs {format_mapping(variables)}`, with which they agree"
         thoughts = "begin the answers by their thoughts, <think>...</think>, or "
         start = thoughts * (changed and self.splits(with_thoughts(example)))

@@ -66,7 +66,7 @@ def encode_chats(
         ValueError: too many cannot be proved, or there is no chat template; the row is named.
     """
     format, origins = prompter.chat_format(), [row[ORIGIN] for row in rows]
-    encoded, problems = encode_conversations(format, examples, origins, prompter.train_on)
+    encoded, problems = encode_conversations(format, examples, origins, prompter.settings.train_on)
     counts.unproved += [origins[i] for i in problems]
     counts.conversations_unproved = len(counts.unproved)
     for i, problem in sorted(problems.items())[:1]:
@@ -111,7 +111,7 @@ def shorten(row: Features, max_length: int) -> Features | None:
 def leaves_out_thoughts(prompter: Prompter, chat: dict[str, Any], rows: list[Features]) -> bool:
     """Whether a trained answer has thoughts that are not among the trained texts."""
     answers = [message for message in chat["messages"] if message["role"] == "assistant"]
-    answers = answers if prompter.train_on == "assistant" else answers[-1:]
+    answers = answers if prompter.settings.train_on == "assistant" else answers[-1:]
     thoughts = [message["reasoning_content"] for message in answers if message.get("reasoning_content")]
     if not thoughts:
         return False

@@ -169,7 +169,7 @@ def with_fixed_day(template: str, day: datetime) -> str:
     return f"{{% macro {DAY}(format) %}}{{{{ format{replaced} }}}}{{% endmacro %}}{{{{ '' }}}}{template}"
 
 
-def chat_variables(tokenizer: PreTrainedTokenizerBase, template_kwargs: dict[str, Any] | None) -> dict[str, Any]:
+def chat_variables(tokenizer: PreTrainedTokenizerBase, template_kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return the variables of `--chat_template_kwargs`, with the day of the run where the template writes a day.
 
     So all prompts of a run have the same day, and it can be recorded.
@@ -180,7 +180,7 @@ def chat_variables(tokenizer: PreTrainedTokenizerBase, template_kwargs: dict[str
     words = set(re.findall(r"[A-Za-z_]\w*", str(tokenizer.chat_template)))
     reserved = {*inspect.signature(tokenizer.apply_chat_template).parameters, "messages"} - {"tools", "documents"}
     variables = {}
-    for name, value in (template_kwargs or {}).items():
+    for name, value in template_kwargs.items():
         if name not in words or name in reserved:
             near = difflib.get_close_matches(name, words - reserved, 1)
             hint = f"; the nearest is {near[0]}" if near else ": leave it out"

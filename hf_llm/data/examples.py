@@ -47,7 +47,7 @@ class ExamplesReport:
 
 
 def encode_examples(rows: Dataset, prompter: Prompter, split: str = "train") -> tuple[Dataset, ExamplesReport]:
-    """Encode the rows of a task for training on the completions, or on what else `prompter.train_on` says.
+    """Encode the rows of a task for training on the completions, or on what else `train_on` says.
 
     Args:
         rows: N rows as `load_rows` returns them, with the task's column names.
@@ -111,7 +111,7 @@ def encode_pairs(
                 )
             prompt, tokens = prompter.fit(row, prompt, max_length - size)
         removed.append(tokens)
-        labels = prompt if prompter.train_on == "all" else [-100] * len(prompt)
+        labels = prompt if prompter.settings.train_on == "all" else [-100] * len(prompt)
         encoded.append([{"input_ids": prompt + completion, "labels": labels + completion}])
     return encoded
 

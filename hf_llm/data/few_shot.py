@@ -11,43 +11,44 @@ from hf_llm.tasks import Task
 
 logger = logging.getLogger(__name__)
 
+FEWSHOT = "fewshot"  # the split of the examples
 
-def draw_shots(rows: DatasetDict, task: Task, number: int, seed: int) -> tuple[list[dict[str, str]], DatasetDict]:
-    """Draw few-shot examples from `train`, or without one from `validation`, and remove them from that split.
+
+def draw_shots(rows: DatasetDict, task: Task, number: int, seed: int) -> DatasetDict:
+    """Move rows from `train`, or without it from `validation`, into a split of few-shot examples, `FEWSHOT`.
 
     No example has the prompt of another one or of an evaluated row, whatever their completions.
 
     Returns:
-        The examples, and the remaining rows.
+        The splits; the same as before if `number` is 0.
 
     Raises:
         ValueError: the split has too few different rows.
     """
     if not number:
-        return [], rows
+        return rows
     split = "train" if "train" in rows else "validation"
     held_out = rows["validation"].to_list() if split == "train" else []
-    taken, drawn, shots = {prompt_key(example_of(row, task)) for row in held_out}, [], []
+    taken, drawn = {prompt_key(example_of(row, task)) for row in held_out}, []
     for index in np.random.default_rng(seed).permutation(len(rows[split])).tolist():
         example = example_of(rows[split][index], task)
-        if len(shots) == number:
+        if len(drawn) == number:
             break
         key = prompt_key(example)
         if example["completion"] and key not in taken:
             drawn.append(index)
-            shots.append(example)
             taken.add(key)
     rest = np.setdiff1d(np.arange(len(rows[split])), drawn).tolist()
     if split == "validation":  # a row with the prompt of a few-shot example would see an answer to it
         rest = [index for index in rest if prompt_key(example_of(rows[split][index], task)) not in taken]
-    if len(shots) < number or not rest:
+    if len(drawn) < number or not rest:
         raise ValueError(
-            f"`--num_fewshot` {number}: `{split}` has {len(shots)} different prompts to draw from"
+            f"`--num_fewshot` {number}: `{split}` has {len(drawn)} different prompts to draw from"
             f"{' that are not in `validation`' if split == 'train' else ''}, and a row with another one must be left: "
             "give fewer examples, or more rows"
         )
     logger.info(f"{number} few-shot examples before each prompt: rows {drawn} of {split}, which are not used otherwise")
-    return shots, DatasetDict({**rows, split: rows[split].select(rest)})
+    return DatasetDict({**rows, split: rows[split].select(rest), FEWSHOT: rows[split].select(drawn)})
 
 
 def prompt_key(example: dict[str, str]) -> str:

@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from hf_llm.arguments import ChatArguments, GenerateArguments, TaskArguments
 from hf_llm.data.chat_answers import PROBE, ChatFormat, Example, with_thoughts
 from hf_llm.data.chats import DAY
-from hf_llm.data.few_shot import draw_shots
+from hf_llm.data.few_shot import FEWSHOT, example_of
+from hf_llm.data.prompt_settings import PromptSettings
 from hf_llm.data.vocabulary import add_special_tokens
 from hf_llm.mappings import read_settings
 from hf_llm.tasks import Task
@@ -32,12 +34,7 @@ class Prompter:
         tokenizer: with an end-of-sequence token.
         task: makes a prompt and a completion of each row.
         max_length: tokens of prompt and completion together.
-        style: `plain` puts a space between prompt and completion; `chat` uses the chat template. None: `chat` if the
-            tokenizer has a template.
-        shots: few-shot examples, `{"prompt": str, "completion": str}`, put before each prompt.
-        template_kwargs: variables of the chat template, e.g. `{"enable_thinking": False}`.
-        system_prompt: the first message of chats whose example has no system message.
-        train_on: what is trained: `assistant`, `last` or `all`, as in `encode_conversations`.
+        settings: how the prompts are written, and what is trained.
 
     Raises:
         ValueError: `chat`, and the tokenizer has no template; no end-of-sequence token; an unknown variable.
@@ -48,17 +45,15 @@ class Prompter:
         tokenizer: PreTrainedTokenizerBase,
         task: Task,
         max_length: int,
-        style: str | None = None,
-        shots: list[dict[str, str]] | None = None,
-        template_kwargs: dict[str, Any] | None = None,
-        system_prompt: str | None = None,
-        train_on: str = "assistant",
+        settings: PromptSettings = PromptSettings(),
     ):
         if tokenizer.eos_token_id is None:
             raise ValueError(f"tokenizer `{tokenizer.name_or_path}` has no eos token: give another `--tokenizer_name`")
-        self.tokenizer, self.task, self.max_length, self.shots = tokenizer, task, max_length, shots or []
-        self.format = new_chat_format(tokenizer, style, template_kwargs, system_prompt, self.shots)
-        self.train_on = train_on
+        self.tokenizer, self.task, self.max_length, self.settings = tokenizer, task, max_length, settings
+        self.format = new_chat_format(tokenizer, settings)
+        if self.format and DAY in self.format.variables:
+            day = f"`--chat_template_kwargs {DAY}={self.format.variables[DAY]}`"
+            logger.info(f"The chat template writes the day of the run into each prompt: {day} repeats it")
         self.end = self.format.end if self.format else tokenizer.special_tokens_map["eos_token"]
         opening = self.tokenize([self.format.opening])[0] if self.format else []
         self.opening = f"{tokenizer.decode(opening, skip_special_tokens=True)}"  # of generated answers
@@ -81,7 +76,7 @@ class Prompter:
             return self.format.prompts(examples, origins)
         if any("messages" in example for example in examples):
             self.chat_format()
-        shots = "".join(f"{plain_prompt(shot)} {shot['completion']}\n\n" for shot in self.shots)
+        shots = "".join(f"{plain_prompt(shot)} {shot['completion']}\n\n" for shot in self.settings.shots)
         return [shots + plain_prompt(example) for example in examples]
 
     def chat_format(self) -> ChatFormat:
@@ -188,7 +183,7 @@ class Prompter:
         if len(ids) > budget:
             answer = self.max_length - budget
             smaller = "; or a smaller `max_new_tokens` in `--task_options`" * (answer == self.task.max_new_tokens)
-            fewer = "; or fewer `--num_fewshot`" * bool(self.shots)
+            fewer = "; or fewer `--num_fewshot`" * bool(self.settings.shots)
             raise ValueError(
                 f"a prompt of {len(ids)} tokens leaves no room for an answer of {answer} in "
                 f"`--max_length` {self.max_length}: shorten or remove the row, or, if the model has as many positions, "
@@ -200,6 +195,17 @@ class Prompter:
 def plain_prompt(example: Example) -> str:
     """The prompt of an example in plain style: after its system message, if it has one."""
     return "\n\n".join(filter(None, (example.get("system"), example["prompt"])))
+
+
+def prompt_settings(args: TaskArguments | GenerateArguments | ChatArguments) -> PromptSettings:
+    """The settings that flags give, without few-shot examples."""
+    return PromptSettings(args.prompt_style, args.chat_template_kwargs or {}, args.system_prompt)
+
+
+def task_settings(args: TaskArguments, task: Task, rows: DatasetDict) -> PromptSettings:
+    """The settings of a task's prompts, with the few-shot examples that `load_rows` has drawn."""
+    shots = [example_of(row, task) for row in rows.get(FEWSHOT, [])]
+    return replace(prompt_settings(args), shots=shots, train_on=args.train_on)
 
 
 def set_chat_template(
@@ -232,30 +238,26 @@ def marks_of_built_in(name: str | None) -> list[str]:
 
 
 def new_chat_format(
-    tokenizer: PreTrainedTokenizerBase,
-    style: str | None,
-    template_kwargs: dict[str, Any] | None,
-    system_prompt: str | None = None,
-    shots: list[dict[str, str]] | None = None,
+    tokenizer: PreTrainedTokenizerBase, settings: PromptSettings = PromptSettings()
 ) -> ChatFormat | None:
-    """The format of chats, or None for plain prompts: without `style`, they are chats if the tokenizer has a template.
+    """The format of chats, or None for plain prompts: without a style, they are chats if the tokenizer has a template.
 
     Raises:
         ValueError: `chat`, and the tokenizer has no template; variables or a system prompt for plain prompts.
     """
-    if style == "chat" and not tokenizer.chat_template:
+    if settings.style == "chat" and not tokenizer.chat_template:
         raise ValueError(
             f"`--prompt_style` chat: tokenizer `{tokenizer.name_or_path}` has no template; use plain, or give one by "
             "`--chat_template FILE`"
         )
-    if style != "plain" and tokenizer.chat_template:
-        return ChatFormat(tokenizer, shots or [], template_kwargs, system_prompt)
-    if system_prompt is not None:
+    if settings.style != "plain" and tokenizer.chat_template:
+        return ChatFormat(tokenizer, settings)
+    if settings.system_prompt is not None:
         raise ValueError(
             "`--system_prompt` has no effect on plain prompts: leave it out, or give a chat template, e.g. "
             "`--chat_template chatml`"
         )
-    if template_kwargs:
+    if settings.template_kwargs:
         raise ValueError("`--chat_template_kwargs` has no effect on plain prompts: leave it out")
     return None
 
@@ -269,7 +271,7 @@ def check_chat_template(tokenizer: PreTrainedTokenizerBase, args: TaskArguments)
         ValueError: it writes both otherwise, or as `set_chat_template` and `new_chat_format`.
     """
     set_chat_template(tokenizer, args)
-    if chat := new_chat_format(tokenizer, args.prompt_style, args.chat_template_kwargs, args.system_prompt):
+    if chat := new_chat_format(tokenizer, prompt_settings(args)):
         with chat.add_remedy(f"tokenizer `{tokenizer.name_or_path}`", PROBE):
             if not chat.splits(with_thoughts(PROBE)):
                 chat.check_split(PROBE)
@@ -300,23 +302,3 @@ def without_end(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]
     ids = ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids
     first: Any = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     return ids or [first]
-
-
-def new_prompter(
-    tokenizer: PreTrainedTokenizerBase,
-    task: Task,
-    rows: DatasetDict,
-    task_args: TaskArguments,
-    max_length: int,
-    seed: int,
-) -> tuple[Prompter, DatasetDict]:
-    """Create the prompter of a run, and return it with the rows that are not few-shot examples."""
-    set_chat_template(tokenizer, task_args)
-    shots, rest = draw_shots(rows, task, task_args.num_fewshot or 0, seed)
-    style, variables = task_args.prompt_style, task_args.chat_template_kwargs
-    settings = (style, shots, variables, task_args.system_prompt, task_args.train_on)
-    prompter = Prompter(tokenizer, task, max_length, *settings)
-    if prompter.format and DAY in prompter.format.variables:
-        day = f"`--chat_template_kwargs {DAY}={prompter.format.variables[DAY]}`"
-        logger.info(f"The chat template writes the day of the run into each prompt: {day} repeats it")
-    return prompter, rest

@@ -14,6 +14,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, co
 from hf_llm.arguments import DataArguments, ReadingArguments, TaskArguments
 from hf_llm.data.byte_streams import file_format
 from hf_llm.data.checks import refuse_bad_files
+from hf_llm.data.few_shot import draw_shots
 from hf_llm.data.locations import find_files, split_patterns
 from hf_llm.data.mixtures import SOURCE, naming_source, read_mixture
 from hf_llm.data.parquet_rows import read_classes
@@ -32,27 +33,29 @@ def load_rows(data_args: DataArguments, task_args: TaskArguments, task: Task, se
 
     Args:
         data_args: files or Hub dataset, and how many rows to use.
-        task_args: `column_mapping`, from the columns of the data to those of the task.
+        task_args: `column_mapping`, from the columns of the data to those of the task, and `num_fewshot`.
         task: the application that reads the rows.
-        seed: draws the validation split, and the rows where their number is limited.
+        seed: draws the validation split, the rows where their number is limited, and the few-shot examples.
 
     Returns:
         `train` and `validation`, or only `validation`: of a task that only evaluates, or if only
-        `--validation_file` is given.
+        `--validation_file` is given; with `num_fewshot`, the examples are in a split `fewshot` of their own.
 
     Raises:
         ValueError: an argument, a file or a row is wrong.
     """
     if data_args.mixture:
-        return load_mixed_rows(data_args, task_args, task, seed)
-    splits = load_source_rows(data_args, task_args.column_mapping or {}, task, seed)
-    warn_of_shared_rows(splits)
-    task.prepare(DatasetDict({**splits}))  # on all rows: the labels, for example, do not depend on the limits
-    limits = data_args.limits()
-    return DatasetDict({split: draw_rows(rows, limits[split], seed) for split, rows in splits.items()})
+        splits = load_mixed_rows(data_args, task_args, task, seed)
+    else:
+        splits = load_source_rows(data_args, task_args.column_mapping or {}, task, seed)
+        warn_of_shared_rows(splits)
+        task.prepare(DatasetDict({**splits}))  # on all rows: the labels, for example, do not depend on the limits
+        limits = data_args.limits()
+        splits = {split: draw_rows(rows, limits[split], seed) for split, rows in splits.items()}
+    return draw_shots(DatasetDict({**splits}), task, task_args.num_fewshot or 0, seed)
 
 
-def load_mixed_rows(data_args: DataArguments, task_args: TaskArguments, task: Task, seed: int) -> DatasetDict:
+def load_mixed_rows(data_args: DataArguments, task_args: TaskArguments, task: Task, seed: int) -> dict[str, Dataset]:
     """Load the rows of each source of a mixture, one source after the other, with their names in the column `SOURCE`.
 
     Raises:
@@ -69,7 +72,7 @@ def load_mixed_rows(data_args: DataArguments, task_args: TaskArguments, task: Ta
     for name, source in mixture.sources.items():
         limits = source.limits()
         sources[name] = {split: draw_rows(rows, limits[split], seed) for split, rows in sources[name].items()}
-    return DatasetDict({**mixture.join(sources)})
+    return mixture.join(sources)
 
 
 def load_source_rows(data_args: DataArguments, mapping: dict[str, str], task: Task, seed: int) -> dict[str, Dataset]:

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase, set_seed
 
 from hf_llm.arguments import DataArguments, EvalArguments, TaskArguments
 from hf_llm.data.labelling import Labeller
-from hf_llm.data.prompting import new_prompter
+from hf_llm.data.prompting import Prompter, set_chat_template, task_settings
 from hf_llm.data.rows import load_rows
 from hf_llm.evaluation.generation import BATCH_SIZE
 from hf_llm.evaluation.harness import load_harness
@@ -38,7 +38,7 @@ class Evaluation:
     """A task and its rows, to be scored on one model after another.
 
     Args:
-        rows: as `load_rows` returns them; `train` only serves solved examples.
+        rows: as `load_rows` returns them; `train` is not used.
         args: batch size, seed and precision for this task.
     """
 
@@ -82,9 +82,12 @@ class Evaluation:
         max_length = int(min(self.max_length, positions))
         try:
             if labels is not None:
-                return encode_task(Labeller(tokenizer, self.task, max_length, labels), self.rows["validation"])
-            prompter, rows = new_prompter(tokenizer, self.task, self.rows, self.task_args, max_length, self.args.seed)
-            return encode_task(prompter, rows["validation"])
+                prompter = Labeller(tokenizer, self.task, max_length, labels)
+            else:
+                set_chat_template(tokenizer, self.task_args)
+                settings = task_settings(self.task_args, self.task, self.rows)
+                prompter = Prompter(tokenizer, self.task, max_length, settings)
+            return encode_task(prompter, self.rows["validation"])
         except ValueError as error:  # says which of several tasks
             raise ValueError(f"{self.name}: {error}") from error
 

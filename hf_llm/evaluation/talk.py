@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
 from hf_llm.arguments import ChatArguments
-from hf_llm.data.prompting import new_chat_format, set_chat_template
+from hf_llm.data.prompting import new_chat_format, prompt_settings, set_chat_template
 from hf_llm.evaluation.generation import generate_ids, tokenize_prompts
 from hf_llm.evaluation.thoughts import BEGIN, END, MARK_TOKENS, StopAfterAnswer, decode_answer
 from hf_llm.files import write_json_lines
@@ -49,7 +49,7 @@ class Talk:
         self.model, self.tokenizer, self.args = model, tokenizer, args
         self.interactive = args.message is None and sys.stdin.isatty()
         set_chat_template(tokenizer, args)
-        self.format = new_chat_format(tokenizer, args.prompt_style, args.chat_template_kwargs, args.system_prompt)
+        self.format = new_chat_format(tokenizer, prompt_settings(args))
         if self.format is None:
             note("no chat template: each message is completed by itself, without those before it")
         self.ends = end_token_ids(model, tokenizer, self.format.end if self.format else f"{tokenizer.eos_token}")

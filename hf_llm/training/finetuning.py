@@ -17,7 +17,8 @@ from hf_llm.data.labelling import LabelCollator, Labeller, encode_texts
 from hf_llm.data.mixed_rows import MixedExamples, MixtureReport, add_figures, join_rows
 from hf_llm.data.mixtures import SOURCE, naming_source, read_mixture
 from hf_llm.data.packing import PackingCollator, PackingReport, pack
-from hf_llm.data.prompting import Prompter, new_prompter
+from hf_llm.data.prompt_settings import PromptSettings
+from hf_llm.data.prompting import Prompter
 from hf_llm.evaluation.perplexity import SourceMetrics, TokenMetrics, token_losses
 from hf_llm.models.classifiers import check_classifier, check_prompt_settings, count_positions, labels_to_train
 from hf_llm.models.inspection import can_skip_prompts
@@ -57,15 +58,13 @@ def build_prompter(
     classifier: PreTrainedConfig | None,
     tokenizer: PreTrainedTokenizerBase,
     task: Task,
-    rows: DatasetDict,
-    task_args: TaskArguments,
     max_length: int,
-    seed: int,
-) -> tuple[Prompter | Labeller, DatasetDict]:
-    """Create what encodes the rows for the model, and return it with the rows that are not few-shot examples."""
+    settings: PromptSettings,
+) -> Prompter | Labeller:
+    """Create what encodes the rows of a task for a model that writes, or for one that labels texts."""
     if classifier is None:
-        return new_prompter(tokenizer, task, rows, task_args, max_length, seed)
-    return Labeller(tokenizer, task, max_length, labels_to_train(classifier, task)), rows
+        return Prompter(tokenizer, task, max_length, settings)
+    return Labeller(tokenizer, task, max_length, labels_to_train(classifier, task))
 
 
 def encode_and_pack(

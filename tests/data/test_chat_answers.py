@@ -14,7 +14,8 @@ from hf_llm.data.chat_answers import ChatFormat, completion_after
 from hf_llm.data.chat_turns import encode_conversations
 from hf_llm.data.chats import as_lists, render_chats
 from hf_llm.data.examples import encode_examples, encode_prompts
-from hf_llm.data.prompting import Prompter, check_chat_template, new_prompter
+from hf_llm.data.prompt_settings import PromptSettings
+from hf_llm.data.prompting import Prompter, check_chat_template
 from hf_llm.tasks import load_task
 
 TASK = load_task("summarization")
@@ -98,7 +99,7 @@ def test_what_is_trained_is_the_templates_own_rendering(name):
     tokenizer = chat_tokenizer(template)
     shots = [{"prompt": "Two?", "completion": "Two."}]
     for few in ([], shots):
-        prompter = Prompter(tokenizer, TASK, 512, shots=few)
+        prompter = Prompter(tokenizer, TASK, 512, PromptSettings(shots=few))
         features, _ = encode_examples(ROWS, prompter)
         for row, example in zip(ROWS, features, strict=True):
             shown = [text for shot in few for text in shot.values()]
@@ -128,7 +129,8 @@ def test_a_switch_of_the_template_is_only_named_if_it_helps():
     tokenizer = chat_tokenizer(SWITCHED)
     with pytest.raises(ValueError, match="give `--chat_template_kwargs think_first=false`, with which they agree"):
         encode_examples(ROWS, Prompter(tokenizer, TASK, 512))
-    features, _ = encode_examples(ROWS, Prompter(tokenizer, TASK, 512, template_kwargs={"think_first": False}))
+    settings = PromptSettings(template_kwargs={"think_first": False})
+    features, _ = encode_examples(ROWS, Prompter(tokenizer, TASK, 512, settings))
     turns = [TASK.to_example(ROWS[0])["prompt"], ROWS[0]["summary"]]
     assert features[0]["input_ids"] == whole_ids(tokenizer, turns)
     tokenizer.chat_template = THINKS + "{# think_first #}"
@@ -161,13 +163,13 @@ def test_thoughts_that_are_turned_off_are_not_expected_of_the_answer():
         ({}, "<think>Two and two.</think>Four.<|end|>"),
         ({"enable_thinking": False}, "Four.<|end|>"),
     ):
-        format = ChatFormat(chat_tokenizer(template), [], variables)
+        format = ChatFormat(chat_tokenizer(template), PromptSettings(template_kwargs=variables))
         assert format.completions([example], format.prompts([example]), ["row"]) == [written]
 
 
 def test_the_remedy_of_a_template_that_opens_thoughts_is_to_give_them():
     """It helps, also if the user's message is within the mark of the thoughts, `think`; a conversation is not plain."""
-    format = ChatFormat(chat_tokenizer(THINKS), [])
+    format = ChatFormat(chat_tokenizer(THINKS))
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Four."}]
     remedy = "begin the answers by their thoughts, <think>...</think>, or give another template by `--chat_template"
     assert format.remedy({"messages": messages, "tools": None}) == f"{remedy}`, e.g. chatml"
@@ -213,7 +215,7 @@ def test_an_answer_that_gets_a_space_apart_from_its_prompt_is_refused():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", unk_token="<unk>")
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     with pytest.raises(ValueError, match="ends the prompt `Answer:` within a token that goes on with `Paris`"):
-        ChatFormat(tokenizer, []).ids_after("Answer:", "Paris", [0, 1], [0, 4])
+        ChatFormat(tokenizer).ids_after("Answer:", "Paris", [0, 1], [0, 4])
 
 
 def test_choices_are_ranked_as_they_are_trained(monkeypatch):
@@ -259,7 +261,7 @@ def test_an_untrainable_template_is_refused_before_the_data_are_read(tmp_path):
     tokenizer = chat_tokenizer(THINKS)
     args = TaskArguments("summarization", chat_template=str(tmp_path / "own.jinja"))
     check_chat_template(tokenizer, args)
-    prompter, _ = new_prompter(tokenizer, TASK, DatasetDict(train=ROWS, validation=ROWS), args, 512, 0)
+    prompter = Prompter(tokenizer, TASK, 512)
     assert tokenizer.chat_template == TURNS + START and prompter.prompt_texts([{"prompt": "Q"}]) == [
         "<|user|>Q<|end|>\n<|assistant|>"
     ]
@@ -278,7 +280,7 @@ def test_the_day_in_a_prompt_is_that_of_the_variable_or_of_the_run():
     formats = ["%d %b %Y", "%Y-%m-%d", "%A, %-d %B %y"]
     calls = " ".join(f"{{{{ strftime_now({text!r}) }}}}" for text in formats)
     tokenizer = chat_tokenizer("\n" + calls + TURNS + START)
-    prompter = Prompter(tokenizer, TASK, 512, template_kwargs={"strftime_now": "2024-07-06"})
+    prompter = Prompter(tokenizer, TASK, 512, PromptSettings(template_kwargs={"strftime_now": "2024-07-06"}))
     (text,) = prompter.prompt_texts([{"prompt": "Q"}])
     assert text.startswith("\n06 Jul 2024 2024-07-06 Saturday, 6 July 24<|user|>")
     _, report = encode_examples(ROWS, prompter)
@@ -290,7 +292,7 @@ def test_the_day_in_a_prompt_is_that_of_the_variable_or_of_the_run():
     assert today.prompt_texts([{"prompt": "Q"}]) == [expected]
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", today.format.variables["strftime_now"])
     with pytest.raises(ValueError, match="strftime_now=yesterday: give a date"):
-        Prompter(tokenizer, TASK, 512, template_kwargs={"strftime_now": "yesterday"})
+        Prompter(tokenizer, TASK, 512, PromptSettings(template_kwargs={"strftime_now": "yesterday"}))
 
 
 @pytest.mark.parametrize(
@@ -299,4 +301,4 @@ def test_the_day_in_a_prompt_is_that_of_the_variable_or_of_the_run():
 def test_a_variable_that_the_template_does_not_read_is_refused(name, message):
     """It would have no effect, or break the call."""
     with pytest.raises(ValueError, match=f"`--chat_template_kwargs` {name}: .*{message}"):
-        Prompter(chat_tokenizer(SWITCHED), TASK, 512, template_kwargs={name: True})
+        Prompter(chat_tokenizer(SWITCHED), TASK, 512, PromptSettings(template_kwargs={name: True}))

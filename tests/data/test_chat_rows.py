@@ -7,6 +7,7 @@ from tokenizers import AddedToken
 
 from hf_llm.data.examples import encode_examples, encode_prompts, show_example
 from hf_llm.data.few_shot import draw_shots
+from hf_llm.data.prompt_settings import PromptSettings
 from hf_llm.data.prompting import Prompter
 from hf_llm.tasks import Task
 
@@ -32,7 +33,7 @@ def new_prompter(max_length: int = 64, template: str | None = TURNS, **settings)
     tokenizer = new_tokenizer()
     tokenizer.add_tokens([AddedToken(mark, special=True) for mark in ("<|user|>", "<|assistant|>", "<|end|>")])
     tokenizer.chat_template = template
-    return Prompter(tokenizer, Talk(max_new_tokens=4), max_length, **settings)
+    return Prompter(tokenizer, Talk(max_new_tokens=4), max_length, PromptSettings(**settings))
 
 
 def rows_of(*texts: str) -> Dataset:

@@ -6,6 +6,7 @@ from tokenizers import AddedToken
 
 from hf_llm.data.chat_answers import ChatFormat
 from hf_llm.data.chat_turns import encode_conversations
+from hf_llm.data.prompt_settings import PromptSettings
 
 START = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 TURNS = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}" + START
@@ -31,7 +32,7 @@ def chat_format(template: str, **settings) -> ChatFormat:
     marks = [*roles, "<think>", "</think>", "<call>"]
     tokenizer.add_tokens([AddedToken(mark, special=True) for mark in marks])
     tokenizer.chat_template = template
-    return ChatFormat(tokenizer, [], **settings)
+    return ChatFormat(tokenizer, PromptSettings(**settings))
 
 
 def trained(template: str, messages: list, tools: list | None = None, train_on: str = "assistant") -> list[list[str]]:

@@ -62,7 +62,7 @@ def test_every_use_of_a_template_has_the_limits():
     with pytest.raises(ValueError, match="the chat template"):
         Prompter(tokenizer, load_task("summarization"), 512)
     with pytest.raises(ValueError, match="the chat template"):
-        ChatFormat(tokenizer, [])
+        ChatFormat(tokenizer)
     tokenizer.chat_template = "{{ messages[0].content }}"
     prompter = Prompter(tokenizer, load_task("summarization"), 512)
     tokenizer.chat_template = "{{ 9 ** 9 }}"

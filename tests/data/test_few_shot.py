@@ -4,8 +4,9 @@ import pytest
 from datasets import Dataset, DatasetDict
 from tiny import new_tokenizer
 
+from hf_llm.arguments import TaskArguments
 from hf_llm.data.few_shot import draw_shots
-from hf_llm.data.prompting import Prompter
+from hf_llm.data.prompting import Prompter, task_settings
 from hf_llm.tasks import load_task
 
 TOKENIZER = new_tokenizer()
@@ -17,10 +18,11 @@ ROWS = Dataset.from_list(
 
 def test_few_shot_examples_are_removed_from_their_split():
     """And come before each prompt."""
-    shots, rows = draw_shots(DatasetDict(validation=ROWS), TASK, 2, seed=0)
-    left = {row["summary"] for row in rows["validation"]}
-    assert len(left) == 7 and not left & {shot["completion"] for shot in shots}
-    text = TOKENIZER.decode(Prompter(TOKENIZER, TASK, 512, shots=shots).prompt_ids([{"prompt": "Now this:"}])[0])
+    rows = draw_shots(DatasetDict(validation=ROWS), TASK, 2, seed=0)
+    left, settings = {row["summary"] for row in rows["validation"]}, task_settings(TaskArguments(), TASK, rows)
+    shots = settings.shots
+    assert len(left) == 7 and len(shots) == 2 and not left & {shot["completion"] for shot in shots}
+    text = TOKENIZER.decode(Prompter(TOKENIZER, TASK, 512, settings).prompt_ids([{"prompt": "Now this:"}])[0])
     assert text.endswith(f"{shots[1]['completion']}\n\nNow this:")
 
 
@@ -29,8 +31,8 @@ def test_sentences_without_a_prompt_can_be_few_shot_examples():
     rows = [{"sent_more": f"{i}", "sent_less": "b"} for i in (0, 0, 1, 2)]
     task = load_task("bias")
     for seed in range(5):
-        shots, splits = draw_shots(DatasetDict(validation=Dataset.from_list(rows)), task, 2, seed)
-        texts = {shot["completion"] for shot in shots}
+        splits = draw_shots(DatasetDict(validation=Dataset.from_list(rows)), task, 2, seed)
+        texts = {task.to_example(row)["completion"] for row in splits["fewshot"]}
         assert len(texts) == 2 and not texts & {task.to_example(row)["completion"] for row in splits["validation"]}
 
 
@@ -43,8 +45,8 @@ def test_no_evaluated_row_has_the_prompt_of_a_few_shot_example(split):
         splits["validation"] = rows.select(range(6))
     task = load_task("generation")
     for seed in range(5):
-        shots, left = draw_shots(splits, task, 2, seed)
-        prompts = {shot["prompt"] for shot in shots}
+        left = draw_shots(splits, task, 2, seed)
+        prompts = {task.to_example(row)["prompt"] for row in left["fewshot"]}
         assert len(prompts) == 2 and not prompts & {task.to_example(row)["prompt"] for row in left["validation"]}
     with pytest.raises(ValueError, match=f"`{split}` has . different prompts to draw from"):
         draw_shots(splits, task, 6, seed=0)

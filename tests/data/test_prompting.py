@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_llm.arguments import TaskArguments
 from hf_llm.data.chats import render_chats
+from hf_llm.data.prompt_settings import PromptSettings
 from hf_llm.data.prompting import Prompter, add_chat_template, set_chat_template
 from hf_llm.tasks import load_task
 
@@ -21,7 +22,7 @@ def test_the_chat_template_is_used_if_there_is_one_and_its_end_token_is_trained_
     """By default; `--prompt_style chat` is refused without a template."""
     tokenizer = new_tokenizer()
     with pytest.raises(ValueError, match="has no template; use plain"):
-        Prompter(tokenizer, TASK, 512, "chat")
+        Prompter(tokenizer, TASK, 512, PromptSettings("chat"))
     tokenizer.chat_template = CHAT
     prompter = Prompter(tokenizer, TASK, 512)
     (prompt,), (completion,) = (
@@ -138,7 +139,7 @@ def test_a_system_prompt_is_put_before_chats_without_a_system_message():
     """Before few-shot examples and conversations too. Plain prompts and templates that drop it are refused."""
     tokenizer, _ = add_chat_template(TOKENIZER, TaskArguments("generation", chat_template="chatml"))
     shots = [{"prompt": "1 + 1", "completion": "2"}]
-    prompter = Prompter(tokenizer, TASK, 512, shots=shots, system_prompt="Be kind.")
+    prompter = Prompter(tokenizer, TASK, 512, PromptSettings(shots=shots, system_prompt="Be kind."))
     own = "<|bos|><|im_start|>system\nBe brief."
     given = "<|bos|><|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\n"
     turns = CONVERSATION["messages"]
@@ -152,7 +153,7 @@ def test_a_system_prompt_is_put_before_chats_without_a_system_message():
     texts = prompter.prompt_texts(examples)
     assert [text[: len(start)] for text, start in zip(texts, starts, strict=True)] == starts
     with pytest.raises(ValueError, match=r"`--system_prompt` has no effect on plain prompts: .* chatml"):
-        Prompter(TOKENIZER, TASK, 512, system_prompt="Be kind.")
+        Prompter(TOKENIZER, TASK, 512, PromptSettings(system_prompt="Be kind."))
     tokenizer.chat_template = CHAT.replace("%}<|bos|>{{", "if m.role != 'system' %}<|bos|>{{", 1)
     with pytest.raises(ValueError, match=r"`--system_prompt`: the chat template of .* leaves it out"):
-        Prompter(tokenizer, TASK, 512, system_prompt="Be kind.")
+        Prompter(tokenizer, TASK, 512, PromptSettings(system_prompt="Be kind."))

@@ -179,7 +179,7 @@ def test_errors_name_the_origin_of_a_row_however_it_was_drawn(tmp_path):
         task = load_task(name)
         splits = load_rows(DataArguments(**given), TaskArguments(task=name), task, 0)
         with pytest.raises(ValueError, match=problem):
-            _, splits = draw_shots(splits, task, 2, seed=0)
+            splits = draw_shots(splits, task, 2, seed=0)
             encode_prompts(splits["validation"], Prompter(new_tokenizer(), task, 512))
     sample = load("summarization")["validation"]
     assert sample[ORIGIN][:2] == ["`validation` row 0", "`validation` row 1"]

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_llm.arguments import GenerateArguments
 from hf_llm.data.infilling import SENTINELS
+from hf_llm.data.prompt_settings import PromptSettings
 from hf_llm.data.prompting import new_chat_format
 from hf_llm.data.vocabulary import train_tokenizer
 from hf_llm.evaluation.generation import (
@@ -122,10 +123,8 @@ def test_prompts_use_the_chat_template_by_default():
     chat_tokenizer = new_tokenizer()
     turns = "{% for m in messages %}<|bos|>{{ m.content }}<|eos|>{% endfor %}"
     chat_tokenizer.chat_template = turns + "{% if add_generation_prompt %}<|bos|>{% endif %}"
-    assert new_chat_format(chat_tokenizer, "plain", None) is new_chat_format(new_tokenizer(), None, None) is None
-    prompts = format_prompts(
-        chat_tokenizer, [{"prompt": "Hi."}, {"prompt": "it"}], new_chat_format(chat_tokenizer, None, None)
-    )
+    assert new_chat_format(chat_tokenizer, PromptSettings("plain")) is new_chat_format(new_tokenizer()) is None
+    prompts = format_prompts(chat_tokenizer, [{"prompt": "Hi."}, {"prompt": "it"}], new_chat_format(chat_tokenizer))
     texts = [chat_tokenizer.decode(ids) for ids in prompts]
     assert texts == ["<|bos|>Hi.<|eos|><|bos|>", "<|bos|>it<|eos|><|bos|>"]
 

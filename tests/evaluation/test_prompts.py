@@ -39,7 +39,7 @@ def test_conversations_are_prompts_beside_texts(read, caplog):
     assert rows[1] == {"messages": [USER], "tools": None} and "The last answers in 1 of 3 rows" in caplog.text
     tokenizer = new_tokenizer()
     tokenizer.chat_template = TEMPLATE
-    prompts = tokenizer.batch_decode(format_prompts(tokenizer, rows, new_chat_format(tokenizer, None, None)))
+    prompts = tokenizer.batch_decode(format_prompts(tokenizer, rows, new_chat_format(tokenizer)))
     assert prompts == [
         "clock\nuser: Hi.\nassistant: Hello.\nuser: Hi.\nassistant:",
         "user: Hi.\nassistant:",
