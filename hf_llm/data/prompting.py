@@ -15,6 +15,7 @@ from hf_llm.data.chat_answers import PROBE, ChatFormat, Example, with_thoughts
 from hf_llm.data.chats import DAY
 from hf_llm.data.few_shot import FEWSHOT, example_of
 from hf_llm.data.prompt_settings import PromptSettings
+from hf_llm.data.trained_prompts import record_prompts, warn_of_other_prompts
 from hf_llm.data.vocabulary import add_special_tokens
 from hf_llm.mappings import read_settings
 from hf_llm.tasks import Task
@@ -211,11 +212,14 @@ def task_settings(args: TaskArguments, task: Task, rows: DatasetDict) -> PromptS
 def set_chat_template(
     tokenizer: PreTrainedTokenizerBase, args: TaskArguments | GenerateArguments | ChatArguments
 ) -> None:
-    """Give the tokenizer the chat template of `--chat_template`, with which it is saved; without one do nothing.
+    """Give the tokenizer the chat template of `--chat_template`, with which it is saved; without one it keeps its own.
+
+    A warning says which other settings of prompts the model was trained with.
 
     Raises:
         ValueError: the file cannot be read, or prompts are plain.
     """
+    warn_of_other_prompts(tokenizer, args)
     if args.chat_template is not None:
         if args.prompt_style == "plain":
             raise ValueError("`--chat_template` has no effect with `--prompt_style plain`: leave one of them out")
@@ -289,6 +293,7 @@ def add_chat_template(
     Raises:
         ValueError: as `check_chat_template`.
     """
+    record_prompts(tokenizer, args)
     marks = marks_of_built_in(args.chat_template)
     tokenizer, new = add_special_tokens(tokenizer, marks) if marks else (tokenizer, {})
     if new:

@@ -98,6 +98,15 @@ def new_template(flag: str, source: str) -> RowTemplate:
     Raises:
         ValueError: the file cannot be read, or the template is not valid.
     """
+    return RowTemplate(flag, read_template(flag, source))
+
+
+def read_template(flag: str, source: str) -> str:
+    """The text of a flag's value, which may be the name of a file.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
     if source.endswith(FILES) and "{" not in source:
-        return RowTemplate(flag, read_settings(Path(source).expanduser(), f"`{flag}` {source}"))
-    return RowTemplate(flag, source if "\n" in source else source.replace("\\n", "\n"))
+        return read_settings(Path(source).expanduser(), f"`{flag}` {source}")
+    return source if "\n" in source else source.replace("\\n", "\n")
