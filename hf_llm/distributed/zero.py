@@ -184,3 +184,17 @@ def fit_in_memory(model: Any) -> bool:
     else:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // state.num_processes
     return all(gather_object([needed < free / 2]))
+
+
+def keep_weights_tied(trainer: Trainer) -> None:
+    """Save tied weights once: accelerate copies every tensor of a DeepSpeed model, and copies are not seen as tied."""
+    accelerator = trainer.accelerator
+    get_state_dict, tied = accelerator.get_state_dict, getattr(trainer.model, "all_tied_weights_keys", {})
+
+    def get_tied_state_dict(model: Any, unwrap: bool = True) -> dict[str, torch.Tensor] | None:
+        state = get_state_dict(model, unwrap)  # None on other ranks than 0 in stage 3
+        if state:
+            state |= {name: state[source] for name, source in tied.items() if {name, source} <= state.keys()}
+        return state
+
+    accelerator.get_state_dict = get_tied_state_dict

@@ -17,7 +17,7 @@ from transformers.trainer_utils import SaveStrategy, has_length
 from hf_llm.data.examples import ExamplesReport
 from hf_llm.data.packing import mean_attended_length
 from hf_llm.data.token_folders import TokenRows
-from hf_llm.distributed.zero import DeepSpeedInForce
+from hf_llm.distributed.zero import DeepSpeedInForce, keep_weights_tied
 from hf_llm.files import atomic_path, write_json
 from hf_llm.models.inspection import outputs_besides_logits
 from hf_llm.models.isolation import CheckAttention
@@ -145,6 +145,7 @@ def run_training(
             rows.load(checkpoint)
     model, *_ = trainer_parts(trainer)
     divide_added_losses(trainer, model)
+    keep_weights_tied(trainer)
     throughput = new_throughput(trainer)
     totals = RunTotals(trainer, throughput, checkpoint)
     add_callbacks(trainer, checkpoint, packing, facts, [throughput, totals], callbacks)

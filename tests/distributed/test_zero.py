@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny import new_model
 
-from hf_llm.distributed.zero import DeepSpeedInForce
+from hf_llm.distributed.zero import DeepSpeedInForce, keep_weights_tied
 
 pytestmark = pytest.mark.usefixtures("no_launcher")
 ROOT = Path(__file__).parent.parent.parent
@@ -20,6 +21,17 @@ def test_a_model_without_an_engine_stops_the_run():
     args = SimpleNamespace(deepspeed=ZERO2, hf_deepspeed_config=asked)
     with pytest.raises(RuntimeError, match=r"asked for DeepSpeed .*'stage': 2.* the model is a Linear"):
         DeepSpeedInForce(trainer).on_train_begin(args, SimpleNamespace(is_world_process_zero=True), None)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tied_weights_are_saved_once(tied):
+    """The state of a DeepSpeed model is made of copies, as accelerate's `get_state_dict` makes them for all stages."""
+    model = new_model(tie_word_embeddings=tied)
+    accelerator = SimpleNamespace(get_state_dict=lambda model, unwrap=True: {k: v.clone() for k, v in model.items()})
+    keep_weights_tied(SimpleNamespace(model=model, accelerator=accelerator))
+    state = accelerator.get_state_dict(model.state_dict())
+    assert (state["lm_head.weight"] is state["model.embed_tokens.weight"]) == tied
+    assert torch.equal(state["lm_head.weight"], model.lm_head.weight)
 
 
 DRIVER = """
