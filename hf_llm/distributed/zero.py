@@ -191,8 +191,8 @@ def keep_weights_tied(trainer: Trainer) -> None:
     accelerator = trainer.accelerator
     get_state_dict, tied = accelerator.get_state_dict, getattr(trainer.model, "all_tied_weights_keys", {})
 
-    def get_tied_state_dict(model: Any, unwrap: bool = True) -> dict[str, torch.Tensor] | None:
-        state = get_state_dict(model, unwrap)  # None on other ranks than 0 in stage 3
+    def get_tied_state_dict(model: Any, unwrap: bool = True) -> Any:
+        state: Any = get_state_dict(model, unwrap)  # None on other ranks than 0 in stage 3
         if state:
             state |= {name: state[source] for name, source in tied.items() if {name, source} <= state.keys()}
         return state
