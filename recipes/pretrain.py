@@ -36,7 +36,7 @@ def main():
     with args.main_process_first(desc="reading the data"):
         splits = load_splits(data_args, args.seed)
     tokenizer = load_tokenizer(model_args, splits["train"], checkpoint, objectives.SPECIAL_TOKENS[run_args.objective])
-    objectives.check_objective(data_args, run_args, args, tokenizer)
+    objectives.check_objective(model_args, data_args, run_args, args, tokenizer)
     objectives.set_training_arguments(args, data_args, run_args)
     model = load_model(model_args, tokenizer, data_args.max_length, objectives.AUTO_CLASSES[run_args.objective])
     with args.main_process_first(desc="tokenizing and packing"):

@@ -134,7 +134,8 @@ class MixedExamples:
 
     def metrics(self, prefix: str) -> dict[str, float]:
         """Examples and tokens of each source in an epoch, its share, and how often each example is in the epoch."""
-        return source_figures(prefix, self.rows, self.tokens, self.repetitions, "repetitions")
+        figures = source_figures(prefix, self.rows, self.tokens, self.repetitions, "repetitions")
+        return {f"{prefix}_examples_of_an_epoch": len(self.examples)} | figures
 
 
 class MixedStream(RankRows):

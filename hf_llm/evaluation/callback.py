@@ -14,14 +14,12 @@ from hf_llm.files import write_json_lines
 from hf_llm.tasks import Task
 
 
-def check_best_metric(name: str | None, scores: dict[str, float | str], losses: tuple[str, ...]) -> None:
+def check_best_metric(name: str | None, known: list[str]) -> None:
     """Refuse a `metric_for_best_model` that no evaluation computes, before training starts.
 
     Args:
-        scores: the scores that evaluations add to the Trainer's own; texts among them cannot be compared.
-        losses: names of the Trainer's own.
+        known: names of the Trainer's own scores, and of those that evaluations add.
     """
-    known = [*losses, *(score for score, value in scores.items() if not isinstance(value, str))]
     asked = (name or "loss").removeprefix("eval_")
     if asked not in known:
         (nearest,) = difflib.get_close_matches(asked, known, 1, cutoff=0)
@@ -78,7 +76,7 @@ class TaskEvaluation(TrainerCallback):
             raise ValueError("add TaskEvaluation before EarlyStoppingCallback, which reads its scores")
         if isinstance(metrics := self.trainer.compute_metrics, TokenMetrics | None):  # names of others are unknown
             losses = metrics.names if metrics else ("loss",)
-            check_best_metric(args.metric_for_best_model, self.encoded.reference_scores, losses)
+            check_best_metric(args.metric_for_best_model, [*losses, *self.encoded.score_names()])
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):
         trainer, (model, _) = self.trainer, model_and_tokenizer(self.trainer)

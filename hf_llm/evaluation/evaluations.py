@@ -116,9 +116,10 @@ def check_evaluation(tasks: dict[str, tuple], args: EvalArguments) -> None:
                 raise ValueError(f"`--{flag}` needs models that write, and `{name}` is an encoder: leave it out")
         for task_args, *_ in tasks.values():
             options = task_args.task_options or {}
-            check_classifier(name, classifier, task_args.task, load_task(task_args.task, **options))
+            task = load_task(task_args.task, **options)
+            check_classifier(name, classifier, task_args.task, task)
             if all(classifiers.values()):  # the other model may read them
-                check_prompt_settings(name, task_args)
+                check_prompt_settings(name, task_args, task)
 
 
 def load_evaluations(tasks: dict[str, tuple[TaskArguments, DataArguments, EvalArguments]]) -> list[Evaluation]:

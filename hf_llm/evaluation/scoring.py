@@ -1,6 +1,7 @@
 """Score a model on a task: encode its rows, generate or rank answers, compute its metric."""
 
 import logging
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_llm.data.examples import ExamplesReport, encode_prompts
 from hf_llm.data.labelling import Labeller, encode_texts
+from hf_llm.data.mixtures import SOURCE
 from hf_llm.data.prompting import Prompter
 from hf_llm.evaluation.answers import generate_answers
 from hf_llm.evaluation.generation import BATCH_SIZE
@@ -76,6 +78,24 @@ class EncodedTask:
     prompts: Dataset
     report: ExamplesReport
     reference_scores: dict[str, float | str]
+
+    def __post_init__(self):
+        repeated = [name for name, number in Counter(self.score_names()).items() if number > 1]
+        if repeated:
+            raise ValueError(
+                f"`--mixture`: a source has scores of the name `{repeated[0]}`, which all rows together have too: name "
+                "the source otherwise"
+            )
+
+    def sources(self) -> dict[str, list[int]]:
+        """The numbers of the rows of each source, if they are those of a mixture."""
+        names = np.array(self.rows[SOURCE] if SOURCE in self.rows.column_names else [])
+        return {f"{name}": np.flatnonzero(names == name).tolist() for name in dict.fromkeys(names.tolist())}
+
+    def score_names(self) -> list[str]:
+        """Names of the scores of an evaluation, without texts such as signatures."""
+        names = [name for name, value in self.reference_scores.items() if not isinstance(value, str)]
+        return [*names, *(f"{source}_{name}" for source in self.sources() for name in names)]
 
 
 def encode_task(prompter: Prompter | Labeller, rows: Dataset) -> EncodedTask:
@@ -214,14 +234,14 @@ def answer_and_score(
         rows = encoded.rows.to_list()
         answers = [[task.answer(text, row) for text in each] for each, row in zip(texts, rows, strict=True)]
     references, losses, sampled = prompts["references"], None, sampling is not None
-    scores, row_scores, samples = score_answers(task.metric(), answers, references, sampled)
     if prompts[0].get("completion"):
         losses = completion_losses(model, encoded, **options)
-        scores |= with_interval(weighted_perplexity, losses)
+    scores, row_scores, samples = score_answers(task.metric(), answers, references, sampled)
+    scores |= computed_scores(losses, further) | source_scores(encoded, answers, losses, further, sampled)
+    if losses is not None:
         for one_row, (loss, tokens) in zip(row_scores, losses.tolist(), strict=True):
             one_row["perplexity"] = perplexity(loss / tokens)
     if further:
-        scores |= with_interval(partial(weighted_means, [*further]), np.array([*further.values()]).T)
         row_scores = [
             one | dict(zip(further, more, strict=True))
             for one, more in zip(row_scores, zip(*further.values(), strict=True), strict=True)
@@ -234,6 +254,33 @@ def answer_and_score(
         for ids, row_answers, gold, one_row in zip(prompts["prompt"], shown, references, row_scores, strict=True)
     ]
     return TaskResult(scores, predictions, encoded.report, losses, further, samples)
+
+
+def computed_scores(losses: np.ndarray | None, further: dict[str, list[float]]) -> dict[str, float]:
+    """Scores of a `TaskResult` that its answers do not decide, with their intervals."""
+    scores = {} if losses is None else with_interval(weighted_perplexity, losses)
+    if further:
+        scores |= with_interval(partial(weighted_means, [*further]), np.array([*further.values()]).T)
+    return scores
+
+
+def source_scores(
+    encoded: EncodedTask,
+    answers: list[list[str]],
+    losses: np.ndarray | None,
+    further: dict[str, list[float]],
+    sampled: bool,
+) -> dict[str, float]:
+    """The scores of the rows of each source of a mixture, e.g. `web_accuracy`; none of other rows."""
+    references, metric, scores = encoded.prompts["references"], encoded.prompter.task.metric(), {}
+    for name, rows in encoded.sources().items():
+        own, *_ = score_answers(metric, [answers[i] for i in rows], [references[i] for i in rows], sampled)
+        own |= computed_scores(
+            None if losses is None else losses[rows],
+            {key: [values[i] for i in rows] for key, values in further.items()},
+        )
+        scores |= {f"{name}_{key}": value for key, value in own.items() if not isinstance(value, str)}
+    return scores
 
 
 def rank_choices(model: torch.nn.Module, encoded: EncodedTask, **options) -> tuple[list[str], dict[str, list[float]]]:

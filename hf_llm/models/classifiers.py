@@ -17,7 +17,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from hf_llm.arguments import TaskArguments
+from hf_llm.arguments import ModelArguments, TaskArguments
 from hf_llm.mappings import read_json_file
 from hf_llm.models.adapters import HEAD_CONFIG, base_of_adapter, find_adapter
 from hf_llm.models.inspection import first_position, num_positions
@@ -58,10 +58,27 @@ def find_classifier(name: str | None, trust_remote_code: bool = False) -> PreTra
     if other or config.is_encoder_decoder:
         kind = "an encoder-decoder" if config.is_encoder_decoder else "neither a language model nor an encoder of texts"
         raise ValueError(
-            f"`{name}` ({config.model_type}) is {kind}: take a causal language model such as Llama, or for labels an "
-            "encoder such as BERT"
+            f"`{name}` ({config.model_type}) is {kind}: take a causal language model such as Llama, or an encoder "
+            "such as BERT"
         )
     return None
+
+
+def check_kind(model_args: ModelArguments, auto_class: type) -> None:
+    """Refuse to pretrain a saved model of another kind, before text is tokenized.
+
+    Args:
+        auto_class: of causal or of masked models.
+
+    Raises:
+        ValueError: the model is an encoder-decoder or of images, has a classification head, or is an encoder for text.
+    """
+    name = model_args.model_name_or_path
+    config = find_classifier(name, model_args.trust_remote_code)
+    if config is not None and has_head(config):
+        raise ValueError(f"`{name}` has a classification head, and predicts no tokens: name the model below that head")
+    if config is not None and auto_class is AutoModelForCausalLM:
+        raise ValueError(f"`{name}` ({config.model_type}) is an encoder: give `--objective masked`, or another model")
 
 
 def labels_texts(config: PreTrainedConfig) -> bool:
@@ -102,8 +119,8 @@ def check_classifier(name: str | None, config: PreTrainedConfig, task_name: str,
         )
 
 
-def check_prompt_settings(name: str, task_args: TaskArguments) -> None:
-    """Refuse settings of prompts, which a model that labels texts does not read.
+def check_prompt_settings(name: str, task_args: TaskArguments, task: Task) -> None:
+    """Refuse settings of prompts and of written answers, which a model that labels texts does not read.
 
     Raises:
         ValueError: one is given.
@@ -113,6 +130,11 @@ def check_prompt_settings(name: str, task_args: TaskArguments) -> None:
             raise ValueError(
                 f"`--{setting}` has no effect on `{name}`, an encoder, which reads the texts alone: leave it out"
             )
+    if unread := {*task.writing_options} & {*(task_args.task_options or {})}:
+        raise ValueError(
+            f"`--task_options` {min(unread)} has no effect on `{name}`, an encoder, which gives each text a label by "
+            "its head: leave it out"
+        )
 
 
 def count_positions(config: PreTrainedConfig) -> float:

@@ -244,7 +244,8 @@ def load_model(
     try:
         model = load_weights(model_args.model_name_or_path, model_args, auto_class, **options)
     except Exception as error:  # transformers has no common class for a missing file, a wrong shape, ...
-        raise ValueError(f"cannot load `{model_args.model_name_or_path}`: {one_line(error)}") from error
+        problem, *_ = one_line(error).split(" Model type should be one of")  # a hundred names
+        raise ValueError(f"cannot load `{model_args.model_name_or_path}`: {problem}") from error
     check_fit(model.config, len(tokenizer) - len(new_tokens or ()), max_length, first_position(model))
     if new_tokens:
         extend_embeddings(model, new_tokens)

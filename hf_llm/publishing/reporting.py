@@ -101,7 +101,7 @@ def report_finetuning(trainer: Trainer, figures: dict[str, float], result: TaskR
         "parameters": count_parameters(model),
         "  trained": count_parameters(model, trained=True),
         "steps": f"{trainer.state.global_step:,} of {trainer.state.max_steps:,}",
-        "train examples": figures["train_examples"],
+        "train examples": figures.get("train_examples_of_an_epoch", figures["train_examples"]),
         "  dropped, shortened": f"{figures['train_examples_dropped']:,}, {figures['train_examples_shortened']:,}",
         **({"  packing efficiency": f"{packed:.2%}"} if (packed := figures.get("train_packing_efficiency")) else {}),
         "tokens per second": figures.get("train_tokens_per_second", "no step left"),

@@ -62,6 +62,8 @@ class Task:
     # What a classification head of transformers is trained for, e.g. single_label_classification: the task can also be
     # learned by an encoder such as BERT, which reads `texts`. None: only by a model that writes.
     problem_type: ClassVar[str | None] = None
+    # Options of prompts and of answers that a model writes or ranks; an encoder has no use for them.
+    writing_options: ClassVar[tuple[str, ...]] = ("max_new_tokens", "max_thought_tokens")
 
     def column_names(self) -> list[str]:
         """Names that `--column_mapping` may map a column to."""

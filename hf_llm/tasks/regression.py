@@ -28,6 +28,7 @@ class Regression(Task):
     text_columns = Understanding.text_columns
     optional_columns = Understanding.optional_columns
     document_column = "text"
+    writing_options = (*Task.writing_options, "decimals")
     problem_type = "regression"
     label_names = ("number",)  # of the only output of the head
 

@@ -61,6 +61,7 @@ class Understanding(Task):
     text_columns = ("text", "text2", "text3")
     optional_columns = ("text2", "text3")
     document_column = "text"
+    writing_options = (*Task.writing_options, "scoring", "show_labels")
 
     def __post_init__(self):
         if self.scoring not in ("likelihood", "normalized", "generated"):
@@ -217,14 +218,18 @@ class Understanding(Task):
         return Classification(self.label_names[1] if len(self.label_names) == 2 else None)
 
     def sample(self):
-        """Paragraphs of Python's documentation, labeled with their package; the four most frequent packages."""
+        """Paragraphs of Python's documentation, labeled with one of four packages; equally many of each."""
         splits = {split: list(paragraphs(rows)) for split, rows in python_docs().items()}
         held_out = {row["text"] for row in splits["validation"]}
         splits["train"] = [row for row in splits["train"] if row["text"] not in held_out]
-        trained = {row["label"] for row in splits["train"]}
-        counts = Counter(row["label"] for row in splits["validation"] if row["label"] in trained)
-        packages = [name for name, _ in counts.most_common(4)]
-        kept = {split: [row for row in rows if row["label"] in packages] for split, rows in splits.items()}
+        counts = {split: Counter(row["label"] for row in rows) for split, rows in splits.items()}
+        common = counts["train"] & counts["validation"]  # the smaller number of the two
+        packages = [name for name, _ in common.most_common(4)]
+        kept: dict[str, list[dict[str, str]]] = {}
+        for split, rows in splits.items():
+            each = min(counts[split][name] for name in packages)
+            labelled = [[row for row in rows if row["label"] == name][:each] for name in packages]
+            kept[split] = [row for group in zip(*labelled, strict=True) for row in group]
         return DatasetDict({split: Dataset.from_list(rows) for split, rows in kept.items()})
 
 

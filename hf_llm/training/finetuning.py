@@ -46,7 +46,11 @@ def check_model(
         return
     name = f"{model_args.model_name_or_path}"
     check_classifier(name, classifier, task_args.task, task)
-    check_prompt_settings(name, task_args)
+    check_prompt_settings(name, task_args, task)
+    if task_args.train_on != "assistant":
+        raise ValueError(f"`--train_on` has no effect on `{name}`, an encoder, which learns labels: leave it out")
+    if data_args.packing:
+        logger.info(f"`{name}` is an encoder, which reads each row by itself: nothing is packed")
     if data_args.max_length > (positions := count_positions(classifier)):
         raise ValueError(
             f"`--max_length` {data_args.max_length} is beyond the model's {positions} positions: give `--max_length "
@@ -149,7 +153,7 @@ def finetuning_options(
     """Keyword arguments of the Trainer for fine-tuning: evaluation rows, tokenizer, collator, metrics and loss.
 
     Raises:
-        ValueError: the rows would be evaluated in an order that mixes the sources.
+        ValueError: an argument of the Trainer does not go with the rows.
     """
     tokenizer = prompter.tokenizer
     rows = join_rows([*validation.values()]) if isinstance(validation, dict) else validation
@@ -162,22 +166,46 @@ def finetuning_options(
             "processing_class": tokenizer,
             "data_collator": LabelCollator(tokenizer),
             "compute_loss_func": loss,
+            "compute_metrics": metrics_of_sources(LabelMetrics, validation, args),
+            "preprocess_logits_for_metrics": loss.of_rows,
         }
-    metrics = TokenMetrics()
-    if isinstance(validation, dict):
-        if args.train_sampling_strategy == "group_by_length":
-            raise ValueError(
-                "`--train_sampling_strategy` group_by_length would mix the sources of `--mixture`: leave it out"
-            )
-        metrics = SourceMetrics({name: TokenMetrics() for name in validation}, [*map(len, validation.values())])
     pad_token_id: Any = tokenizer.pad_token_id
     return {
         "eval_dataset": rows,
         "processing_class": tokenizer,
         "data_collator": PackingCollator(pad_token_id, packing, can_skip_prompts(model, args)),
-        "compute_metrics": metrics,
+        "compute_metrics": metrics_of_sources(TokenMetrics, validation, args),
         "preprocess_logits_for_metrics": token_losses,
     }
+
+
+def metrics_of_sources(
+    kind: type[TokenMetrics], validation: Dataset | dict[str, Dataset], args: TrainingArguments
+) -> TokenMetrics:
+    """Create the metrics of rows to evaluate on, of a mixture with those of each source.
+
+    Raises:
+        ValueError: the rows would be evaluated in an order that mixes the sources.
+    """
+    if not isinstance(validation, dict):
+        return kind()
+    if args.train_sampling_strategy == "group_by_length":
+        raise ValueError(
+            "`--train_sampling_strategy` group_by_length would mix the sources of `--mixture`: leave it out"
+        )
+    return SourceMetrics({name: kind() for name in validation}, [*map(len, validation.values())])
+
+
+class LabelMetrics(TokenMetrics):
+    """Mean loss of the labels, as `TokenMetrics` has it of tokens; a perplexity of labels has no meaning."""
+
+    names = ("loss",)
+
+    def join(self, others):
+        return LabelMetrics()
+
+    def scores(self, loss, tokens):
+        return {"loss": loss / tokens}
 
 
 @dataclass
@@ -197,11 +225,19 @@ class LabelLoss:
             labels: (B, 1) numbers of labels, or gold numbers of a regression; (B, labels) of several labels, 0 or 1.
             num_items_in_batch: labels of the step; None: those of this batch.
         """
-        logits = outputs["logits"].float()
-        if self.problem_type == "regression":
-            loss = mse_loss(logits, labels.float(), reduction="sum")
-        elif self.problem_type == "multi_label_classification":
-            loss = binary_cross_entropy_with_logits(logits, labels.float(), reduction="sum")
-        else:
-            loss = cross_entropy(logits, labels.view(-1), reduction="sum", label_smoothing=self.smoothing)
+        loss = self.of_labels(outputs["logits"], labels).sum()
         return loss / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
+
+    def of_labels(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Compute the loss of each label, of the shape of `labels`."""
+        if self.problem_type == "regression":
+            return mse_loss(logits.float(), labels.float(), reduction="none")
+        if self.problem_type == "multi_label_classification":
+            return binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none")
+        options: dict[str, Any] = {"reduction": "none", "label_smoothing": self.smoothing}
+        return cross_entropy(logits.float(), labels.view(-1), **options)[:, None]
+
+    def of_rows(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Sum and count the losses of every row, for `Trainer(preprocess_logits_for_metrics=...)`: (B, 2) float64."""
+        losses = self.of_labels(logits, labels).double()
+        return torch.stack([losses.sum(1), torch.full_like(losses[:, 0], losses.shape[1])], dim=1)

@@ -23,7 +23,7 @@ from transformers.loss.loss_utils import ForMaskedLMLoss
 from transformers.trainer_pt_utils import LabelSmoother
 from transformers.utils import ModelOutput
 
-from hf_llm.arguments import PretrainArguments, TextArguments
+from hf_llm.arguments import ModelArguments, PretrainArguments, TextArguments
 from hf_llm.data.arrow import token_table
 from hf_llm.data.infilling import SENTINELS, InfillingReport, infilling_converter, sentinel_ids, tokenize_for_infilling
 from hf_llm.data.locations import find_sources
@@ -42,6 +42,7 @@ from hf_llm.evaluation.perplexity import (
     masked_token_losses,
     token_losses,
 )
+from hf_llm.models.classifiers import check_kind
 from hf_llm.models.inspection import first_position
 
 logger = logging.getLogger(__name__)
@@ -52,13 +53,19 @@ Reports = dict[str, list[PackingReport | InfillingReport | StreamedRows | MixedR
 
 
 def check_objective(
-    data_args: TextArguments, run_args: PretrainArguments, args: TrainingArguments, tokenizer: PreTrainedTokenizerBase
+    model_args: ModelArguments,
+    data_args: TextArguments,
+    run_args: PretrainArguments,
+    args: TrainingArguments,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     """Refuse settings that do not fit together, before any work.
 
     Raises:
-        ValueError: the tokenizer lacks what the objective needs; the stream has no end, or too many readers.
+        ValueError: the model is of another kind, or the tokenizer lacks what the objective needs; the stream has no
+            end, or too many readers.
     """
+    check_kind(model_args, AUTO_CLASSES[run_args.objective])
     known = ["loss", "perplexity", *(["bits_per_byte"] if run_args.objective != "masked" else [])]
     sources = read_mixture(data_args).sources if data_args.mixture else {"": data_args}
     if data_args.mixture:

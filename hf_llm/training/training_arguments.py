@@ -23,7 +23,7 @@ from hf_llm.messages import disable_progress_bars, one_line
 logger = logging.getLogger(__name__)
 
 LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "ter", "repetition", "mean_absolute_error")
-LOWER_ENDS = ("_loss", "_perplexity", "_bits_per_byte")  # of a source of a mixture, e.g. `web_loss`
+LOWER_ENDS = tuple(f"_{name}" for name in LOWER_IS_BETTER)  # of a source of a mixture, e.g. `web_loss`
 PACKAGES = {"azure_ml": "azureml-sdk", "flyte": "flytekit"}  # of trackers with another name
 # Fields whose other values are refused: the only one that a recipe works with, and what to do instead.
 ONLY_VALUES: dict[str, tuple[Any, str]] = {

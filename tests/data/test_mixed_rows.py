@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tiny import STOCK, TEXTS, new_model, new_tokenizer
 from transformers import Trainer, TrainingArguments
 
-from hf_llm.arguments import PretrainArguments, TextArguments
+from hf_llm.arguments import ModelArguments, PretrainArguments, TextArguments
 from hf_llm.data.mixed_rows import MixedExamples, MixedRows
 from hf_llm.data.mixtures import Mixture, endless_order, spread
 from hf_llm.data.sources import load_splits
@@ -84,7 +84,7 @@ def test_examples_are_drawn_and_repeated_by_their_shares():
     assert len({*numbers[:5]}) == 5 and sorted(Counter(numbers[5:]).values()) == [2, 2, 3, 3]
     figures = examples.metrics("train")
     assert figures["train_a_share"] == 5 / 15 and figures["train_b_repetitions"] == 2.5
-    assert figures["train_b_tokens"] == 20
+    assert figures["train_b_tokens"] == 20 and figures["train_examples_of_an_epoch"] == 15
 
 
 def write_mixture(folder):
@@ -108,7 +108,7 @@ def new_run(folder, data_args, splits):
         **STOCK | {"max_steps": 6, "save_strategy": "steps", "save_steps": 4, "per_device_train_batch_size": 16},
     )
     tokenizer = new_tokenizer()
-    check_objective(data_args, run_args, args, tokenizer)
+    check_objective(ModelArguments(), data_args, run_args, args, tokenizer)
     set_training_arguments(args, data_args, run_args)
     model = new_model()
     train, validation, reports = tokenize_and_pack(splits, tokenizer, data_args, run_args, args)

@@ -172,7 +172,7 @@ def test_filling_in_the_middle_is_refused_on_tokens(folder):
     data_args, run_args = TextArguments(train_file=[folder]), PretrainArguments(objective="fim")
     args = type("Args", (), {"metric_for_best_model": None})()
     with pytest.raises(ValueError, match="`--objective` fim rearranges text, but `--train_file` is a folder of tokens"):
-        check_objective(data_args, run_args, args, TOKENIZER)
+        check_objective(ModelArguments(), data_args, run_args, args, TOKENIZER)
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "missing"])

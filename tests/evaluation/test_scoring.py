@@ -13,10 +13,11 @@ from transformers import (
 )
 
 from hf_llm.data.labelling import Labeller
+from hf_llm.data.mixtures import SOURCE
 from hf_llm.data.prompting import Prompter
 from hf_llm.evaluation import scoring
 from hf_llm.evaluation.callback import TaskEvaluation
-from hf_llm.evaluation.scoring import encode_task, evaluate_task, rank_choices
+from hf_llm.evaluation.scoring import EncodedTask, encode_task, evaluate_task, rank_choices
 from hf_llm.tasks import load_task
 
 
@@ -31,6 +32,22 @@ def test_choices_are_ranked_by_the_sum_or_per_token(monkeypatch):
         assert rank_choices(model, encoded) == ([choice], {})
     monkeypatch.setattr(task, "scoring", "normalized")
     assert rank_choices(model, encoded) == (["not good at all"], {})
+
+
+def test_each_source_of_a_mixture_has_scores_of_its_own():
+    """Equal to those of its rows alone, intervals included; a name that would be that of another score is refused."""
+    rows = Dataset.from_list([{"instruction": f"Count to {n}.", "output": "1 2 3"[: 2 * n + 1]} for n in range(1, 6)])
+    task, model, tokenizer = load_task("generation", max_new_tokens=4), new_model(), new_tokenizer()
+    task.prepare(DatasetDict())
+    mixed = rows.add_column(SOURCE, ["web", "web", "faq", "faq", "faq"])
+    result = evaluate_task(model, tokenizer, task, mixed, show_progress=False)
+    alone = evaluate_task(model, tokenizer, task, rows.select([2, 3, 4]), show_progress=False)
+    names = [name for name in alone.scores if f"faq_{name}" in result.scores]
+    assert {"perplexity", "perplexity_ci95_low", "repetition"} <= {*names}
+    assert [result.scores[f"faq_{name}"] for name in names] == pytest.approx([alone.scores[name] for name in names])
+    clash = rows.add_column(SOURCE, ["web", "web", "web", "web", "distinct"])
+    with pytest.raises(ValueError, match="a source has scores of the name"):
+        EncodedTask(None, clash, clash, None, {"2": 0.0, "distinct_2": 0.0})
 
 
 def test_an_encoder_needs_no_prompter(tmp_path):

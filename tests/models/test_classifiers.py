@@ -4,12 +4,19 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 from tiny import new_tokenizer, save_model
-from transformers import AutoConfig, AutoModelForMaskedLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from hf_llm.arguments import AdapterArguments, ModelArguments
 from hf_llm.data.labelling import LabelCollator, Labeller, encode_texts
 from hf_llm.models.adapters import save_adapter_configs
-from hf_llm.models.classifiers import check_classifier, count_positions, find_classifier, labels_to_train, match_labels
+from hf_llm.models.classifiers import (
+    check_classifier,
+    check_kind,
+    count_positions,
+    find_classifier,
+    labels_to_train,
+    match_labels,
+)
 from hf_llm.models.loading import load_for_generation, load_to_evaluate, load_to_finetune
 from hf_llm.tasks import load_task
 
@@ -83,6 +90,20 @@ def test_models_of_other_kinds_are_refused_at_once(model_type, kind, tmp_path):
     for refuse in (find_classifier, load_for_generation):
         with pytest.raises(ValueError, match=rf"\({model_type}\) is {kind}.*: take a causal language model such as"):
             refuse(str(tmp_path))
+
+
+def test_an_objective_is_refused_a_model_of_another_kind(tmp_path):
+    """Before text is tokenized: an encoder does not write, and a classification head predicts no tokens."""
+    encoder = ModelArguments(model_name_or_path=save_encoder(tmp_path / "base"))
+    check_kind(encoder, AutoModelForMaskedLM), check_kind(ModelArguments(), AutoModelForCausalLM)
+    with pytest.raises(ValueError, match=r"\(roberta\) is an encoder: give `--objective masked`"):
+        check_kind(encoder, AutoModelForCausalLM)
+    AutoConfig.for_model("llama", architectures=["LlamaForSequenceClassification"]).save_pretrained(tmp_path / "head")
+    with pytest.raises(ValueError, match="has a classification head, and predicts no tokens: name the model below"):
+        check_kind(ModelArguments(model_name_or_path=str(tmp_path / "head")), AutoModelForCausalLM)
+    AutoConfig.for_model("bart").save_pretrained(tmp_path / "bart")  # transformers has a masked class of it
+    with pytest.raises(ValueError, match="is an encoder-decoder: take a causal language model"):
+        check_kind(ModelArguments(model_name_or_path=str(tmp_path / "bart")), AutoModelForMaskedLM)
 
 
 def test_labels_are_matched_by_name_never_by_number():

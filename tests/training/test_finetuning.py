@@ -3,12 +3,13 @@
 import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
-from transformers import AutoConfig
+from transformers import AutoConfig, EvalPrediction
 from transformers.trainer_pt_utils import LabelSmoother
 
 from hf_llm.arguments import DataArguments, ModelArguments, TaskArguments
+from hf_llm.evaluation.perplexity import SourceMetrics
 from hf_llm.tasks import load_task
-from hf_llm.training.finetuning import LabelLoss, check_model
+from hf_llm.training.finetuning import LabelLoss, LabelMetrics, check_model
 
 STOCK_LOSS = {  # what the models of transformers compute
     "regression": lambda logits, labels: mse_loss(logits, labels.float()),
@@ -30,6 +31,22 @@ def test_micro_batches_add_up_to_the_mean_loss_of_the_step(problem_type):
     assert whole.item() == pytest.approx(STOCK_LOSS[problem_type](logits, labels).item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("problem_type", [*STOCK_LOSS])
+def test_the_loss_of_held_out_rows_is_their_mean_also_of_each_source(problem_type):
+    """Batches need not have equally many rows, and one may have rows of two sources."""
+    torch.manual_seed(0)
+    logits, loss = torch.randn(7, 1 if problem_type == "regression" else 3), LabelLoss(problem_type)
+    labels = {"regression": torch.randn(7, 1).double(), "single_label_classification": torch.randint(3, (7, 1))}
+    labels = labels.get(problem_type, torch.randint(2, (7, 3)).double())
+    metrics, rows = SourceMetrics({"a": LabelMetrics(), "b": LabelMetrics()}, [3, 4]), loss.of_rows(logits, labels)
+    metrics(EvalPrediction(rows[:5], None), False)
+    scores = metrics(EvalPrediction(rows[5:], None), True)
+    parts = {"loss": slice(None), "a_loss": slice(3), "b_loss": slice(3, None)}
+    assert scores == {
+        name: pytest.approx(loss({"logits": logits[part]}, labels[part]).item()) for name, part in parts.items()
+    }
+
+
 def test_label_smoothing_is_that_of_the_trainer():
     """Of classes."""
     torch.manual_seed(0)
@@ -43,6 +60,9 @@ def test_label_smoothing_is_that_of_the_trainer():
     [
         ("summarization", {}, "`--task` summarization needs a model that writes, and `m` .bert. is an encoder"),
         ("understanding", {"system_prompt": "Be kind."}, "`--system_prompt` has no effect on `m`, an encoder"),
+        ("understanding", {"train_on": "all"}, "`--train_on` has no effect on `m`, an encoder"),
+        ("understanding", {"task_options": {"scoring": "generated"}}, "`--task_options` scoring has no effect on `m`"),
+        ("regression", {"task_options": {"decimals": "1"}}, "`--task_options` decimals has no effect on `m`"),
         ("understanding", {"num_fewshot": 2}, "`--num_fewshot` has no effect on `m`, an encoder"),
         ("understanding", {}, "`--max_length` 1024 is beyond the model's 40 positions: give `--max_length 40` or less"),
     ],
@@ -53,4 +73,4 @@ def test_an_encoder_is_refused_what_it_cannot_do(task, settings, message):
     config = AutoConfig.for_model("bert", **sizes)
     arguments = ModelArguments(model_name_or_path="m"), TaskArguments(task=task, **settings), DataArguments()
     with pytest.raises(ValueError, match=message):
-        check_model(config, *arguments, load_task(task))
+        check_model(config, *arguments, load_task(task, **settings.get("task_options", {})))

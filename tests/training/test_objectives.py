@@ -44,7 +44,7 @@ def new_run(
     data_args = TextArguments(max_length=max_length, packing=packing, streaming=streaming)
     args = TrainingArguments(str(folder), **STOCK | {"learning_rate": 3e-3} | settings)
     tokenizer = train_tokenizer(TEXTS, 300, special_tokens=SPECIAL_TOKENS[objective])
-    check_objective(data_args, run_args, args, tokenizer)
+    check_objective(ModelArguments(), data_args, run_args, args, tokenizer)
     set_training_arguments(args, data_args, run_args)
     set_seed(1)
     if objective == "masked":
@@ -244,7 +244,8 @@ def test_the_check_of_an_objective_does_not_change_the_training_arguments(tmp_pa
     args = TrainingArguments(str(tmp_path), **STOCK | {"max_steps": 1})
     run_args, data_args = PretrainArguments(objective="masked"), TextArguments(streaming=True)
     before = args.to_dict() | {"accelerator_config": args.accelerator_config.to_dict()}
-    check_objective(data_args, run_args, args, train_tokenizer(TEXTS, 300, special_tokens=SPECIAL_TOKENS["masked"]))
+    tokenizer = train_tokenizer(TEXTS, 300, special_tokens=SPECIAL_TOKENS["masked"])
+    check_objective(ModelArguments(), data_args, run_args, args, tokenizer)
     assert args.to_dict() | {"accelerator_config": args.accelerator_config.to_dict()} == before
     set_training_arguments(args, data_args, run_args)
     assert args.ignore_data_skip and args.accelerator_config.dispatch_batches is False
