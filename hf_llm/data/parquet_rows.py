@@ -183,7 +183,7 @@ def rows_of(stream: FileStream, batch: pa.RecordBatch, first: int) -> list[dict[
     stream.length += batch.nbytes
     for number, row in enumerate(values, first):
         for name, label in labels.items():
-            row[name] = None if row[name] in (None, -1) else label.int2str(row[name])
+            row[name] = name_numbers(row[name], label.names)
         for name, value in row.items():
             if isinstance(value, bytes):
                 row[name] = decode_text(value)
@@ -251,9 +251,17 @@ def read_arrow_batch(stream: FileStream, batch: pa.RecordBatch, column: Columns,
 
 
 def class_columns(schema: pa.Schema) -> dict[str, ClassLabel]:
-    """The columns of numbered labels, with the names that `datasets` wrote into the schema."""
+    """The columns of numbered labels, or of lists of them, with the names that `datasets` wrote into the schema."""
     features = Features.from_arrow_schema(schema) if b"huggingface" in (schema.metadata or {}) else {}
-    return {name: label for name, label in features.items() if isinstance(label, ClassLabel)}
+    items = {name: getattr(feature, "feature", feature) for name, feature in features.items()}
+    return {name: label for name, label in items.items() if isinstance(label, ClassLabel)}
+
+
+def name_numbers(value: Any, names: list[str]) -> Any:
+    """Return the name of a class, None of a number below 0; of a list of numbers, the list of names."""
+    if isinstance(value, list):
+        return [name_numbers(number, names) for number in value]
+    return None if value is None or value < 0 else names[value]
 
 
 def read_classes(path: str) -> dict[str, ClassLabel]:

@@ -1,5 +1,6 @@
 """Load the rows of a task from files or the Hub, with the column names that the task uses."""
 
+import itertools
 import json
 import logging
 from collections import Counter
@@ -9,15 +10,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, concatenate_datasets
+from datasets import ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, List, concatenate_datasets
 
 from hf_llm.arguments import DataArguments, ReadingArguments, TaskArguments
+from hf_llm.data.arrow import column as column_of
 from hf_llm.data.byte_streams import file_format
 from hf_llm.data.checks import refuse_bad_files
 from hf_llm.data.few_shot import draw_shots
 from hf_llm.data.locations import find_files, split_patterns
 from hf_llm.data.mixtures import SOURCE, naming_source, read_mixture
-from hf_llm.data.parquet_rows import read_classes
+from hf_llm.data.parquet_rows import name_numbers, read_classes
 from hf_llm.data.readers import read_rows
 from hf_llm.data.sentences import join_sentences
 from hf_llm.data.sources import load_hub_splits, split_validation
@@ -175,9 +177,15 @@ def read_files(
                 f"`{argument}` {' '.join(patterns)}: the values of column `{name}` are of several types, or of one "
                 f"that cannot be stored: {one_line(error)}: write all of them as texts"
             ) from None
-    labels = {name: label for path in paths for name, label in read_classes(path).items()}
-    labels = {name: label for name, label in labels.items() if {*columns[name].to_pylist()} <= {None, *label.names}}
-    table = pa.table(columns | {name: label.cast_storage(columns[name]) for name, label in labels.items()})
+    labels: dict[str, Any] = {}
+    for name, label in {name: label for path in paths for name, label in read_classes(path).items()}.items():
+        values = columns[name].to_pylist()
+        if not any(isinstance(value, list) for value in values) and {*values} <= {None, *label.names}:
+            columns[name], labels[name] = label.cast_storage(columns[name]), label
+        elif {*itertools.chain.from_iterable(value or [] for value in values)} <= {*label.names}:
+            numbers = [value and label.str2int(value) for value in values]
+            columns[name], labels[name] = pa.array(numbers, pa.list_(pa.int64())), List(label)
+    table = pa.table(columns)
     return Dataset(table, DatasetInfo(features=Features(Features.from_arrow_schema(table.schema) | labels)))
 
 
@@ -217,6 +225,9 @@ def to_task_columns(rows: Dataset, split: str, task: Task, mapping: dict[str, st
     check_mapping(mapping, columns, split, task)
     replaced = [name for name in mapping.values() if name in columns and name not in mapping]
     rows = rows.remove_columns(replaced).rename_columns(mapping)
+    known = {*task.columns, *(name for others in task.columns.values() for name in others)} - {*rows.column_names}
+    lower = {name.lower().replace(" ", "_"): name for name in rows.column_names}  # Question, Answer, sentence_A
+    rows = rows.rename_columns({name: new for new, name in lower.items() if new in known})
     for name in task.nested_columns:
         for match in {name, *task.columns.get(name, ())} & {*rows.column_names}:
             rows = parse_column(rows, match, split)
@@ -248,13 +259,6 @@ def to_task_columns(rows: Dataset, split: str, task: Task, mapping: dict[str, st
     return task.select(rows, split)
 
 
-def name_numbers(value: Any, names: list[str]) -> Any:
-    """Return the name of a class, None of a number below 0; of a list of numbers, the list of names."""
-    if isinstance(value, list):
-        return [name_numbers(number, names) for number in value]
-    return None if value is None or value < 0 else names[value]
-
-
 def choose_columns(rows: Dataset, task: Task) -> dict[str, str]:
     """Choose the column of the data for each column of a task: of its own name, or the first of its other names.
 
@@ -266,6 +270,8 @@ def choose_columns(rows: Dataset, task: Task) -> dict[str, str]:
     for name, alternatives in task.columns.items():
         matches = [match for match in (name, *alternatives) if match in rows.column_names]
         matches = [match for match in matches if match not in chosen.values()]
+        if len(matches) > 1:  # a column of nulls is the last
+            matches.sort(key=lambda match: column_of(rows.select_columns(match), match).null_count == len(rows))
         if name in task.optional_columns:  # another name says little if the column does not hold texts
             matches = [match for match in matches if match == name or text_size(rows[:10][match])]
         if matches:

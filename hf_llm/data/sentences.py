@@ -8,7 +8,7 @@ from hf_llm.data.arrow import column as column_of
 from hf_llm.messages import ORIGIN
 
 # Names that dictionaries of texts have for them: HotpotQA, MS MARCO, PubMedQA, NarrativeQA.
-BODIES = ("sentences", "passage_text", "contexts", "text", "content")
+BODIES = ("sentences", "passage_text", "paragraph_text", "contexts", "text", "content")
 
 
 def join_sentences(rows: Dataset, column: str, split: str, optional: bool) -> Dataset:
@@ -39,12 +39,14 @@ def join_texts(value: Any) -> str | None:
         return value
     if isinstance(value, list):
         texts = [join_texts(item) for item in value]
-        return " ".join(text for text in texts if text is not None) if None not in texts else None
+        separator = "\n" if any(isinstance(item, dict) for item in value) else " "
+        return separator.join(text for text in texts if text is not None) if None not in texts else None
     if not isinstance(value, dict):
         return None
     titles, body = value.get("title"), next((value[name] for name in BODIES if name in value), None)
     if not (isinstance(titles, list) and isinstance(body, list) and len(titles) == len(body)):
-        return join_texts(body)
+        text = join_texts(body)
+        return f"{titles}: {text}" if text and isinstance(titles, str) else text
     texts = [join_texts(item) for item in body]
     lines = [f"{title}: {text}" for title, text in zip(titles, texts, strict=True)]
     return "\n".join(lines) if None not in texts else None

@@ -18,7 +18,7 @@ from hf_llm.conversations import (
     read_conversation,
     without_nulls,
 )
-from hf_llm.messages import add_origin
+from hf_llm.messages import ORIGIN, add_origin
 from hf_llm.metrics import load_metric
 from hf_llm.metrics.answers import check_pattern, find_answer, gold_answers
 from hf_llm.metrics.base import TaskMetric
@@ -30,6 +30,7 @@ from hf_llm.tasks import Task, reference_list, refuse_wrong_answers
 logger = logging.getLogger(__name__)
 
 TURNS = ("last", "every")
+TREE = {"message_id", "parent_id", "role", "text"}  # columns of OpenAssistant, whose rows are single messages
 
 
 @dataclass
@@ -63,6 +64,8 @@ class Chat(Task):
 
     def adapt(self, rows):
         """Read the conversations into the columns `messages` and `tools`, as JSON text: nothing is filled in there."""
+        if {*rows.column_names} >= TREE:
+            rows = trees_of(rows)
         refuse_wrong_answers(rows)
         if unused := [name for name in REJECTED if name in rows.column_names]:
             logger.warning(f"`{unused[0]}` is not used: only the preferred answers are trained on")
@@ -141,6 +144,24 @@ class Chat(Task):
         """Two questions about a Python module, answered from its documentation."""
         rows = {split: [*filter(None, map(sample_row, docs.to_list()))] for split, docs in python_docs().items()}
         return DatasetDict({split: Dataset.from_list(samples) for split, samples in rows.items()})
+
+
+def trees_of(rows: Dataset) -> Dataset:
+    """Join messages that are a row each to trees, of which `read_conversation` takes the best replies.
+
+    Raises:
+        ValueError: no message is the first of a conversation.
+    """
+    nodes = {row["message_id"]: {**row, "replies": []} for row in rows.to_list()}
+    first = [node for node in nodes.values() if node["parent_id"] is None]
+    replies = [node for node in nodes.values() if node["parent_id"] in nodes]
+    if not first:
+        raise ValueError("no message is the first of a conversation, whose `parent_id` is empty: give whole trees")
+    if lost := len(rows) - len(first) - len(replies):
+        logger.warning(f"{lost} of {len(rows)} messages are not used: what they reply to is missing")
+    for node in replies:
+        nodes[node["parent_id"]]["replies"].append(node)
+    return Dataset.from_list([{"prompt": json.dumps(node, default=str), ORIGIN: node.get(ORIGIN)} for node in first])
 
 
 def read_exchange(row: dict[str, Any]) -> Conversation | None:

@@ -10,9 +10,14 @@ from hf_llm.messages import add_origin
 from hf_llm.metrics.answers import gold_answers
 from hf_llm.python_docs import python_docs
 from hf_llm.tasks import reference_list, refuse_wrong_answers
-from hf_llm.tasks.chat import Chat
+from hf_llm.tasks.chat import TREE, Chat
 
-INSTRUCTION = {"instruction": ("prompt", "question"), "output": ("completion", "response", "answer")}
+INSTRUCTION = {
+    "instruction": (
+        *("prompt", "question", "definition", "problem", "query", "inputs_pretokenized", "inputs", "input"),
+    ),
+    "output": (*("completion", "response", "solution", "answer", "code", "targets_pretokenized", "targets", "target"),),
+}
 
 
 @dataclass
@@ -22,7 +27,7 @@ class Generation(Chat):
     columns: ClassVar = {
         "system": ("system_prompt",),
         "instruction": INSTRUCTION["instruction"],
-        "input": ("context",),
+        "input": ("context", "inputs"),
         "output": INSTRUCTION["output"],
         "messages": (),
         "tools": (),
@@ -64,8 +69,10 @@ class Generation(Chat):
 
 
 def is_conversation(rows: Dataset) -> bool:
-    """Whether rows are conversations: they have earlier turns or tools, or messages and no instruction with output."""
+    """Whether rows are conversations, or messages of some: with earlier turns, tools, or no instruction with output."""
     names = {*rows.column_names}
+    if names >= TREE:
+        return True
     if any(parse_if_nested(value) for name in {"history", "tools", "functions"} & names for value in rows[name][:]):
         return True
     with add_origin(rows[0]):

@@ -18,7 +18,8 @@ logger = logging.getLogger(__name__)
 CHOICE_LISTS = ("choices", "options", "endings")
 # Columns with one choice each: choice1, option2, ending0, answerA, sol1, opa, distractor3, or only A, B, C.
 CHOICE_COLUMN = re.compile(
-    r"((?:mc_)?answer|incorrect_answer|choice|option|ending|sol|op|ans|distractor)_?([0-9]|[A-Ea-e])|()([A-E])"
+    r"((?:mc_)?answer|incorrect_answer|choice|option|ending|sentence_quiz|hypothesis_|sol|op|ans|distractor)_?"
+    r"([0-9]|[A-Ea-e])|()([A-E])"
 )
 RIGHT, WRONG = "correct_answer", ("distractor", "incorrect_answer")  # of SciQ and GPQA
 NUMBER = re.compile(r"(?:choice|option|ending|answer|sol)?([0-9]+)(?:\.0)?")  # also of COPA: choice1, choice2
@@ -34,6 +35,15 @@ STATEMENTS = {
     ("text", "span1_text", "span2_text"): ("{text}", 'Does "{span2_text}" refer to "{span1_text}"?'),  # WSC
     ("paragraph", "question", "answer"): ("{paragraph}", "{question}\nIs the answer right: {answer}"),  # MultiRC
     ("passage", "question"): ("{passage}", "{question}"),  # BoolQ
+}
+# Columns of stories whose choices have no question, and how they become context and question.
+STORIES = {
+    ("text", "pronoun", "quote"): ("{text}", 'Who or what is "{pronoun}" in "{quote}"?'),  # WSC285
+    ("input_sentence_1", "input_sentence_2", "input_sentence_3", "input_sentence_4"): (  # StoryCloze
+        "{input_sentence_1} {input_sentence_2} {input_sentence_3} {input_sentence_4}",
+        "What happened next?",
+    ),
+    ("observation_1", "observation_2"): ("{observation_1}\n{observation_2}", "What happened in between?"),  # ART
 }
 QUESTIONS = {"cause": "What was the cause?", "effect": "What happened as a result?"}  # of COPA
 
@@ -54,13 +64,18 @@ class MultipleChoice(Task):
     first_number: int | None = None
 
     columns: ClassVar = {
-        "question": ("question_stem", "query", "ctx", "goal", "sentence", "startphrase"),
+        "question": (
+            *("question_stem", "query", "ctx", "goal", "sentence", "startphrase", "inputs", "problem", "prompt"),
+            "context",
+        ),
         "choices": (*CHOICE_LISTS[1:], "choice", "answers"),
         "answer": (
             *("answerkey", "label", "answer_idx", "answer_index", "correct_answer", "correct_option", "cop", "gold"),
-            *("correct_answer_num", "correct_answer_id", "correct"),
+            *("correct_answer_num", "correct_answer_id", "correct", "answer_right_ending"),
         ),
-        "context": ("passage", "article", "paragraph", "support", "premise", "flores_passage", "dialogue"),
+        "context": (
+            *("passage", "article", "paragraph", "support", "premise", "flores_passage", "dialogue", "narrative"),
+        ),
     }
     text_columns = ("question", "context")
     optional_columns = ("context",)
@@ -82,12 +97,19 @@ class MultipleChoice(Task):
             targets = rows["mc1_targets"][:]
             rights = [target["choices"][target["labels"].index(1)] for target in targets]
             return with_columns(rows, choices=[sorted(target["choices"]) for target in targets], answer=rights)
+        if "multiple_choice_targets" in rows.column_names:  # BIG-bench
+            scores = [[*map(int, marks)] for marks in rows["multiple_choice_scores"]]
+            rights = [[number for number, score in enumerate(marks) if score] for marks in scores]
+            return with_columns(rows, choices=rows["multiple_choice_targets"][:], answer=rights)
         if isinstance(rows[0].get("question"), dict):  # the files of ARC, OpenBookQA and CommonsenseQA
             questions = rows["question"][:]
             rows = with_columns(rows, choices=[question["choices"] for question in questions])
             rows = with_columns(rows, question=[question["stem"] for question in questions])
-        if "question" in rows.column_names and {*rows["question"]} <= {*QUESTIONS}:
+        if "question" in rows.column_names and {*map(str, rows["question"])} <= {*QUESTIONS}:
             rows = with_columns(rows, question=[QUESTIONS[question] for question in rows["question"]])
+        for columns, forms in STORIES.items():
+            if {*columns} <= {*rows.column_names} and "question" not in rows.column_names:
+                rows = with_questions(rows, columns, forms)
         names = choice_columns(rows.column_names)
         if names:
             return self.collect_choices(rows, names)
@@ -105,8 +127,15 @@ class MultipleChoice(Task):
         return rows.remove_columns(names).add_column("choices", choices)
 
     def select(self, rows, split):
-        answers = [None if is_hidden(answer) else answer for answer in rows["answer"][:]]
-        return drop_unlabelled(rows, answers, split)
+        answers = rows["answer"][:]
+        if any(isinstance(answer, list) for answer in answers):  # AGIEval, BIG-bench: of one number or letter
+            for number, answer in enumerate(answers):
+                if isinstance(answer, list) and len(answer) > 1:
+                    with add_origin(rows[number], f"`{split}` row {number}"):
+                        raise ValueError(f"the answers {answer} are several: keep only rows with one right choice")
+            answers = [(answer or [None])[0] if isinstance(answer, list) else answer for answer in answers]
+            rows = with_columns(rows, answer=answers)
+        return drop_unlabelled(rows, [None if is_hidden(answer) else answer for answer in answers], split)
 
     def prepare(self, rows):
         numbers, counts_to_last = set(), False  # whether one equals the number of choices
@@ -188,24 +217,36 @@ def with_columns(rows: Dataset, **columns: list) -> Dataset:
 
 def questions_of_statements(rows: Dataset) -> Dataset:
     """Make questions of statements that a label calls right or wrong; return rows of other layouts unchanged."""
-    for columns, (context, question) in STATEMENTS.items():
+    for columns, forms in STATEMENTS.items():
         label = next((name for name in ("label", "answer") if name in {*rows.column_names} - {*columns}), "")
         if not label or not {*columns} <= {*rows.column_names}:
             continue
         answers = [str(value).strip().lower().removesuffix(".0") for value in rows[label]]
         if not {*answers} <= {*BOOLEANS, *HIDDEN_LABELS, "none", ""}:
             continue
-        texts = rows.select_columns(columns).to_list()
-        for row, text in zip(rows.to_list(), texts, strict=True):
-            with add_origin(row):
-                if not all(isinstance(value, str) for value in text.values()):
-                    raise ValueError(f"`{', '.join(columns)}` must be texts: correct or remove the row")
-        contexts, questions = ([form.format(**row) for row in texts] for form in (context, question))
-        rows = rows.remove_columns([*{*columns, label} - {"context", "question", "answer"}])
-        choices = [YES_OR_NO] * len(rows)
+        rows = with_questions(rows, columns, forms)
+        rows = rows.remove_columns([name for name in (label,) if name != "answer"])
         answers = [BOOLEANS.get(answer) for answer in answers]
-        return with_columns(rows, context=contexts, question=questions, choices=choices, answer=answers)
+        return with_columns(rows, choices=[YES_OR_NO] * len(rows), answer=answers)
     return rows
+
+
+def with_questions(rows: Dataset, columns: tuple[str, ...], forms: tuple[str, str]) -> Dataset:
+    """Write columns of texts as context and question, and remove them.
+
+    Args:
+        forms: format strings of the context and of the question.
+
+    Raises:
+        ValueError: a value is not a text; the origin of its row is named.
+    """
+    texts = rows.select_columns([*columns]).to_list()
+    for row, text in zip(rows.to_list(), texts, strict=True):
+        with add_origin(row):
+            if not all(isinstance(value, str) for value in text.values()):
+                raise ValueError(f"`{', '.join(columns)}` must be texts: correct or remove the row")
+    contexts, questions = ([form.format(**row) for row in texts] for form in forms)
+    return with_columns(rows.remove_columns([*columns]), context=contexts, question=questions)
 
 
 def is_hidden(answer: Any) -> bool:
@@ -225,7 +266,8 @@ def choices_of(row: dict[str, Any]) -> tuple[list[str], list[str]]:
     """
     choices, labels = row["choices"], []
     if isinstance(choices, list) and all(isinstance(choice, dict) for choice in choices):  # the files of ARC
-        labels, choices = [choice.get("label") for choice in choices], [choice.get("text") for choice in choices]
+        labels = [choice.get("label", choice.get("key")) for choice in choices]
+        choices = [choice.get("text", choice.get("value")) for choice in choices]
     elif isinstance(choices, dict) and isinstance(choices.get("text"), list):  # ARC, CommonsenseQA
         choices, labels = choices["text"], choices.get("label") or []
     elif isinstance(choices, dict):  # MedQA: {"A": "one", "B": "nine"}

@@ -12,7 +12,7 @@ from hf_llm.metrics import question_answering as squad
 from hf_llm.metrics.segmentation import starts_with_words
 from hf_llm.python_docs import python_docs
 from hf_llm.tasks import Task, reference_list, refuse_wrong_answers
-from hf_llm.tasks.multiple_choice import CHOICE_LISTS
+from hf_llm.tasks.multiple_choice import CHOICE_LISTS, choice_columns
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,9 @@ NO_ANSWER_TEXTS = (NO_ANSWER, "not answerable", "no answer", "cannot be answered
 LEADING_WORDS = "the|this|that|it|it['’]s|there|question|answer|is|has"  # noqa: RUF001
 FINAL = "\n####"  # before the final answer of a solution, in GSM8K
 NO_ANSWER_MARKS = ("No Answer Present.", "CANNOTANSWER")  # gold answers of MS MARCO and QuAC
-UNANSWERED = {"is_impossible": ("True", "true", "1"), "has_answer": ("False", "false", "0")}  # columns and values
+NEGATIVE = ("False", "false", "0")
+# Columns and values.
+UNANSWERED = {"is_impossible": ("True", "true", "1"), "has_answer": NEGATIVE, "answerable": NEGATIVE}
 
 
 @dataclass
@@ -39,9 +41,12 @@ class QuestionAnswering(Task):
     offer_no_answer: bool | None = None
 
     columns: ClassVar = {
-        "question": ("query", "query_text"),
-        "answers": ("answer", "possible_answers", "answers_spans"),
-        "context": ("passage", "passages", "paragraph", "article", "story", "context_text"),
+        "question": ("query", "query_text", "problem", "input"),
+        "answers": (
+            *("answer_number", "answer", "possible_answers", "answers_spans", "correct_answers", "final_decision"),
+            "target",
+        ),
+        "context": (*("passage", "passages", "paragraph", "paragraphs", "article", "story", "context_text", "body"),),
     }
     text_columns = ("question", "context")
     optional_columns = ("context",)
@@ -54,10 +59,13 @@ class QuestionAnswering(Task):
 
         Answers of rows with `is_impossible`, or without `has_answer`, are only plausible ones and are removed.
         """
-        if found := [name for name in CHOICE_LISTS if name in rows.column_names]:
+        names = {*rows.column_names}
+        if found := [name for name in CHOICE_LISTS if name in names] or choice_columns(rows.column_names):
             raise ValueError(f"the answer is one of the row's `{found[0]}`: take `--task multiple_choice`")
-        if "paragraphs" in rows.column_names or "qas" in rows.column_names:
+        if "qas" in names or ("paragraphs" in names and "question" not in names):
             return Dataset.from_list([*questions_of(rows)])
+        if {"questions", "answers"} <= names:
+            return Dataset.from_list([*turns_of(rows)])
         refuse_wrong_answers(rows)
         column = next((name for name in ("answers", *self.columns["answers"]) if name in rows.column_names), None)
         for name, unanswered in UNANSWERED.items():
@@ -142,6 +150,25 @@ def questions_of(rows: Dataset) -> Iterator[dict[str, Any]]:
                     }
 
 
+def turns_of(rows: Dataset) -> Iterator[dict[str, Any]]:
+    """Yield a row for each question of a conversation of CoQA or QuAC, after the earlier ones with their answers.
+
+    Raises:
+        ValueError: a row has not as many answers as questions; its origin is named.
+    """
+    for row in rows.to_list():
+        with add_origin(row):
+            answers, before = row["answers"], ""
+            if isinstance(answers, dict):
+                answers = answers.get("input_text", answers.get("texts"))
+            if not isinstance(answers, list) or len(answers) != len(row["questions"]):
+                raise ValueError("`questions` and `answers` are not lists of one length: correct or remove the row")
+            for question, answer in zip(row["questions"], answers, strict=True):
+                texts = answer_texts(answer) or []
+                yield row | {"question": before + question, "answers": texts}
+                before += f"{question}\nAnswer: {texts[0] if texts else NO_ANSWER}\nQuestion: "
+
+
 def answer_texts(answers: Any) -> list[str] | None:
     """The gold answers in any of the usual layouts, None where there are none.
 
@@ -151,8 +178,8 @@ def answer_texts(answers: Any) -> list[str] | None:
     """
     if isinstance(answers, bool):
         return ["yes" if answers else "no"]
-    if isinstance(answers, str):
-        return [answers]
+    if isinstance(answers, str | int):
+        return [str(answers)]
     if isinstance(answers, dict):
         texts = drop_texts(answers) if "spans" in answers else answers.get("text")
         if texts is None and isinstance(answers.get("value"), str):  # TriviaQA
@@ -163,10 +190,7 @@ def answer_texts(answers: Any) -> list[str] | None:
         return None if None in texts else list(dict.fromkeys(text for group in texts for text in group or []))
     if answers is None:
         return None
-    raise ValueError(
-        f"`{answers}` is not a text or a list of texts: write it as text, or, if it is the number of a choice, take "
-        "`--task multiple_choice`"
-    )
+    raise ValueError(f"`{answers}` is not a text or a list of texts: write it as text")
 
 
 def drop_texts(answer: dict[str, Any]) -> list[str]:

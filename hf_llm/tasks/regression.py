@@ -10,7 +10,9 @@ from hf_llm.messages import add_origin
 from hf_llm.metrics.correlation import Correlation
 from hf_llm.python_docs import python_docs
 from hf_llm.tasks import Task, drop_unlabelled
-from hf_llm.tasks.understanding import Understanding, paragraphs
+from hf_llm.tasks.understanding import Understanding, paragraphs, refuse_choices
+
+LABELS = ("score", "similarity_score", "similarity", "relatedness_score", "rating", "stars", "star")
 
 
 @dataclass
@@ -24,13 +26,18 @@ class Regression(Task):
     decimals: int = 2
     max_new_tokens: int = 16
 
-    columns: ClassVar = Understanding.columns | {"label": ("score", "similarity_score", "similarity", "rating")}
+    columns: ClassVar = Understanding.columns | {"label": LABELS}
     text_columns = Understanding.text_columns
     optional_columns = Understanding.optional_columns
     document_column = "text"
     writing_options = (*Task.writing_options, "decimals")
     problem_type = "regression"
     label_names = ("number",)  # of the only output of the head
+
+    def adapt(self, rows):
+        refuse_choices(rows)
+        exact = "relatedness_score" in rows.column_names  # of SICK, whose label is a class
+        return rows.remove_columns([name for name in ("label",) if exact and name in rows.column_names])
 
     def select(self, rows, split):
         numbers = []

@@ -22,7 +22,10 @@ class Summarization(Task):
     max_new_tokens: int = 96
 
     columns: ClassVar = {
-        "document": ("article", "dialogue", "text", "source", "report", "description", "chapter", "email_body"),
+        "document": (
+            *("article", "dialogue", "text", "report", "description", "chapter", "email_body", "documents", "content"),
+            "source",
+        ),
         "summary": ("highlights", "summaries", "target", "abstract", "tldr", "headline", "subject_line"),
     }
     text_columns = ("document",)

@@ -60,6 +60,11 @@ class Translation(Task):
     def adapt(self, rows):
         """Merge two columns named by the languages, as in a CSV file, into the column `translation`."""
         codes = (self.source, self.target)
+        if "translations" in rows.column_names:  # of TED talks: {"language": ["de", "en"], "translation": [...]}
+            lists = rows["translations"][:]
+            pairs = [dict(zip(each["language"], each["translation"], strict=True)) for each in lists]
+            texts = [{code: pair.get(code) for code in codes} for pair in pairs]
+            return rows.remove_columns("translations").add_column("translation", texts)  # pyright: ignore[reportCallIssue]
         if "translation" in rows.column_names and not {*codes} <= {*rows.column_names}:
             return rows
         found = {code: language_column(code, rows.column_names) for code in codes}

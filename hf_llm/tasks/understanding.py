@@ -51,12 +51,13 @@ class Understanding(Task):
 
     columns: ClassVar = {
         "text": (
-            *("sentence", "premise", "sentence1", "question1", "passage", "paragraph", "context", "question"),
-            *("content", "review", "utt"),
+            *("sentence", "premise", "sentence1", "sentence_a", "question1", "statement", "claim", "passage"),
+            *("paragraph", "context", "question", "content", "review", "review_body", "comment_text", "tweet", "sms"),
+            *("utt", "utterance"),
         ),
-        "text2": ("hypothesis", "hypo", "sentence2", "question2", "question", "span1_text"),
+        "text2": ("hypothesis", "hypo", "sentence2", "sentence_b", "question2", "question", "span1_text"),
         "text3": ("answer", "word", "span2_text"),
-        "label": ("labels", "intent", "category", "gold_label"),
+        "label": ("labels", "intent", "category", "gold_label", "sentiment", "class"),
     }
     text_columns = ("text", "text2", "text3")
     optional_columns = ("text2", "text3")
@@ -76,9 +77,10 @@ class Understanding(Task):
         return "multi_label_classification" if self.several else "single_label_classification"
 
     def adapt(self, rows):
-        """Refuse rows whose label is the number of a choice: without the choices it means nothing."""
-        if found := choice_columns(rows.column_names) or [name for name in CHOICE_LISTS if name in rows.column_names]:
-            raise ValueError(f"the label is one of the row's choices (`{found[0]}`): take `--task multiple_choice`")
+        """Take the names of labels from a column of their own, as in the data sets of SetFit; refuse choices."""
+        refuse_choices(rows)
+        if {"label", "label_text"} <= {*rows.column_names}:
+            rows = rows.remove_columns("label").rename_column("label_text", "label")
         return rows
 
     def name_classes(self, column, names):
@@ -231,6 +233,16 @@ class Understanding(Task):
             labelled = [[row for row in rows if row["label"] == name][:each] for name in packages]
             kept[split] = [row for group in zip(*labelled, strict=True) for row in group]
         return DatasetDict({split: Dataset.from_list(rows) for split, rows in kept.items()})
+
+
+def refuse_choices(rows: Dataset) -> None:
+    """Refuse rows whose label is the number of a choice: without the choices it means nothing.
+
+    Raises:
+        ValueError: there are columns of choices.
+    """
+    if found := choice_columns(rows.column_names) or [name for name in CHOICE_LISTS if name in rows.column_names]:
+        raise ValueError(f"the label is one of the row's choices (`{found[0]}`): take `--task multiple_choice`")
 
 
 def label_list(value: Any) -> list[Any]:

@@ -296,7 +296,7 @@ def test_columns_of_a_translation_are_mapped_to_languages(tmp_path):
         ("translation", {"translation": "hello"}, "`translation` is `hello`: give {"),
         ("translation", {"translation": {"en": 5, "de": 6}}, "`en` of `translation` is `5`, not a text"),
         ("question_answering", {"question": "q", "answers": {"answer_start": [1]}}, "give its texts, or [] if"),
-        ("question_answering", {"question": "q", "answers": 5}, "a.jsonl` line 1: `5` is not a text or a list"),
+        ("question_answering", {"question": "q", "answers": 5.5}, "a.jsonl` line 1: `5.5` is not a text or a list"),
         ("understanding", {"text": "a", "label": ""}, "the labels of all 1 rows are hidden or empty"),
     ],
 )

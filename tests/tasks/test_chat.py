@@ -155,3 +155,20 @@ def test_calls_survive_rendering_and_are_read_back_from_it(form, unread, tmp_pat
     assert json.loads(encoded.prompts["references"][0][0]) == [CALL["function"]]
     assert (json.dumps(ARGUMENTS) in tokenizer.decode(encoded.prompts["prompt"][1])) is (form == AS_JSON)
     assert (f"{unread} of 2 gold answers cannot be read back" in caplog.text) is bool(unread)
+
+
+def test_messages_that_are_a_row_each_are_joined(tmp_path, caplog):
+    """As in OpenAssistant: the best reply each time; a message without what it replies to is counted."""
+    rows = [
+        {"message_id": "a", "parent_id": None, "role": "prompter", "text": "Hi.", "rank": None},
+        {"message_id": "b", "parent_id": "a", "role": "assistant", "text": "Hm.", "rank": 1},
+        {"message_id": "c", "parent_id": "a", "role": "assistant", "text": "Ho.", "rank": 0},
+        {"message_id": "d", "parent_id": "x", "role": "assistant", "text": "Lost.", "rank": 0},
+    ]
+    for name in ("chat", "generation"):
+        task = load_task(name)
+        (row,) = load(tmp_path, task, rows)
+        assert [message["content"] for message in task.to_example(row)["messages"]] == ["Hi.", "Ho."]
+    assert "1 of 4 messages are not used: what they reply to is missing" in caplog.text
+    with pytest.raises(ValueError, match="no message is the first of a conversation"):
+        load(tmp_path, load_task("chat"), rows[1:])

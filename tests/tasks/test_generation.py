@@ -57,3 +57,26 @@ def test_what_would_be_learned_wrongly_is_refused(row, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         task = load_task("generation")
         example_of(load(tmp_path, task, [row, row])[0], task)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"inputs": "Hi.", "targets": "Ho."},  # Aya, FLAN
+        {"problem": "Hi.", "solution": "Ho.", "answer": "H"},  # MATH
+        {"input": "Hi.", "target": "Ho."},  # BBH
+        {"query": "Hi.", "response": "Ho.", "original_question": "What?"},  # MetaMath
+    ],
+)
+def test_pairs_of_other_columns_are_read(row, tmp_path):
+    """The solution, and not its final answer alone."""
+    task = load_task("generation")
+    (loaded,) = load(tmp_path, task, [row])
+    assert task.to_example(loaded) == {"prompt": "Hi.", "completion": "Ho."}
+
+
+def test_an_input_follows_its_definition(tmp_path):
+    """As in Natural Instructions."""
+    task = load_task("generation")
+    (row,) = load(tmp_path, task, [{"definition": "Greet.", "inputs": "Hi.", "targets": "Ho."}])
+    assert task.to_example(row) == {"prompt": "Greet.\n\nHi.", "completion": "Ho."}

@@ -63,6 +63,16 @@ LAYOUTS = {
                  "correct_answer_num": "1"},
     "BBQ": {"context": "x", "question": "q", "ans0": "no", "ans1": "yes", "ans2": "so", "label": 0},
     "GPQA": {"Question": "q", "Correct Answer": "no", "Incorrect Answer 1": "yes", "Incorrect Answer 2": "so"},
+    "WSC285": {"text": "Ann saw it.", "pronoun": "it", "quote": "saw it", "options": ["no", "yes"], "label": 0},
+    "StoryCloze": {**{f"input_sentence_{n}": "x." for n in "1234"}, "sentence_quiz1": "yes", "sentence_quiz2": "no",
+                   "answer_right_ending": 2},
+    "ART": {"observation_1": "x", "observation_2": "y", "hypothesis_1": "yes", "hypothesis_2": "no", "label": "2"},
+    "AGIEval": {"query": "q", "choices": ["no", "yes"], "gold": [0]},
+    "files of AGIEval": {"question": "q", "options": ["no", "yes"], "label": "A", "answer": None},
+    "BIG-bench": {"inputs": "q", "multiple_choice_targets": ["no", "yes"], "multiple_choice_scores": [1, 0]},
+    "CaseHOLD": {"context": "q", "endings": ["no", "yes"], "label": 0},
+    "MedQA of BigBio": {"question": "q", "options": [{"key": "A", "value": "yes"}, {"key": "B", "value": "no"}],
+                        "answer_idx": "B"},
     "DREAM": {"dialogue": ["x"], "question": "q", "choice": ["no", "yes"], "answer": "no"},
 }  # fmt: skip
 
@@ -74,6 +84,12 @@ def test_layouts_of_the_hub_are_read_as_they_are(name, tmp_path):
     (row,) = load(tmp_path, task, [LAYOUTS[name]])
     assert task.references(row) == ["no"] and {"no", "yes"} <= {*task.choices(row)}
     assert all(text in task.to_example(row)["prompt"] for text in ("Question: ", "\nAnswer:"))
+
+
+def test_a_row_with_several_right_choices_is_refused(tmp_path):
+    """One of them alone would not be the answer."""
+    with pytest.raises(ValueError, match=r"line 1: the answers \[0, 1\] are several: keep only rows with one"):
+        load(tmp_path, load_task("multiple_choice"), [{"query": "q", "choices": ["no", "yes"], "gold": [0, 1]}])
 
 
 def test_accuracies_are_those_of_the_harness():

@@ -4,7 +4,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from task_rows import load
 
-from hf_llm import load_task
+from hf_llm import DataArguments, TaskArguments, load_rows, load_task
 from hf_llm.data.rows import to_task_columns
 
 
@@ -84,3 +84,32 @@ def test_classes_in_lists_are_named(tmp_path):
     rows = to_task_columns(data, "validation", task, {})
     task.prepare(DatasetDict({"validation": rows}))
     assert [task.references(row) for row in rows] == [["joy, love"], ["love"]]
+
+
+def test_names_of_labels_are_kept_in_parquet_files(tmp_path):
+    """Of lists too: the numbers of ECtHR would stand for articles of other numbers."""
+    features = Features({"text": Value("string"), "labels": List(ClassLabel(names=["2", "3", "5"]))})
+    path, task = str(tmp_path / "a.parquet"), load_task("understanding")
+    Dataset.from_dict({"text": ["a", "b"], "labels": [[0, 1], [1]]}, features).to_parquet(path)
+    rows = load_rows(DataArguments(validation_file=[path]), TaskArguments(task=""), task, 42)["validation"]
+    assert [task.references(row) for row in rows] == [["2, 3"], ["3"]] and task.label_names == ["2", "3", "5"]
+
+
+def test_names_of_labels_in_a_column_of_their_own_are_read(tmp_path):
+    """As in the data sets of SetFit, whose `label` is a number."""
+    task = load_task("understanding")
+    rows = load(tmp_path, task, [{"text": "a", "label": 1, "label_text": "joy"}])
+    assert task.references(rows[0]) == ["joy"]
+
+
+def test_a_column_that_describes_a_text_is_not_the_text(tmp_path):
+    """As `context` beside `statement` in LIAR, and the numbers of classes beside scores in SICK."""
+    task = load_task("understanding")
+    (row,) = load(tmp_path, task, [{"statement": "a", "context": "a radio show", "label": "false"}])
+    assert task.texts(row) == ["a"]
+    task = load_task("regression")
+    rows = [{"sentence_A": "a", "sentence_B": "b", "label": 1, "relatedness_score": 4.5}]
+    (row,) = load(tmp_path, task, rows)
+    assert task.texts(row) == ["a", "b"] and task.references(row) == ["4.5"]
+    with pytest.raises(ValueError, match="take `--task multiple_choice`"):
+        load(tmp_path, task, [{"text": "a", "options": ["b", "c"], "label": 1}])
