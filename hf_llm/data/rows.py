@@ -21,7 +21,7 @@ from hf_llm.data.locations import find_files, split_patterns
 from hf_llm.data.mixtures import SOURCE, naming_source, read_mixture
 from hf_llm.data.parquet_rows import name_numbers, read_classes
 from hf_llm.data.readers import read_rows
-from hf_llm.data.sentences import join_sentences
+from hf_llm.data.sentences import join_sentences, text_size
 from hf_llm.data.sources import load_hub_splits, split_validation
 from hf_llm.mappings import parse_nested
 from hf_llm.messages import ORIGIN, one_line
@@ -306,14 +306,6 @@ def report_unused_columns(rows: Dataset, used: list[str], replaced: list[str], s
                 f"{message}. They have {share:.0%} of the text: if the prompt needs it, choose the columns by "
                 "`--column_mapping`, or copy the text into a column that is used"
             )
-
-
-def text_size(value: Any) -> int:
-    """Count the characters of all texts in a value, which may be a list or a dictionary."""
-    if isinstance(value, str):
-        return len(value)
-    values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
-    return sum(map(text_size, values))
 
 
 def parse_column(rows: Dataset, column: str, split: str) -> Dataset:

@@ -50,3 +50,11 @@ def join_texts(value: Any) -> str | None:
     texts = [join_texts(item) for item in body]
     lines = [f"{title}: {text}" for title, text in zip(titles, texts, strict=True)]
     return "\n".join(lines) if None not in texts else None
+
+
+def text_size(value: Any) -> int:
+    """Count the characters of all texts in a value, which may be a list or a dictionary."""
+    if isinstance(value, str):
+        return len(value)
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return sum(map(text_size, values))
