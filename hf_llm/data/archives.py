@@ -83,8 +83,9 @@ def zip_members(stream: FileStream) -> Iterator[Member]:
                 continue
             try:
                 opened = archive.open(info)
-            except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:  # the last: it is encrypted
-                problem = f"`{printable(path)}` cannot be read: {one_line(error)}: unpack it first"
+            except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+                cause = "it is encrypted" if isinstance(error, RuntimeError) and info.flag_bits & 1 else one_line(error)
+                problem = f"`{printable(path)}` cannot be read: {cause}: unpack it first"
                 yield Member(info.filename, size, problem=problem)
                 continue
             with opened:

@@ -20,6 +20,7 @@ from pyarrow.fs import FileSystem, FSSpecHandler, PyFileSystem
 
 from hf_llm.arguments import ReadingArguments
 from hf_llm.data.compression import PIECE, CountedFile, decompress
+from hf_llm.data.file_signatures import recognize
 from hf_llm.messages import one_line, printable
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bzip2", ".xz": "xz", ".lzma": "xz"}
@@ -35,17 +36,6 @@ BOMS = {  # byte order mark -> encoding; that of UTF-32 begins with that of UTF-
     codecs.BOM_UTF32_BE: "utf-32-be",
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
-}
-OTHER_FORMATS = {  # how files begin that may have the extension of a text, and what they are
-    b"\x1f\x8b\x08": "compressed by gzip: add .gz to its name",
-    b"\x28\xb5\x2f\xfd": "compressed by zstd: add .zst to its name",
-    b"BZh": "compressed by bzip2: add .bz2 to its name",
-    b"\xfd7zXZ\0": "compressed by xz: add .xz to its name",
-    b"PK\x03\x04": "a ZIP archive or office document: let its name end in .zip, .docx or the like",
-    b"%PDF-": "a PDF document: add .pdf to its name",
-    b"ARROW1\0\0": "Arrow: rename it to end in .arrow",
-    b"PAR1": "Parquet: rename it to end in .parquet",
-    b"version https://git-lfs.github.com/spec/": "a pointer to a file that Git LFS stores: run `git lfs pull`",
 }
 TWO_ASCII_CHARACTERS = {  # in a file without a byte order mark, as in RFC 4627, section 3
     "utf-32-le": re.compile(rb"([^\0]\0\0\0){2}"),
@@ -191,8 +181,8 @@ class FileStream:
         chunks, head = self.read_bytes(), b""
         while len(head) < HEAD and (chunk := next(chunks, b"")):
             head += chunk
-        if format_name := next((name for magic, name in OTHER_FORMATS.items() if head.startswith(magic)), None):
-            self.error = BadFile(f"`{self.name}` is not text, but {format_name}")
+        if found := recognize(head):
+            self.error = BadFile(f"`{self.name}` is not text, but {found}")
             return
         self.encoding = detect_encoding(head[:HEAD]) or self.encoding
         decoder = codecs.getincrementaldecoder(self.encoding)("hf_llm.half_surrogate")
@@ -229,9 +219,26 @@ class FileStream:
         """
         if isinstance(self.error, BadFile):
             raise self.error
+        if self.error and not rows:
+            self.check_format()
         if self.error:
             after = f" after row {rows - 1}" if rows else ""
             raise BadFile(f"`{self.name}` cannot be read{after}: {one_line(self.error, self.path)}")
+
+    def check_format(self) -> None:
+        """Check that a local file is of the format that its extension stands for.
+
+        Raises:
+            BadFile: it is of another one, or empty.
+        """
+        if not os.access(self.path, os.R_OK):  # a URL, one in an archive, or the error says that it cannot be opened
+            return
+        with open(self.path, "rb") as file:
+            head = file.read(HEAD)
+        if not head:
+            self.check_is_part()
+        if found := recognize(head, self.path):
+            raise BadFile(f"`{self.name}` is not of the format {os.path.splitext(self.path)[1]}, but {found}")
 
     def check_not_empty(self) -> None:
         """Check that a file that has nothing was read to its end, and is a part without rows as Spark writes them.
@@ -240,6 +247,10 @@ class FileStream:
             BadFile: it is not.
         """
         self.check_complete()
+        self.check_is_part()
+
+    def check_is_part(self) -> None:
+        """Raise an error unless an empty file is a part without rows."""
         if not os.path.basename(self.path).startswith("part-"):
             raise BadFile(f"`{self.name}` is empty: remove it from the list or write it again")
 

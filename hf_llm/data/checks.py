@@ -107,7 +107,9 @@ def has_rows(stream: FileStream, column: str | None) -> bool:
         stream.check_complete()
         if not content:
             stream.check_not_empty()
-        elif is_text:
+        elif not is_text:
+            stream.check_format()
+        else:
             decode_document(stream, content, is_complete=False)
         return bool(content)
     for texts, problems, _ in read_batches(stream, column):

@@ -95,7 +95,11 @@ def count_files(skipped: list[SkippedFile]) -> str:
     return f"{number:,} file{'s' * (number != 1)}, {size:,} bytes"
 
 
-def warn_of_skipped(argument: str, skipped: list[SkippedFile]) -> None:
-    """Log in one line what was left out, without second names of files and other splits of data sets."""
+def warn_of_skipped(argument: str, skipped: list[SkippedFile], how: str | None = None) -> None:
+    """Log in one line what was left out, without second names of files and other splits of data sets.
+
+    Args:
+        how: the end of the message. Default: `remedy`.
+    """
     if left_out := [file for file in skipped if not file.reason.startswith((SECOND_NAME, OTHER_SPLIT))]:
-        logger.warning(f"`{argument}`: left out {summary(left_out)}{remedy(left_out)}")
+        logger.warning(f"`{argument}`: left out {summary(left_out)}{remedy(left_out) if how is None else how}")

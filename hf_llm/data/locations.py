@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from hf_llm.arguments import SourceArguments
 from hf_llm.data.byte_streams import file_format
+from hf_llm.data.file_signatures import CONVERSIONS
 from hf_llm.data.folder_rules import (
     PREPARED_FILES,
     prepared_shards,
@@ -136,6 +137,8 @@ def find_files(argument: str, patterns: list[str], text_extensions: Sequence[str
         how = f"an unknown extension: {known}, add its extension by `--text_extensions`"
         if not file_format(unknown[0])[0]:
             how = f"no extension: {known}, let its name end in .txt"
+        elif conversion := CONVERSIONS.get(file_format(unknown[0])[0]):
+            how = f"no reader: {conversion}"
         raise ValueError(f"`{printable(unknown[0])}`{others} has {how}")
     if warn:
         warn_of_skipped(argument, skipped)

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from hf_llm.data.byte_streams import BadFile, Batch, Columns, FileStream
+from hf_llm.data.byte_streams import BadFile, Batch, Columns, FileStream, Problem
 from hf_llm.limits import limited_time
-from hf_llm.messages import one_line
 
 PACKAGES = {".pdf": "pypdf", ".docx": "docx"}
 DOCUMENT_SECONDS = 60
 SECONDS_PER_MEGABYTE = 10
+SCANNED = "pages without text, as of a scan: recognize it, e.g. by `ocrmypdf FILE FILE`"
 REMEDY = "`pip install 'hf_llm[documents]'` reads it"
 
 
@@ -23,23 +23,22 @@ def needs_package(extension: str) -> bool:
 
 
 def read_pdf(stream: FileStream, column: Columns) -> Iterator[Batch]:
-    """Read the text of a PDF document, its pages joined by empty lines; that of a scanned one is empty."""
+    """Read the text of a PDF document, its pages joined by empty lines; a scanned one, without text, is left out."""
     content = read_document(stream, ".pdf")
     if not content:
         return
     import pypdf
 
-    try:
-        with limited_time(seconds_for(content)):
-            document = pypdf.PdfReader(io.BytesIO(content))
-            if document.is_encrypted and not document.decrypt(""):
-                raise BadFile(f"`{stream.name}` is encrypted: save it without a password")
-            pages = [page.extract_text() for page in document.pages]
-    except BadFile:
-        raise
-    except Exception as error:  # damaged files raise errors of every class
-        raise BadFile(f"`{stream.name}` cannot be read: {one_line(error)}") from None
-    yield pa.array(["\n\n".join(filter(None, map(str.strip, pages)))]), {}
+    with limited_time(seconds_for(content)):
+        document = pypdf.PdfReader(io.BytesIO(content))
+        if document.is_encrypted and not document.decrypt(""):
+            raise BadFile(f"`{stream.name}` is encrypted: save it without a password")
+        pages = [page.extract_text() for page in document.pages]
+    text = "\n\n".join(filter(None, map(str.strip, pages)))
+    if text:
+        yield pa.array([text]), {}
+    else:
+        yield pa.array([None], pa.string()), {0: Problem(SCANNED, stream.size, True, stream.name)}
 
 
 def read_docx(stream: FileStream, column: Columns) -> Iterator[Batch]:
@@ -50,22 +49,17 @@ def read_docx(stream: FileStream, column: Columns) -> Iterator[Batch]:
     import docx
     from docx.table import Table, _Cell
 
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if sum(info.file_size for info in archive.infolist()) > stream.limit:
-                raise BadFile(f"`{stream.name}` {stream.too_long()}")
-        lines = []
-        with limited_time(seconds_for(content)):
-            for block in docx.Document(io.BytesIO(content)).iter_inner_content():
-                if isinstance(block, Table):  # not `row.cells`: it repeats merged cells, as often as a file says
-                    rows = [[_Cell(cell, block).text for cell in row._tr.tc_lst] for row in block.rows]
-                    lines += map("\t".join, rows)
-                else:
-                    lines.append(block.text)
-    except BadFile:
-        raise
-    except Exception as error:  # damaged files raise errors of every class
-        raise BadFile(f"`{stream.name}` cannot be read: {one_line(error)}") from None
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if sum(info.file_size for info in archive.infolist()) > stream.limit:
+            raise BadFile(f"`{stream.name}` {stream.too_long()}")
+    lines = []
+    with limited_time(seconds_for(content)):
+        for block in docx.Document(io.BytesIO(content)).iter_inner_content():
+            if isinstance(block, Table):  # not `row.cells`: it repeats merged cells, as often as a file says
+                rows = [[_Cell(cell, block).text for cell in row._tr.tc_lst] for row in block.rows]
+                lines += map("\t".join, rows)
+            else:
+                lines.append(block.text)
     yield pa.array(["\n".join(lines).strip()]), {}
 
 

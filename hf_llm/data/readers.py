@@ -154,4 +154,4 @@ def read_archive(stream: FileStream, column: str | None, keep: Sequence[str]) ->
 def report_left_out(stream: FileStream, problems: Iterable[Problem]) -> None:
     """Log what is in a file and was not read."""
     skipped = [SkippedFile(f"{each.left_out}", each.message, each.lost_bytes) for each in problems]
-    warn_of_skipped(stream.name, skipped)
+    warn_of_skipped(stream.name, skipped, ": to take a file, unpack it and name it" if is_archive(stream.path) else "")

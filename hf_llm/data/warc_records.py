@@ -23,6 +23,7 @@ def read_warc(stream: FileStream, column: Columns) -> Iterator[Batch]:
     from warcio.archiveiterator import ArchiveIterator
 
     left_out: Counter[str] = Counter()
+    number = -1
     with stream.open() as opened:
         file = CountedFile(opened)
         with decompress(file, file_format(stream.path)[1]) as read:
@@ -42,6 +43,8 @@ def read_warc(stream: FileStream, column: Columns) -> Iterator[Batch]:
                 yield (pa.array([text], pa.string()) if isinstance(column, str) else [row]), problems
             if content.error:
                 raise content.error
+    if number < 0:
+        stream.check_not_empty()
     for reason, records in left_out.items():
         name = f"{stream.name}: {records:,} records"
         nothing = pa.array([None], pa.string()) if isinstance(column, str) else [None]

@@ -228,7 +228,7 @@ def test_a_folder_with_nothing_to_read_says_what_is_there(tmp_path):
 def test_files_without_a_reader_that_a_glob_names_are_refused(tmp_path):
     """With their number, since all of them are wrong."""
     write(tmp_path, "a.tar.lz4", "a.doc", "a.txt")
-    assert f"`{tmp_path}/a.doc` (and 1 others) has an unknown extension: known are .txt" in error_of(tmp_path / "a.*")
+    assert f"`{tmp_path}/a.doc` (and 1 others) has no reader: convert it, e.g. by `soff" in error_of(tmp_path / "a.*")
 
 
 def test_source_files_are_text_by_their_extension(tmp_path):

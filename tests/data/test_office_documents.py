@@ -66,6 +66,13 @@ def test_what_is_wrong_with_a_document_is_one_line(tmp_path):
         assert name in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_scan_is_named(tmp_path, caplog):
+    """It is no document without text: what to do is said, and the other files are read."""
+    write_pdf(tmp_path / "a.pdf", ["", ""])
+    assert texts(tmp_path / "a.pdf") == []
+    assert "left out" in caplog.text and "(pages without text, as of a scan: recognize it" in caplog.text
+
+
 def test_a_document_without_end_is_one_line(tmp_path, monkeypatch):
     """A few kilobytes that become a page of a hundred thousand operators; also in a thread, as of Daft."""
     write_pdf(tmp_path / "a.pdf", [") Tj (a" * 100_000])

@@ -197,6 +197,30 @@ def test_files_of_other_formats_are_named_as_such(name, content, tmp_path):
     assert f"`{path}` is not text, but" in problems[0].message and problems[0].lost_bytes == len(content)
 
 
+OTHER_CONTENTS = {
+    "a.zip": (b"Rar!\x1a\x07\0 and more", "a RAR archive: unpack it"),
+    "b.zip": (b"", "is empty"),
+    "a.tar": (gzip.compress(b"x"), "compressed by gzip: add .gz to its name"),
+    "a.docx": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 500, "an office document of before 2007"),
+    "a.pdf": (b"PK\x03\x04 and more", "a ZIP archive or office document"),
+    "a.parquet": (b"<!DOCTYPE html><title>404</title>", "an HTML page, perhaps the answer of a server"),
+    "b.parquet": (b"version https://git-lfs.github.com/spec/v1\n", "run `git lfs pull`"),
+    "a.arrow": (b"PAR1 and more", "Parquet: rename it to end in .parquet"),
+    "a.jsonl.gz": (b"<html>404</html>", "an HTML page"),
+    "a.txt": (rb"{\rtf1\ansi Hello}", "a document in RTF: convert it"),
+    "a.jsonl": (b"a".ljust(257, b"\0") + b"ustar", "a TAR archive: let its name end in .tar"),
+    "a.warc.gz": (gzip.compress(b""), "is empty"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_CONTENTS)
+def test_what_a_file_is_instead_is_said(name, tmp_path):
+    """Not in the words of a library, such as "File is not a zip file" or "truncated header"."""
+    content, message = OTHER_CONTENTS[name]
+    ((_, problems, _),) = read_documents(write(tmp_path / name, content), "text", READING)
+    assert message in problems[0].message and f"{name}`" in problems[0].message
+
+
 def test_a_pointer_of_git_lfs_is_no_text(tmp_path):
     """A clone without Git LFS has these instead of the large files."""
     path = write(tmp_path / "a.txt", b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 5\n")

@@ -277,12 +277,12 @@ def test_contradictory_arguments(tmp_path):
 
 def test_names_that_lead_to_no_file(tmp_path):
     """A glob without matches, a folder without files and an unknown extension are named, with the remedy."""
-    (tmp_path / "a.doc").write_text("a")
+    (tmp_path / "a.odd").write_text("a")
     (tmp_path / "a.parquet.gz").write_text("a")
     pattern = str(tmp_path / "*.txt")
     assert f"`--train_file` {pattern} matches no file" in error_of(train_file=[pattern])
     assert "matches no file" in error_of(train_file=[str(tmp_path)])
-    for name in ("a.doc", "a.parquet.gz"):
+    for name in ("a.odd", "a.parquet.gz"):
         message = error_of(train_file=[str(tmp_path / name)])
         assert f"`{tmp_path / name}` has an unknown extension: known are .txt .md .jsonl .json" in message
 
