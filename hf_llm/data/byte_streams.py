@@ -250,8 +250,9 @@ class FileStream:
         self.check_is_part()
 
     def check_is_part(self) -> None:
-        """Raise an error unless an empty file is a part without rows."""
-        if not os.path.basename(self.path).startswith("part-"):
+        """Raise an error unless an empty file is a part without rows, or of `--text_extensions`, as `__init__.py`."""
+        is_source = file_format(self.path)[0] in self.reading.text_extensions
+        if not is_source and not os.path.basename(self.path).startswith("part-"):
             raise BadFile(f"`{self.name}` is empty: remove it from the list or write it again")
 
     def too_long(self) -> str:

@@ -143,3 +143,13 @@ def test_the_files_of_the_readmes_commands_can_be_read():
     found = find_sources("--files", ["README.md", "docs"])
     assert len(found.files) > 10
     assert check_files(found.files, "text", ReadingArguments()) == {}
+
+
+def test_empty_source_files_are_no_problem(tmp_path, caplog):
+    """Nearly every package of Python has an empty `__init__.py`: it is counted."""
+    for name, content in (("__init__.py", ""), ("a.py", "print(1)")):
+        (tmp_path / name).write_text(content)
+    files = [SourceFile(str(tmp_path / name), name, 0) for name in ("__init__.py", "a.py")]
+    with caplog.at_level("INFO"):
+        assert check_files(files, "text", ReadingArguments(text_extensions=[".py"])) == {}
+    assert "1 of 2 files are well-formed but have no rows" in caplog.text
