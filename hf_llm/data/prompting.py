@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_llm.arguments import ChatArguments, GenerateArguments, TaskArguments
 from hf_llm.data.chat_answers import PROBE, ChatFormat, Example, with_thoughts
+from hf_llm.data.chat_turns import encode_conversations
 from hf_llm.data.chats import DAY
 from hf_llm.data.few_shot import FEWSHOT, example_of
 from hf_llm.data.prompt_settings import PromptSettings
@@ -269,16 +270,23 @@ def new_chat_format(
 def check_chat_template(tokenizer: PreTrainedTokenizerBase, args: TaskArguments) -> None:
     """Refuse a chat template that cannot be trained on, before any data are read.
 
-    It must write some answer as after its own prompt: a plain one, or one with thoughts.
+    It must write some answer as after its own prompt: a plain one, or one with thoughts; for `chat` that of a
+    conversation, which it may also mark by `{% generation %}`.
 
     Raises:
         ValueError: it writes both otherwise, or as `set_chat_template` and `new_chat_format`.
     """
     set_chat_template(tokenizer, args)
     if chat := new_chat_format(tokenizer, prompt_settings(args)):
-        with chat.add_remedy(f"tokenizer `{tokenizer.name_or_path}`", PROBE):
-            if not chat.splits(with_thoughts(PROBE)):
-                chat.check_split(PROBE)
+        probe = chat.conversation(PROBE) if args.task == "chat" else PROBE
+        origin = f"tokenizer `{tokenizer.name_or_path}`"
+        with chat.add_remedy(origin, probe):
+            if not chat.splits(with_thoughts(probe)):
+                chat.check_split(probe)
+            if args.task == "chat":
+                _, problems = encode_conversations(chat, [with_thoughts(probe), probe], [origin] * 2, args.train_on)
+                if len(problems) == 2:
+                    raise ValueError(problems[1])
 
 
 def add_chat_template(

@@ -256,7 +256,15 @@ def test_an_untrainable_template_is_refused_before_the_data_are_read(tmp_path):
         check_chat_template(
             chat_tokenizer(TURNS + "{% if add_generation_prompt %}<|bot|>{% endif %}"), TaskArguments("x")
         )
-    check_chat_template(chat_tokenizer(THINKS), TaskArguments("x"))
+    for task in ("x", "chat"):
+        check_chat_template(chat_tokenizer(THINKS), TaskArguments(task))
+    marks = "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}{% endif %}"
+    half_marked = chat_tokenizer(TURNS.replace("{{ m.content }}", marks) + START)
+    half_marked.chat_template = half_marked.chat_template.replace(
+        "{% endif %}<|end|>", "{% else %}{{ m.content }}{% endif %}<|end|>"
+    )
+    with pytest.raises(ValueError, match=r"^tokenizer `.*does not mark `<\|end\|>`.*e.g. chatml$"):
+        check_chat_template(half_marked, TaskArguments("chat"))
     (tmp_path / "own.jinja").write_text(TURNS + START)
     tokenizer = chat_tokenizer(THINKS)
     args = TaskArguments("summarization", chat_template=str(tmp_path / "own.jinja"))
