@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_llm.data.chats import Conversation, chat_variables, render_chats, render_marked, writes
 from hf_llm.data.prompt_settings import PromptSettings
+from hf_llm.data.tokenization import Encode
 from hf_llm.mappings import format_mapping
 
 QUESTION, ANSWER = "the question", "the completion"  # searched for in the output of the template
@@ -41,6 +42,7 @@ class ChatFormat:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: PromptSettings = PromptSettings()):
         self.tokenizer, self.settings, self.system_prompt = tokenizer, settings, settings.system_prompt
+        self.engine: Encode | None = None  # selected for the first conversations
         self.variables = chat_variables(tokenizer, settings.template_kwargs)
         added = {str(token): number for number, token in tokenizer.added_tokens_decoder.items()}
         self.added = {text: number for text, number in added.items() if text.strip()}

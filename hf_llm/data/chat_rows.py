@@ -80,8 +80,11 @@ def encode_chats(
         counts.thoughts_left_out += leaves_out_thoughts(prompter, chat, encoded[i])
         counts.conversations_split += len(encoded[i]) > 1
         answers = sum(len(answer_ends(row["labels"])) for row in encoded[i])
-        encoded[i] = [row for row in (shorten(row, prompter.max_length) for row in encoded[i]) if row]
-        kept = sum(len(answer_ends(row["labels"])) for row in encoded[i])
+        rows_that_fit = [row for row in (shorten(row, prompter.max_length) for row in encoded[i]) if row]
+        kept = answers
+        if rows_that_fit != encoded[i]:
+            encoded[i] = rows_that_fit
+            kept = sum(len(answer_ends(row["labels"])) for row in encoded[i])
         counts.rows += len(encoded[i])
         counts.conversations += bool(kept)
         counts.conversations_too_long += not kept

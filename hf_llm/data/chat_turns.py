@@ -3,10 +3,12 @@
 import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from hf_llm.data.chat_answers import ChatFormat, check_token_border, completion_after, contents_of, excerpt
 from hf_llm.data.chat_contents import check_answer_written, check_prompt_written
 from hf_llm.data.chats import Conversation, render_chats, render_marked
+from hf_llm.data.tokenization import VERIFIED_PER_CALL, select_engine
 
 Span = tuple[int, int]
 Rows = list[dict[str, list[int]]]
@@ -219,7 +221,9 @@ def encode_spans(format: ChatFormat, texts: list[tuple[str, list[Span]]]) -> lis
     all_ids = token_ids(format, [text for text, _ in texts])
     cuts = [cuts_of(format, text, spans, ids) for (text, spans), ids in zip(texts, all_ids, strict=True)]
     contexts = [*{text[start:border] for (text, _), row in zip(texts, cuts, strict=True) for start, _, border in row}]
-    context_ids = dict(zip(contexts, token_ids(format, contexts), strict=True))
+    # By the tokenizer itself, as in inference; almost all conversations have the same few contexts.
+    own_ids = format.tokenizer(contexts, add_special_tokens=False).input_ids if contexts else []
+    context_ids = dict(zip(contexts, own_ids, strict=True))
     rows: list[dict[str, list[int]] | str] = []
     for (text, spans), ids, row_cuts in zip(texts, all_ids, cuts, strict=True):
         try:
@@ -236,8 +240,14 @@ def encode_spans(format: ChatFormat, texts: list[tuple[str, list[Span]]]) -> lis
 
 
 def token_ids(format: ChatFormat, texts: list[str]) -> list[list[int]]:
-    """Token ids of texts in which the template has written all special tokens."""
-    return format.tokenizer(texts, add_special_tokens=False, return_attention_mask=False).input_ids if texts else []
+    """Token ids of texts in which the template has written all special tokens, by the faster engine if it can."""
+    if not texts:
+        return []
+    if format.engine is None:
+        options = {"add_special_tokens": False, "split_special_tokens": False, "verify_each_call": True}
+        format.engine = select_engine(format.tokenizer, texts[:VERIFIED_PER_CALL], **options)[1]
+    ids, offsets = format.engine(texts)
+    return [ids[start:stop].tolist() for start, stop in pairwise(offsets)]
 
 
 def cuts_of(format: ChatFormat, text: str, spans: list[Span], ids: list[int]) -> list[tuple[int, int, int]]:

@@ -70,15 +70,16 @@ def render_marked(
         template = tokenizer.get_chat_template(tools=[{}] if has_tools else None)
         templates[has_tools] = with_fixed_day(template, datetime.fromisoformat(day)) if day else template
     marked = any(MARK.search(template) for template in templates.values())
+    options = {"return_assistant_tokens_mask": marked, **tokenizer.special_tokens_map, **variables}
 
     def render(chat: Chat, tools: list[Any] | None) -> tuple[str, list[tuple[int, int]]]:
-        options = {"chat_template": templates[bool(tools)], **tokenizer.special_tokens_map, **variables}
         with limited_time(MAX_SECONDS):
-            texts: Any = render_jinja_template([chat], tools, return_assistant_tokens_mask=marked, **options)
+            texts: Any = render_jinja_template([chat], tools, chat_template=templates[bool(tools)], **options)
         (text,), marks = texts
-        size = len(str([chat, tools]))
-        if len(text) > 10 * size + MAX_EXTRA_CHARACTERS:
-            raise ValueError(f"it makes {len(text):,} characters of a chat of {size:,}")
+        if len(text) > MAX_EXTRA_CHARACTERS:
+            size = len(str([chat, tools]))
+            if len(text) > 10 * size + MAX_EXTRA_CHARACTERS:
+                raise ValueError(f"it makes {len(text):,} characters of a chat of {size:,}")
         return text, [span for spans in marks for span in spans]
 
     rendered = []

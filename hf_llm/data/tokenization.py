@@ -26,14 +26,16 @@ VERIFIED_PER_CALL, VERIFIED_PREFIX = 16, 2_000
 Encode = Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
 
 
-def tokenizer_engine(tokenizer: PreTrainedTokenizerBase, add_special_tokens: bool = True) -> Encode:
-    """Return a function that encodes with the tokenizer itself; special tokens that occur in a text are text."""
+def tokenizer_engine(
+    tokenizer: PreTrainedTokenizerBase, add_special_tokens: bool = True, split_special_tokens: bool = True
+) -> Encode:
+    """Return a function that encodes with the tokenizer itself."""
 
     def encode(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         documents = tokenizer(
             texts,
             add_special_tokens=add_special_tokens,
-            split_special_tokens=True,
+            split_special_tokens=split_special_tokens,
             return_attention_mask=False,
             verbose=False,
         ).input_ids
@@ -44,7 +46,9 @@ def tokenizer_engine(tokenizer: PreTrainedTokenizerBase, add_special_tokens: boo
     return encode
 
 
-def fastokens_engine(tokenizer: PreTrainedTokenizerBase, add_special_tokens: bool = True) -> Encode:
+def fastokens_engine(
+    tokenizer: PreTrainedTokenizerBase, add_special_tokens: bool = True, split_special_tokens: bool = True
+) -> Encode:
     """Return a function that encodes with `fastokens`, which reads the same tokenizer.json.
 
     Raises:
@@ -57,8 +61,10 @@ def fastokens_engine(tokenizer: PreTrainedTokenizerBase, add_special_tokens: boo
     engine.no_truncation()
     engine.no_padding()
 
+    options = {"add_special_tokens": add_special_tokens, "split_special_tokens": split_special_tokens}
+
     def encode(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        ids, offsets = engine.encode_batch_flat(texts, add_special_tokens=add_special_tokens, split_special_tokens=True)
+        ids, offsets = engine.encode_batch_flat(texts, **options)
         return np.frombuffer(ids, np.uint32).astype(np.int32), np.frombuffer(offsets, np.uint64).astype(np.int64)
 
     return encode
@@ -69,19 +75,21 @@ def select_engine(
     texts: list[str],
     add_special_tokens: bool = True,
     verify_each_call: bool = False,
+    split_special_tokens: bool = True,
 ) -> tuple[str, Encode]:
     """Choose the fast engine if its ids on `texts` equal the tokenizer's, and the tokenizer itself otherwise.
 
     Args:
         add_special_tokens: add those that the tokenizer puts around a document.
         verify_each_call: compare on some texts of every call too: in a stream, other text may come later.
+        split_special_tokens: special tokens that occur in a text are text.
 
     Returns:
         The name of the engine and its function.
     """
-    own = tokenizer_engine(tokenizer, add_special_tokens)
+    own = tokenizer_engine(tokenizer, add_special_tokens, split_special_tokens)
     try:
-        fast = fastokens_engine(tokenizer, add_special_tokens)
+        fast = fastokens_engine(tokenizer, add_special_tokens, split_special_tokens)
         equal = all(np.array_equal(a, b) for a, b in zip(fast(texts), own(texts), strict=True))
     except Exception as error:  # of any class: the tokenizer itself still works
         logger.info(f"Tokenizer engine: the tokenizer itself; fastokens cannot be used ({error})")

@@ -4,9 +4,11 @@ import pytest
 from tiny import new_tokenizer
 from tokenizers import AddedToken
 
+from hf_llm.data import tokenization
 from hf_llm.data.chat_answers import ChatFormat
 from hf_llm.data.chat_turns import encode_conversations
 from hf_llm.data.prompt_settings import PromptSettings
+from hf_llm.data.tokenization import tokenizer_engine
 
 START = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 TURNS = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}" + START
@@ -53,6 +55,29 @@ def trained(template: str, messages: list, tools: list | None = None, train_on: 
         ]
         texts.append([text for text in format.tokenizer.decode(marks).split("<|bot|>") if text])
     return texts
+
+
+@pytest.mark.parametrize("right", [0, 3])
+def test_conversations_have_the_ids_of_the_tokenizer_whatever_the_fast_engine_gives(right, monkeypatch):
+    """It is compared on the first conversations and in each batch; here the first `right` calls give the same ids."""
+    chats = [{"messages": MESSAGES, "tools": None}] * 3
+    expected, calls = encode_conversations(chat_format(TURNS), chats, ["row"] * 3), []
+
+    def engine_of(tokenizer, *options):
+        own = tokenizer_engine(tokenizer, *options)
+
+        def encode(texts):
+            calls.append(texts)
+            ids, offsets = own(texts)
+            return ids + (len(calls) > right), offsets
+
+        return encode
+
+    monkeypatch.setattr(tokenization, "fastokens_engine", engine_of)
+    format = chat_format(TURNS)
+    for _ in range(2):
+        assert encode_conversations(format, chats, ["row"] * 3) == expected
+    assert len(calls) == (4 if right else 1)  # selected; the first batch, compared and encoded; the second, compared
 
 
 @pytest.mark.parametrize(

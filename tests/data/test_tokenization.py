@@ -98,28 +98,32 @@ def test_special_tokens_spelled_in_a_document_are_text(new):
     assert new.decode(ids[1:-1]) == "say <|eos|> and <|pad|>"
 
 
-def test_the_fast_engine_equals_the_tokenizer(tokenizer):
-    """Ids and offsets, on difficult texts."""
+@pytest.mark.parametrize("split_special_tokens", [True, False])
+def test_the_fast_engine_equals_the_tokenizer(tokenizer, split_special_tokens):
+    """Ids and offsets, on difficult texts; special tokens in them are text, or tokens."""
     pytest.importorskip("fastokens")
-    for fast, plain in zip(fastokens_engine(tokenizer)(TRICKY), tokenizer_engine(tokenizer)(TRICKY), strict=True):
-        assert np.array_equal(fast, plain)
+    texts = [*TRICKY, *(f"{tokenizer.eos_token}{text} {tokenizer.eos_token}\n" for text in TRICKY)]
+    engines = [make(tokenizer, False, split_special_tokens) for make in (fastokens_engine, tokenizer_engine)]
+    (fast, fast_offsets), (plain, plain_offsets) = (encode(texts) for encode in engines)
+    assert np.array_equal(fast, plain) and np.array_equal(fast_offsets, plain_offsets)
+    assert (tokenizer.eos_token_id in plain) != split_special_tokens
 
 
-def wrong_ids(tokenizer):
+def wrong_ids(tokenizer, *options):
     encode = tokenizer_engine(tokenizer)
     return lambda texts: (encode(texts)[0] + 1, encode(texts)[1])
 
 
-def wrong_offsets(tokenizer):
+def wrong_offsets(tokenizer, *options):
     encode = tokenizer_engine(tokenizer)
     return lambda texts: (encode(texts)[0], encode(texts)[1] * 0)
 
 
-def fails_to_build(tokenizer):
+def fails_to_build(tokenizer, *options):
     raise ImportError("No module named 'fastokens'")
 
 
-def fails_to_encode(tokenizer):
+def fails_to_encode(tokenizer, *options):
     def encode(texts):
         raise RuntimeError("unknown pre-tokenizer")
 
