@@ -282,7 +282,10 @@ class SourceArguments(ReadingArguments):
 class LayoutArguments(SourceArguments):
     """Which data of one source to read, and how to lay it out in rows."""
 
-    max_length: int = field(default=1024, metadata={"help": "Maximum number of tokens per row.", "min": 2})
+    max_length: int = field(
+        default=1024,
+        metadata={"help": "Maximum number of tokens per row; by default as many as a model with fewer has.", "min": 2},
+    )
     packing: bool = field(
         default=True,
         metadata={"help": "Put several documents or examples into one row, without attention between them."},

@@ -62,6 +62,8 @@ def parse_args(
         if isinstance(values[name], dict):
             logger.info(f"`--{name}`, with the settings of the file: {format_mapping(values[name])}")
     set_strategies(values, named, in_file)
+    if has_trainer(dataclass_types) and "max_length" in values and "max_length" not in named | in_file:
+        fit_max_length(values)
     check_effects(parser.options, values, named, in_file)
     return tuple(build(dataclass_type, values) for dataclass_type in dataclass_types)
 
@@ -148,6 +150,16 @@ def set_strategies(values: dict[str, Any], named: set[str], in_file: set[str]) -
         for names, precedence in ((named, set()), (in_file, named)):
             if f"{event}_steps" in names and f"{event}_strategy" not in names | precedence:
                 values[f"{event}_strategy"] = "steps"
+
+
+def fit_max_length(values: dict[str, Any]) -> None:
+    """Lower the default of `--max_length` to the positions of the model that is loaded, such as BERT's 512."""
+    if (name := values.get("model_name_or_path")) is not None:
+        from hf_llm.models.classifiers import read_positions
+
+        if (positions := read_positions(name, values["trust_remote_code"])) < values["max_length"]:
+            logger.info(f"`--max_length` {positions}: the model has no more positions")
+            values["max_length"] = positions
 
 
 def build(dataclass_type: type, values: dict[str, Any]) -> Any:

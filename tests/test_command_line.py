@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 import torch
-from transformers import TrainingArguments
+from transformers import AutoConfig, TrainingArguments
 
 from hf_llm.arguments import (
     DataArguments,
@@ -311,7 +311,7 @@ def test_bfloat16_is_used_if_the_hardware_supports_it_unless_the_flag_is_given(
         ([], None, 77),
         (["--max_length", "5"], None, 5),
         ([], "vocab_size: 300", TextArguments.max_length),
-        (["--model_name_or_path", "folder"], None, TextArguments.max_length),
+        (["--model_name_or_path", "/no/folder"], None, TextArguments.max_length),
     ],
     ids=["bare", "flag", "config", "model"],
 )
@@ -504,3 +504,13 @@ def test_without_a_tracker_there_is_none(parse):
 def test_a_setting_at_its_default_needs_no_other_flag(parse):
     """`--load_best_model_at_end false` has the effect that it asks for."""
     assert not parse("--load_best_model_at_end", "false", "--hub_always_push", "false")[-1].load_best_model_at_end
+
+
+def test_rows_are_as_long_as_a_loaded_model_allows_unless_a_length_is_given(parse, tmp_path):
+    """A default that a model with few positions, such as BERT, cannot take would stop every first try of it."""
+    AutoConfig.for_model("llama", max_position_embeddings=64).save_pretrained(tmp_path / "model")
+    model = ("--model_name_or_path", str(tmp_path / "model"))
+    assert parse(*model)[1].max_length == 64
+    assert parse(*model, "--max_length", "100")[1].max_length == 100
+    assert parse(*model, config="max_length: 100")[1].max_length == 100
+    assert parse()[1].max_length == 1024

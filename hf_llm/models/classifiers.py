@@ -146,6 +146,17 @@ def count_positions(config: PreTrainedConfig) -> float:
     return num_positions(model) - first_position(model)
 
 
+def read_positions(name: str, trust_remote_code: bool = False) -> float:
+    """The number of tokens that a saved model can read; infinity where its config does not say or cannot be read."""
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except Exception:  # as in `find_classifier`; loading reports it
+        return math.inf
+    if labels_texts(config):
+        return count_positions(config)
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
+
+
 def match_labels(config: PreTrainedConfig, task: Task) -> list[str] | None:
     """Name the outputs of a model's classification head as the task names its labels, in the order of the head.
 

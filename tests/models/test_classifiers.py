@@ -1,5 +1,7 @@
 """Encoders are told from models that write, and keep head and labels through saving, also with adapters."""
 
+import math
+
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
@@ -16,6 +18,7 @@ from hf_llm.models.classifiers import (
     find_classifier,
     labels_to_train,
     match_labels,
+    read_positions,
 )
 from hf_llm.models.loading import load_for_generation, load_to_evaluate, load_to_finetune
 from hf_llm.tasks import load_task
@@ -120,3 +123,10 @@ def test_labels_are_matched_by_name_never_by_number():
     assert match_labels(config, load_task("regression")) is None
     config.problem_type = "multi_label_classification"
     assert match_labels(config, task) is None
+
+
+def test_the_positions_of_a_saved_model_are_those_that_texts_can_have(tmp_path):
+    """RoBERTa numbers tokens from padding id + 1; a model that cannot be read is reported where it is loaded."""
+    assert read_positions(save_encoder(tmp_path / "roberta")) == 37
+    assert read_positions(str(save_model(tmp_path / "llama", new_tokenizer()))) == 64
+    assert read_positions(str(tmp_path / "nothing")) == math.inf
