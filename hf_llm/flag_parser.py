@@ -7,7 +7,9 @@ import difflib
 import json
 import os
 import re
+import sys
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 from transformers import HfArgumentParser
@@ -120,6 +122,7 @@ class RecipeParser(HfArgumentParser):
             self.error(str(error))
 
     def error(self, message: str) -> NoReturn:
+        message = re.sub(r"(--\w+)/--[\w-]+", r"\1", message)  # argparse names a flag with its spelling in dashes
         exit_with_error(f"{self.origin}{message}", status=2)
 
     def check_flags(self, argv: list[str]) -> None:
@@ -159,7 +162,8 @@ class RecipeParser(HfArgumentParser):
             flags = [flag_name(word) for word in argv[: argv.index(unknown[0])] if word.startswith("--")]
             if flags and flags[-1].endswith(("token", "key")):  # the word may be a piece of it
                 self.error(f"`{flags[-1]}` takes one value, and another word follows: put quotes around the value")
-            self.error(f"unknown argument `{name}`{self.suggest(f'--{name}')}")
+            flag = self.suggest(f"--{name}") or "; write a value after its flag, see `--help`"
+            self.error(f"unknown argument `{name}`{flag}")
         return vars(namespace)
 
     def config_flags(self, argv: list[str], default_config: str | None) -> list[str]:
@@ -192,6 +196,9 @@ class RecipeParser(HfArgumentParser):
         Raises:
             ValueError: the file cannot be read, or has an unknown key.
         """
+        configs = {file.name: file for file in Path(sys.argv[0]).parent.glob("configs/*.yaml")}
+        if not Path(path).exists() and (near := difflib.get_close_matches(Path(path).name, configs, 1)):
+            raise ValueError(f"`--{flag}` {path}: there is no such file; the nearest is {configs[near[0]]}")
         settings = read_yaml(path, flag)
         known = {action.dest: action for action in self._actions if action.dest not in ("help", "config")}
         for key, value in settings.items():

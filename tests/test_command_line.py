@@ -106,7 +106,8 @@ def test_flags_override_the_file(parse):
         (["--max-lenght=3"], "unknown argument `--max-lenght`; the nearest is `--max_length`"),
         (["--prompt", "--x"], "unknown argument `--prompt`"),
         (["--run_name", "--x"], "`--x`; write a value that begins with - as `--name=-value`"),
-        (["stray"], "unknown argument `stray`"),
+        (["stray"], "unknown argument `stray`; write a value after its flag, see `--help`"),
+        (["--optim", "sgdd"], "argument --optim: invalid choice: 'sgdd'"),
         (["--lora_r", "8"], "unknown argument `--lora_r`: it is an argument of recipes/finetune.py"),
         (
             ["--overwrite_output_dir"],
@@ -121,7 +122,7 @@ def test_flags_override_the_file(parse):
         (["--zero_stage", "2"], "`--zero_stage`: give `--deepspeed ds_configs/zero2.json`"),
         (["--eos_token", "x"], "unknown argument `--eos_token`; write a value"),
         (["--evaluation_strategy", "no"], "`--evaluation_strategy`; the nearest is `--eval_strategy`"),
-        (["--max_length", "many"], "argument --max_length/--max-length: invalid int value: 'many'"),
+        (["--max_length", "many"], "argument --max_length: invalid int value: 'many'"),
         (["--lr_scheduler_type", "cosin"], "invalid choice: 'cosin'"),
         (["--packing", "perhaps"], "argument --packing: "),
     ],
@@ -190,9 +191,9 @@ def test_a_broken_file_is_reported_without_its_lines(refusal, config):
     [
         ("learning_rte: 1", "unknown key `learning_rte`; the nearest is `learning_rate`"),
         ("config: other.yaml", "unknown key `config`"),
-        ("max_length: many", "argument --max_length/--max-length: invalid int value: 'many'"),
+        ("max_length: many", "argument --max_length: invalid int value: 'many'"),
         ("packing: perhaps", "argument --packing: "),
-        ("save_strategy: sometimes", "argument --save_strategy/--save-strategy: invalid choice: 'sometimes'"),
+        ("save_strategy: sometimes", "argument --save_strategy: invalid choice: 'sometimes'"),
         ("- a list", "write lines `key: value`"),
         ("a: [", "cannot be read"),
     ],
@@ -476,6 +477,13 @@ def test_what_is_trained_is_no_flag_of_an_evaluation(tmp_path, capsys):
     (tmp_path / "tuned.yaml").write_text("task: chat\ntrain_on: last\n")
     argv = ["--model_name_or_path", "m", "--task", str(tmp_path / "tuned.yaml")]
     assert parse_tasks(argv, *parse_args(groups, argv))["tuned"][0].task == "chat"
+
+
+def test_the_nearest_file_is_named_for_one_that_is_not_there(refusal, monkeypatch):
+    """Of those beside the recipe, from whatever folder it is started."""
+    monkeypatch.setattr("sys.argv", [str(CONFIGS.parent / "finetune.py")])
+    for name in ("chat.yaml", "elsewhere/chats.yaml"):
+        assert f"{name}: there is no such file; the nearest is {CONFIGS / 'chat.yaml'}" in refusal("--config", name)
 
 
 def test_two_tasks_of_one_name_are_refused():

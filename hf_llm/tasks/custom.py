@@ -96,9 +96,12 @@ def new_template(flag: str, source: str) -> RowTemplate:
     """Make a template of a flag's value, which may be the name of a file.
 
     Raises:
-        ValueError: the file cannot be read, or the template is not valid.
+        ValueError: the file cannot be read, or the template is not valid or the same for all rows.
     """
-    return RowTemplate(flag, read_template(flag, source))
+    template = RowTemplate(flag, read_template(flag, source))
+    if not template.columns:
+        raise ValueError(f"`{flag}` {source} reads no column of the rows: write one as `{{{{ COLUMN }}}}`")
+    return template
 
 
 def read_template(flag: str, source: str) -> str:

@@ -556,6 +556,11 @@ def test_the_columns_of_flores_are_a_translation(codes, row, tmp_path):
             "or take `--task summarization`, which reads these columns",
         ),
         (
+            "summarization",
+            {"question": "q", "answer": "a"},
+            "or take `--task generation` or `question_answering`, which reads these columns",
+        ),
+        (
             "multiple_choice",
             {"question": "q", "choices": ["a", "b"], "answer": 3},
             "the answer `3` is none of the 2 choices",

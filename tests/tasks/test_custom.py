@@ -48,6 +48,7 @@ def test_a_template_may_be_a_file(tmp_path):
     ("options", "message"),
     [
         ({"prompt_template": "none.jinja"}, "`--prompt_template` none.jinja cannot be read: No such file"),
+        ({"prompt_template": "{question}"}, "`--prompt_template` {question} reads no column of the rows: write one as"),
         ({"prompt_template": "{{ why }}"}, "no column `why`, only question, answer, names, unit: choose with"),
         ({"answer_pattern": "("}, r"`--answer_pattern` \(: .*: correct the expression, or give number"),
         ({"answer_pattern": "z"}, "line 1: `--answer_pattern` z finds no answer in the gold answer"),
