@@ -237,9 +237,8 @@ def to_task_columns(rows: Dataset, split: str, task: Task, mapping: dict[str, st
     except KeyError as missing:
         others = [other for other in task_names() if other != "custom"]
         fitting = {other: columns_read(load_task(other), rows) for other in others}
-        best = [other for other in others if fitting[other] == max(fitting.values()) > 0]
-        best = [other for other in best if other != "chat"] or best  # it reads most columns of text
-        other_task = f", or take `--task {'` or `'.join(best)}`, which reads these columns" if best else ""
+        best = max(fitting, key=lambda other: (fitting[other], other != "chat"))  # it reads most columns of text
+        other_task = f", or take `--task {best}`, which reads these columns" if fitting[best] else ""
         raise ValueError(
             f"`{split}` has no column {' and no '.join(f'`{name}`' for name in missing.args)}, only "
             f"{', '.join(columns)}: choose with `--column_mapping "

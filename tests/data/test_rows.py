@@ -558,7 +558,7 @@ def test_the_columns_of_flores_are_a_translation(codes, row, tmp_path):
         (
             "summarization",
             {"question": "q", "answer": "a"},
-            "or take `--task generation` or `question_answering`, which reads these columns",
+            "or take `--task generation`, which reads these columns",
         ),
         (
             "multiple_choice",
