@@ -15,9 +15,10 @@ from collections import Counter
 from chat_templates import SHAPES, tokenizer_of
 from transformers import PreTrainedTokenizerBase
 
+from hf_llm.conversations import Conversation
 from hf_llm.data.chat_answers import ChatFormat, switches
 from hf_llm.data.chat_turns import encode_conversations
-from hf_llm.data.chats import Conversation, as_lists, with_json_text
+from hf_llm.data.chats import as_lists, with_json_text
 from hf_llm.data.prompt_settings import PromptSettings
 
 # ruff: noqa: RUF001  marks with fullwidth bars

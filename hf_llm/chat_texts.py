@@ -25,8 +25,8 @@ ROLE_OF_MARK = {
     "response": "assistant", "bot": "assistant", "model": "assistant", "function response": "tool", "ipython": "tool",
 }  # fmt: skip
 PREAMBLES = ("Below is an instruction", "A chat between")  # of Alpaca and Vicuna, before the first mark
-START = re.compile(r"\s*(?:<s>|<bos>|<\|begin_of_text\|>|<\|endoftext\|>)?\s*")
-END = re.compile(
+TEXT_START = re.compile(r"\s*(?:<s>|<bos>|<\|begin_of_text\|>|<\|endoftext\|>)?\s*")
+TEXT_END = re.compile(
     r"(?:\s|</?s>|<\|im_end\|>|<\|eot_id\|>|<\|end\|>|<\|end_of_text\|>|<end_of_turn>|<\|endoftext\|>|<eos>)*\Z"
 )
 SYSTEM = re.compile(r"\s*<<SYS>>(.*?)<</SYS>>", re.DOTALL)  # of Llama 2, in the user's first turn
@@ -44,13 +44,13 @@ def split_chat_text(text: str) -> list[dict[str, Any]] | None:
         >>> split_chat_text("### Human: Hi.### Assistant: Hello.")
         [{'role': 'user', 'content': 'Hi.'}, {'role': 'assistant', 'content': 'Hello.'}]
     """
-    text = text[START.match(text).end() :]  # pyright: ignore[reportOptionalMemberAccess]
+    text = text[TEXT_START.match(text).end() :]  # pyright: ignore[reportOptionalMemberAccess]
     for mark in STYLES:
         preamble, *parts = mark.split(text)
         if parts and (not preamble.strip() or preamble.startswith(PREAMBLES)):
             messages = [{"role": "system", "content": preamble.strip()}] if preamble.strip() else []
             for name, content in zip(parts[::2], parts[1::2], strict=True):
-                add_turn(messages, name.lower(), END.sub("", content, count=1).strip())
+                add_turn(messages, name.lower(), TEXT_END.sub("", content, count=1).strip())
             return messages
     return None
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from hf_llm.data.chats import Conversation, chat_variables, render_chats, render_marked, writes
+from hf_llm.conversations import Conversation
+from hf_llm.data.chats import chat_variables, render_chats, render_marked, writes
 from hf_llm.data.prompt_settings import PromptSettings
 from hf_llm.data.tokenization import Encode
 from hf_llm.mappings import format_mapping

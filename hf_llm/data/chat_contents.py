@@ -3,7 +3,8 @@
 import re
 from typing import Any
 
-from hf_llm.data.chats import Conversation, writes
+from hf_llm.conversations import Conversation
+from hf_llm.data.chats import writes
 
 SWITCH = re.compile(r"(?:^|\s)/\w+")  # in a message for the template itself, e.g. `/no_think`
 

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from hf_llm.conversations import Conversation
 from hf_llm.data.chat_answers import ChatFormat, check_token_border, completion_after, contents_of, excerpt
 from hf_llm.data.chat_contents import check_answer_written, check_prompt_written
-from hf_llm.data.chats import Conversation, render_chats, render_marked
+from hf_llm.data.chats import render_chats, render_marked
 from hf_llm.data.tokenization import VERIFIED_PER_CALL, select_engine
 
 Span = tuple[int, int]

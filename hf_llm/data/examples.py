@@ -24,7 +24,7 @@ from hf_llm.messages import ORIGIN, add_origin
 
 logger = logging.getLogger(__name__)
 
-ROWS_PER_BATCH = 1000
+BATCH_ROWS = 1000
 MAX_UNPROVED = 0.01  # share of the rows of a split that may be left out because they cannot be proved
 
 
@@ -174,8 +174,8 @@ def encode_prompts(rows: Dataset, prompter: Prompter, split: str = "validation")
 def batches_with_origins(rows: Dataset, split: str) -> Iterator[list[dict[str, Any]]]:
     """Yield batches of rows, with a progress bar on rank 0; a row without an origin gets one, e.g. "`train` row 0"."""
     with tqdm(total=len(rows), desc=f"Prompts of {split}", disable=not PartialState().is_main_process) as bar:
-        for start in range(0, len(rows), ROWS_PER_BATCH):
-            batch = rows.select(range(start, min(start + ROWS_PER_BATCH, len(rows)))).to_list()
+        for start in range(0, len(rows), BATCH_ROWS):
+            batch = rows.select(range(start, min(start + BATCH_ROWS, len(rows)))).to_list()
             yield [{ORIGIN: f"`{split}` row {number}"} | row for number, row in enumerate(batch, start)]
             bar.update(len(batch))
 

@@ -29,7 +29,7 @@ BATCH_ROWS = 10_000  # of a list
 PIECE = 1 << 16  # bytes of a list that are decoded together
 HALF_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # half of a pair, or both halves
 DECODER = json.JSONDecoder()
-SPACE = re.compile(r"[ \t\r\n]*")
+WHITE_SPACE = re.compile(r"[ \t\r\n]*")
 ROWS = ("data", "rows", "examples")  # names of a list of rows in an object
 NAME = re.compile(r'[ \t\r\n,]*"((?:[^"\\]|\\.)*)"[ \t\r\n]*:[ \t\r\n]*')  # of the next value in an object
 SIGNS = re.compile(r'\\.|[{\[]+|["}\],]', re.DOTALL)  # that open and close strings, lists and objects, or end an item
@@ -64,7 +64,7 @@ def start_of_list(first: bytes) -> int | None:
     if rest.strip() and is_json(line):
         return None
     text = first.decode("utf-8", "surrogateescape")
-    start = SPACE.match(text).end()  # pyright: ignore[reportOptionalMemberAccess]
+    start = WHITE_SPACE.match(text).end()  # pyright: ignore[reportOptionalMemberAccess]
     position = start + 1 if text.startswith("{", start) else len(text)
     while name := NAME.match(text, position):
         if name[1] in ROWS and text.startswith("[", name.end()):
@@ -171,7 +171,7 @@ def split_list(
     start = text.index("[") + 1
     line = count_lines(text, 0, start, (1, 0))  # the number of the line, and the offset where it begins
     while True:
-        space = SPACE.match(text, start).end()  # pyright: ignore[reportOptionalMemberAccess]
+        space = WHITE_SPACE.match(text, start).end()  # pyright: ignore[reportOptionalMemberAccess]
         line, start = count_lines(text, start, space, line), space
         where, end = (line[0], start - line[1]), end_of_json(text, start)
         position, depth, in_string, dropped = start, 0, False, 0
@@ -236,7 +236,7 @@ def end_of_json(text: str, start: int) -> int | None:
         _, end = DECODER.raw_decode(text, start)
     except (ValueError, RecursionError):
         return None
-    end = SPACE.match(text, end).end()  # pyright: ignore[reportOptionalMemberAccess]
+    end = WHITE_SPACE.match(text, end).end()  # pyright: ignore[reportOptionalMemberAccess]
     return end if text[end : end + 1] in (",", "]") else None
 
 

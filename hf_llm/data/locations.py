@@ -51,7 +51,8 @@ from hf_llm.messages import printable
 logger = logging.getLogger(__name__)
 
 SYSTEM_FOLDERS = ("/proc/", "/sys/")  # some of whose files have no end, or wait for one
-KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+SPECIAL_FILES = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+SPECIAL_FILES |= dict.fromkeys((stat.S_IFCHR, stat.S_IFBLK), "a device")
 
 
 class Location(NamedTuple):
@@ -188,7 +189,7 @@ class Search:
             self.seen[key] = location
             self.sizes[location] = status.st_size
         else:
-            self.skipped.append((location, KINDS[kind]))
+            self.skipped.append((location, SPECIAL_FILES[kind]))
 
     def open_folder(self, folder: Location, key: tuple) -> None:
         """Find the entries of a folder that may be text, or the shards of a prepared folder.

@@ -206,7 +206,7 @@ def prompt_settings(args: TaskArguments | GenerateArguments | ChatArguments) -> 
 
 def task_settings(args: TaskArguments, task: Task, rows: DatasetDict) -> PromptSettings:
     """The settings of a task's prompts, with the few-shot examples that `load_rows` has drawn."""
-    shots = [example_of(row, task) for row in rows.get(FEWSHOT, [])]
+    shots = [example_of(row, task) for row in (rows[FEWSHOT].to_list() if FEWSHOT in rows else [])]
     return replace(prompt_settings(args), shots=shots, train_on=args.train_on)
 
 

@@ -28,7 +28,7 @@ from hf_llm.mappings import read_json_file
 from hf_llm.messages import printable
 
 VERSION = 1  # of the layout of a folder
-ROWS_PER_BATCH = 1000  # of a shard: as many are read together
+BATCH_ROWS = 1000  # of a shard: as many are read together
 CHECKED_BYTES = 1 << 20  # at both ends of a shard when it is opened; a whole one would be read to the end
 
 
@@ -242,7 +242,7 @@ def write_shards(
 ) -> Iterator[dict[str, Any]]:
     """Write packed rows to shards, and yield the entry of each: its name, size and checksum."""
     schema = pa.schema({"input_ids": pa.list_(integer), "lengths": pa.list_(pa.uint32())})
-    batches = rows.with_format("arrow").iter(ROWS_PER_BATCH)
+    batches = rows.with_format("arrow").iter(BATCH_ROWS)
     with tqdm(total=len(rows), desc=f"Writing {split}") as bar:
         for number, shard in enumerate(split_batches((table.cast(schema) for table in batches), shard_bytes)):
             path = folder / f"{split}-{number:05}.arrow"

@@ -23,7 +23,7 @@ MODELS = {  # each with its trainer
     "bpe": (models.BPE, trainers.BpeTrainer),
     "unigram": (models.Unigram, trainers.UnigramTrainer),
 }
-BATCH = 1000  # texts that are encoded together
+BATCH_TEXTS = 1000  # texts that are encoded together
 # To learn merges, each token is written as the character of this number plus its id: never a surrogate or a space.
 FIRST_CHARACTER = 0x10000
 EXTRA_MERGES = 1.1  # times the number of new tokens: some merges give a token that exists already
@@ -242,8 +242,8 @@ def words_as_characters(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
             begins_word[id], is_mark[id] = token.startswith(SPACE), not WORD_PATTERN.search(token.replace(SPACE, "a"))
             if BYTE.fullmatch(token):  # of a character without a token: it could not be decoded from a longer token
                 character_of[id] = ord(" ")
-    for start in range(0, len(texts), BATCH):
-        for encoding in backend.encode_batch(texts[start : start + BATCH], add_special_tokens=False):
+    for start in range(0, len(texts), BATCH_TEXTS):
+        for encoding in backend.encode_batch(texts[start : start + BATCH_TEXTS], add_special_tokens=False):
             ids, words = np.array(encoding.ids, np.int64), np.array(encoding.word_ids, float)
             begins = begins_word[ids] | is_mark[ids] | (np.diff(words, prepend=-1) != 0)
             begins[1:] |= is_mark[ids[:-1]]

@@ -12,7 +12,6 @@ from hf_llm.data.html_pages import decode_page, main_text
 from hf_llm.messages import ORIGIN, one_line
 
 PAGES = ("text/html", "application/xhtml+xml")
-BATCH = 100  # records
 
 
 def read_warc(stream: FileStream, column: Columns) -> Iterator[Batch]:

@@ -11,7 +11,7 @@ from accelerate import PartialState
 from hf_llm.arguments import EvalArguments, TaskArguments
 from hf_llm.data.prompting import set_chat_template
 from hf_llm.evaluation.generation import BATCH_SIZE
-from hf_llm.evaluation.thoughts import END
+from hf_llm.evaluation.thoughts import THOUGHT_END
 from hf_llm.files import write_json
 from hf_llm.mappings import format_mapping
 from hf_llm.models.loading import load_for_generation
@@ -67,7 +67,7 @@ def run_harness(
     if task_args.system_prompt is not None and not chat:
         raise ValueError("`--system_prompt` has no effect on plain prompts: give `--prompt_style chat` too")
     set_chat_template(tokenizer, task_args)
-    thought_end = END.search(str(tokenizer.chat_template)) if chat else None
+    thought_end = THOUGHT_END.search(str(tokenizer.chat_template)) if chat else None
     language_model: Any = HFLM  # its decorator hides the arguments
     options = {"batch_size": batch_size, "chat_template_args": template_kwargs}
     options["think_end_token"] = thought_end and thought_end[0]

@@ -14,14 +14,16 @@ from transformers.generation.streamers import BaseStreamer
 from hf_llm.arguments import ChatArguments
 from hf_llm.data.prompting import new_chat_format, prompt_settings, set_chat_template
 from hf_llm.evaluation.generation import generate_ids, tokenize_prompts
-from hf_llm.evaluation.thoughts import BEGIN, END, MARK_TOKENS, StopAfterAnswer, decode_answer
+from hf_llm.evaluation.thoughts import MARK_TOKENS, THOUGHT_BEGIN, THOUGHT_END, StopAfterAnswer, decode_answer
 from hf_llm.files import write_json_lines
 from hf_llm.messages import escape_controls, one_line
 from hf_llm.models.inspection import end_token_ids, num_positions
 
 COMMANDS = "/reset forgets the conversation, /save FILE writes it, /exit or Ctrl-D ends"
 QUOTES = '"""'  # around a message of several lines
-MARKS = regex.compile(rf"{BEGIN.pattern}|{END.pattern}|</?(?:response|answer)>|<\|(?:begin|end)_of_solution\|>")
+THOUGHT_MARKS = regex.compile(
+    rf"{THOUGHT_BEGIN.pattern}|{THOUGHT_END.pattern}|</?(?:response|answer)>|<\|(?:begin|end)_of_solution\|>"
+)
 # What the model's generation_config.json says unless a flag does.
 SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
 
@@ -208,7 +210,7 @@ class AnswerWriter(BaseStreamer):
     def texts(self) -> tuple[str, str]:
         """Answer and thought so far, the thought without its marks."""
         answer, thought = decode_answer(self.tokenizer, self.prompt, self.ids)
-        thought = MARKS.sub("", thought)
+        thought = THOUGHT_MARKS.sub("", thought)
         for token in self.tokenizer.all_special_tokens:
             thought = thought.replace(token, "")
         return answer.lstrip(), thought.lstrip()
@@ -245,7 +247,7 @@ def settled(text: str) -> str:
         >>> settled("4, so </thi")
         '4, so'
     """
-    mark = MARKS.search(text, partial=True)
+    mark = THOUGHT_MARKS.search(text, partial=True)
     return text[: mark.start() if mark and mark.partial else None].rstrip("\ufffd").rstrip()
 
 

@@ -12,11 +12,11 @@ from hf_llm.evaluation.generation import StopRows, decode_completion, truncate_a
 # Tags of R1, Qwen3, GLM, Granite and Seed, of OpenThinker, Magistral, Command A, Kimi and Gemma, and the channels of
 # gpt-oss.
 TAGS = r"(?:seed:)?(?:think|thinking|thought|reasoning)>"
-BEGIN = regex.compile(
+THOUGHT_BEGIN = regex.compile(
     rf"<{TAGS}|<\|begin_of_thought\|>|\[THINK\]|<\|START_THINKING\|>"
     r"|◁think▷|<\|channel>thought|<\|channel\|>(?:analysis|commentary)"
 )
-END = re.compile(
+THOUGHT_END = re.compile(
     rf"</{TAGS}|<\|end_of_thought\|>|\[/THINK\]|<\|END_THINKING\|>|◁/think▷|<channel\|>"
     r"|<\|channel\|>final(?:[^<]|<\|constrain\|>)*<\|message\|>"
 )
@@ -28,7 +28,7 @@ MARK_TOKENS = 40  # more than any mark has: a token is at least one byte
 
 def begins_thought(prompt: str) -> bool:
     """Whether a prompt ends with the beginning of a thought, as the chat templates of R1 and Qwen3.5 do."""
-    return any(not prompt[mark.end() :].strip() for mark in BEGIN.finditer(prompt))
+    return any(not prompt[mark.end() :].strip() for mark in THOUGHT_BEGIN.finditer(prompt))
 
 
 def split_thought(text: str, begun: bool = False) -> tuple[str, str]:
@@ -44,11 +44,11 @@ def split_thought(text: str, begun: bool = False) -> tuple[str, str]:
         >>> split_thought("<think>2 + 2</think>4")
         ('4', '<think>2 + 2</think>')
     """
-    ends = [mark.end() for mark in END.finditer(text)]
+    ends = [mark.end() for mark in THOUGHT_END.finditer(text)]
     if begun and not ends:
         return "", text
     start = ends[-1] if ends else 0
-    another = BEGIN.search(text, start)
+    another = THOUGHT_BEGIN.search(text, start)
     end = another.start() if another else len(text)
     answer, thought = text[start:end], text[:start] + text[end:]
     wrapped = WRAPPED.match(answer) if thought else None
@@ -106,7 +106,8 @@ class StopAfterAnswer(StopRows):
             ids: the completion.
             end: the text of its last tokens.
         """
-        last_begin, last_end = (max((mark.end() for mark in marks.finditer(end)), default=0) for marks in (BEGIN, END))
+        marks = (THOUGHT_BEGIN, THOUGHT_END)
+        last_begin, last_end = (max((found.end() for found in mark.finditer(end)), default=0) for mark in marks)
         if last_begin > last_end:
             self.thinking[row] = True
         elif last_end and self.thinking[row]:
@@ -116,6 +117,7 @@ class StopAfterAnswer(StopRows):
         answer = ids[self.answer_starts[row] :]
         if len(answer) >= self.answer_tokens:
             text = self.tokenizer.batch_decode([answer])[0].strip()
-            return not (text and BEGIN.fullmatch(text, partial=True))  # a mark of many tokens, which is not complete
+            # Not within a mark of many tokens.
+            return not (text and THOUGHT_BEGIN.fullmatch(text, partial=True))
         (text,) = self.tokenizer.batch_decode([answer], skip_special_tokens=True)
         return truncate_at(text, self.stop_strings) != text

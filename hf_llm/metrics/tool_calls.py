@@ -23,7 +23,7 @@ KEY_CALL = re.compile(r"<tool_call>\s*([\w.-]+)\s*((?:<arg_key>.*?)?)</tool_call
 KEY_ARGUMENT = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
 # Mistral and DeepSeek: the name, a mark, and a JSON object: look[ARGS]{"at": "goats"}
 NAMED_OBJECT = re.compile(r"([\w.-]{1,64})(?:\[ARGS\]|<｜tool▁sep｜>|:\d+<\|tool_call_argument_begin\|>)\s*(?=\{)")  # noqa: RUF001
-MARKS = re.compile(r"[ ,./\-_*^]")
+IGNORED = re.compile(r"[ ,./\-_*^]")
 
 
 class ToolCalls(TaskMetric):
@@ -179,5 +179,5 @@ def standardized(value: Any) -> Any:
     if isinstance(value, list):
         return [standardized(item) for item in value]
     if isinstance(value, str):
-        return MARKS.sub("", value).lower().replace("'", '"')
+        return IGNORED.sub("", value).lower().replace("'", '"')
     return f"{value}" if isinstance(value, bool) else value

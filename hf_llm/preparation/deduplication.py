@@ -35,9 +35,9 @@ QUOTATION_MARKS, DASHES = '["`\u00b4\u00ab\u00bb\u2018-\u201f\u2039\u203a]', r"[
 INCHES, LONE_MARKS = r'(\p{N})["\u201d]', "(?:^|\\s)[\u00ab\u00bb](?:\\s|$)"
 # Punctuation of sentences: around words of two or more letters, before a space, and in scripts without spaces. Next to
 # a number or a single letter, brackets and exclamation marks may be operators: `5!`, `(2 + 3) * 4`.
-LETTERS = r"[\p{L}\p{M}]{2}"
-AFTER_WORD = rf"({LETTERS})[.,;:!?\u2026'\p{{Pe}}]+(?:\s|$)"
-BEFORE_WORD, BEFORE_SPACE = rf"(?:^|\s)['\u00a1\u00bf\p{{Ps}}]+({LETTERS})", r"[.,;:?\u2026]+(?:\s|$)"
+TWO_LETTERS = r"[\p{L}\p{M}]{2}"
+AFTER_WORD = rf"({TWO_LETTERS})[.,;:!?\u2026'\p{{Pe}}]+(?:\s|$)"
+BEFORE_WORD, BEFORE_SPACE = rf"(?:^|\s)['\u00a1\u00bf\p{{Ps}}]+({TWO_LETTERS})", r"[.,;:?\u2026]+(?:\s|$)"
 IGNORED = (
     r"[[\p{C}--\s]\u0589\u060c\u061b\u061f\u06d4\u0964\u0965\u1362"  # Armenian, Arabic, Devanagari, Ethiopic
     r"\u3001-\u3003\u3008-\u301f\u30fb\uff01\uff08\uff09\uff0c\uff0e\uff1a\uff1b\uff1f]"

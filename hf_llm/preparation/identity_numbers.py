@@ -135,9 +135,9 @@ WORDS: dict[str, tuple] = {
     **dict.fromkeys(("บัตรประชาชน", "ประจำตัวประชาชน"), (pin,)),
     **dict.fromkeys(("ת.ז", "תעודת זהות", "ת״ז", 'ת"ז'), (teudat_zehut,)),
 }
-UNSPACED = [word for word in WORDS if word[0] > "\u0e00"]  # Thai, Japanese, Korean
-SPACED = sorted(map(re.escape, WORDS.keys() - set(UNSPACED)), key=len, reverse=True)
-WORD = re.compile(rf"(?<![^\W\d_])(?:{'|'.join(SPACED)})(?![^\W\d_])|{'|'.join(UNSPACED)}")
+UNSPACED_WORDS = [word for word in WORDS if word[0] > "\u0e00"]  # Thai, Japanese, Korean
+SPACED_WORDS = sorted(map(re.escape, WORDS.keys() - set(UNSPACED_WORDS)), key=len, reverse=True)
+WORD = re.compile(rf"(?<![^\W\d_])(?:{'|'.join(SPACED_WORDS)})(?![^\W\d_])|{'|'.join(UNSPACED_WORDS)}")
 ID_AFTER_WORD = re.compile(
     r"(?<![\w.,])(?!\d{4}-\d\d-\d\d(?!\d))"
     r"(?:[A-Z]{5}\d{4}[A-Z]|(?:[A-Z]-?)?\d(?:[ ./-]?\d){5,15}(?:[ -]?[A-Za-z]{1,2})?)"

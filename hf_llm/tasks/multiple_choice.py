@@ -22,8 +22,8 @@ CHOICE_COLUMN = re.compile(
     r"([0-9]|[A-Ea-e])|()([A-E])"
 )
 RIGHT, WRONG = "correct_answer", ("distractor", "incorrect_answer")  # of SciQ and GPQA
-NUMBER = re.compile(r"(?:choice|option|ending|answer|sol)?([0-9]+)(?:\.0)?")  # also of COPA: choice1, choice2
-LETTER = re.compile(r"\(?([A-Ja-j])[.)]?")
+CHOICE_NUMBER = re.compile(r"(?:choice|option|ending|answer|sol)?([0-9]+)(?:\.0)?")  # also of COPA: choice1, choice2
+CHOICE_LETTER = re.compile(r"\(?([A-Ja-j])[.)]?")
 YES_OR_NO = ["no", "yes"]
 BOOLEANS = {"0": "no", "1": "yes", "false": "no", "true": "yes", "no": "no", "yes": "yes"}
 # Columns of statements that are right or wrong, and how they become context and question.
@@ -145,7 +145,7 @@ class MultipleChoice(Task):
             answer = str(row["answer"]).strip()
             if answer not in labels:
                 self.answers_are_texts &= isinstance(row["answer"], str) and " ".join(answer.split()) in texts
-                if found := NUMBER.fullmatch(answer):
+                if found := CHOICE_NUMBER.fullmatch(answer):
                     numbers.add(int(found[1]))
                     counts_to_last |= int(found[1]) == len(texts)
         if self.first_number is not None or self.answers_are_texts:
@@ -165,7 +165,7 @@ class MultipleChoice(Task):
         answer = " ".join(str(row["answer"]).split())
         if isinstance(row["answer"], str) and answer in labels:
             return [texts[labels.index(answer)]]
-        found, letter = NUMBER.fullmatch(answer), LETTER.fullmatch(answer)
+        found, letter = CHOICE_NUMBER.fullmatch(answer), CHOICE_LETTER.fullmatch(answer)
         if isinstance(row["answer"], str) and answer in texts and (self.answers_are_texts or not (found or letter)):
             return [answer]
         number = int(found[1]) - self.first if found else ord(letter[1].upper()) - ord("A") if letter else -1

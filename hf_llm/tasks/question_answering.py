@@ -9,6 +9,7 @@ from datasets import Dataset, DatasetDict
 
 from hf_llm.messages import ORIGIN, add_origin
 from hf_llm.metrics import question_answering as squad
+from hf_llm.metrics.answers import FINAL
 from hf_llm.metrics.segmentation import starts_with_words
 from hf_llm.python_docs import python_docs
 from hf_llm.tasks import Task, reference_list, refuse_wrong_answers
@@ -20,7 +21,6 @@ NO_ANSWER = "unanswerable"
 # What a written answer may say instead, after e.g. "the question is".
 NO_ANSWER_TEXTS = (NO_ANSWER, "not answerable", "no answer", "cannot be answered", "can not be answered")
 LEADING_WORDS = "the|this|that|it|it['’]s|there|question|answer|is|has"  # noqa: RUF001
-FINAL = "\n####"  # before the final answer of a solution, in GSM8K
 NO_ANSWER_MARKS = ("No Answer Present.", "CANNOTANSWER")  # gold answers of MS MARCO and QuAC
 NEGATIVE = ("False", "false", "0")
 # Columns and values.
@@ -80,7 +80,7 @@ class QuestionAnswering(Task):
         if {*map(str, answers)} <= {"True", "False", "true", "false"}:  # BoolQ, as text in CSV
             words = ["yes" if str(answer).lower() == "true" else "no" for answer in answers]
             rows = rows.remove_columns("answers").add_column("answers", words)
-        if solutions := sum(isinstance(answer, str) and FINAL in answer for answer in answers):
+        if solutions := sum(isinstance(answer, str) and f"\n{FINAL}" in answer for answer in answers):
             logger.info(
                 f"{split}: of {solutions} answers only what follows `####` is used: `--task generation` takes all"
             )
@@ -111,7 +111,7 @@ class QuestionAnswering(Task):
         texts = answer_texts(row["answers"])
         if texts is None:
             raise ValueError(f"`answers` is `{row['answers']}`: give its texts, or [] if there is no answer")
-        return reference_list([text.rpartition(FINAL)[2] for text in texts if text not in NO_ANSWER_MARKS])
+        return reference_list([text.rpartition(f"\n{FINAL}")[2] for text in texts if text not in NO_ANSWER_MARKS])
 
     def answer(self, text, row):
         text = text.strip()

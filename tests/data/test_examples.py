@@ -91,7 +91,7 @@ def test_rows_in_batches_are_encoded_as_each_row_by_itself(monkeypatch):
     prompter = Prompter(TOKENIZER, TASK, 512)
     alone = [encode_examples(Dataset.from_list([row]), prompter)[0][0] for row in rows if row["summary"]]
     for number in (1, 4, 1000):
-        monkeypatch.setattr(examples, "ROWS_PER_BATCH", number)
+        monkeypatch.setattr(examples, "BATCH_ROWS", number)
         together, report = encode_examples(Dataset.from_list(rows), prompter)
         assert together.to_list() == alone and report.examples_dropped == 1
 

@@ -4,9 +4,10 @@ import pytest
 from datasets import Dataset, DatasetDict
 from tiny import new_tokenizer
 
-from hf_llm.arguments import TaskArguments
+from hf_llm.arguments import DataArguments, TaskArguments
 from hf_llm.data.few_shot import draw_shots
 from hf_llm.data.prompting import Prompter, task_settings
+from hf_llm.data.rows import load_rows
 from hf_llm.tasks import load_task
 
 TOKENIZER = new_tokenizer()
@@ -50,3 +51,16 @@ def test_no_evaluated_row_has_the_prompt_of_a_few_shot_example(split):
         assert len(prompts) == 2 and not prompts & {task.to_example(row)["prompt"] for row in left["validation"]}
     with pytest.raises(ValueError, match=f"`{split}` has . different prompts to draw from"):
         draw_shots(splits, task, 6, seed=0)
+
+
+@pytest.mark.parametrize("given", ["train_file", "validation_file"])
+def test_every_model_of_an_evaluation_has_the_same_rows(given, tmp_path):
+    """An encoder reads no few-shot examples, but is not scored on them either: they are drawn with the rows."""
+    ROWS.to_json(tmp_path / "rows.jsonl")
+    data_args = DataArguments(**{given: [str(tmp_path / "rows.jsonl")]})
+    rows = load_rows(data_args, TaskArguments("summarization", num_fewshot=2), TASK, 0)
+    split = given.removesuffix("_file")
+    shots, left = ({*part["summary"]} for part in (rows["fewshot"], rows[split]))
+    assert len(shots) == 2 and not shots & left
+    whole = load_rows(data_args, TaskArguments("summarization"), TASK, 0)
+    assert "fewshot" not in whole and {*whole[split]["summary"]} == shots | left

@@ -79,7 +79,7 @@ def test_ids_take_the_smallest_integer_that_holds_the_vocabulary(folder):
 
 def test_many_shards_hold_the_same_rows_as_one(tmp_path, monkeypatch):
     """Batches of rows are written to a new shard when one has its size; none is lost between them."""
-    monkeypatch.setattr("hf_llm.data.token_folders.ROWS_PER_BATCH", 10)
+    monkeypatch.setattr("hf_llm.data.token_folders.BATCH_ROWS", 10)
     texts = TEXTS * 8
     whole, shards = (save(tmp_path / name, texts, shard_bytes=size) for name, size in (("a", 1 << 30), ("b", 3000)))
     assert len(list((tmp_path / "b").glob("train-*.arrow"))) > 2 > len(list((tmp_path / "a").glob("train-*.arrow"))) - 1
