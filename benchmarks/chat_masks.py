@@ -132,6 +132,13 @@ def trained_texts(tokenizer: PreTrainedTokenizerBase, rows: list[Encoded]) -> li
     return texts
 
 
+def is_text(tokenizer: PreTrainedTokenizerBase, row: Encoded, chat: Conversation, **variables) -> bool:
+    """Whether the tokens of a row, whose answer is encoded apart from its prompt, are the text of such a rendering."""
+    sizes = [i + 1 for i, message in enumerate(chat["messages"]) if message["role"] == "assistant"]
+    wholes = [encode_by_transformers(tokenizer, None, chat, size, **variables) for size in sizes]
+    return any(tokenizer.decode(row[0]) == tokenizer.decode(ids) for whole in wholes for ids, _ in whole)
+
+
 def is_rendering(tokenizer: PreTrainedTokenizerBase, row: Encoded, chat: Conversation, **variables) -> bool:
     """Whether a row is the template's own rendering of the messages up to some answer, with or without an end token."""
     sizes = [i + 1 for i, message in enumerate(chat["messages"]) if message["role"] == "assistant"]
@@ -164,6 +171,8 @@ def verdict(name: str, template: str, training: str | None, kind: str) -> tuple[
     theirs = encode_by_transformers(tokenizer, training, chat, **variables)
     if len(rows) == 1 and rows[0] in theirs:
         return "equal" + switch, ""
+    if len(rows) > 1 and all(is_text(tokenizer, row, chat, **variables) for row in rows):
+        return f"{len(rows)} rows, apart{switch}", ""
     same = [mask for ids, mask in theirs if ids == rows[0][0]]
     return "other mask" + switch if same else "DIFFERS", f"`{own}`, TRL's copy `{trained_texts(tokenizer, theirs[:1])}`"
 

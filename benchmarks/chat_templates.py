@@ -157,12 +157,13 @@ def verdict(template: str, **variables) -> tuple[str, str]:
         added = prompter.tokenizer.convert_tokens_to_ids([prompter.format.missing_end]) * bool(
             prompter.format.missing_end
         )
-        if example["input_ids"] != whole + added:
-            return "DIFFERS", prompter.tokenizer.decode(example["input_ids"])
+        ids = example["input_ids"]
+        if prompter.tokenizer.decode(ids) != prompter.tokenizer.decode(whole + added):
+            return "DIFFERS", prompter.tokenizer.decode(ids)
     text = prompter.tokenizer.decode([label for label in example["labels"] if label != -100])
     note = f", and `{prompter.format.missing_end}`, which the template leaves out" * bool(prompter.format.missing_end)
     trained = text.removesuffix(prompter.format.missing_end).replace(row["summary"], "A")
-    return "equal", f"`{trained!r}`{note}"
+    return "equal" if ids == whole + added else "equal text, encoded apart", f"`{trained!r}`{note}"
 
 
 def main():

@@ -11,14 +11,14 @@ from datasets import DatasetDict
 from transformers import PreTrainedTokenizerBase
 
 from hf_llm.arguments import ChatArguments, GenerateArguments, TaskArguments
-from hf_llm.data.chat_answers import PROBE, ChatFormat, Example, with_thoughts
+from hf_llm.data.chat_answers import PROBE, ChatFormat, Example, switches, with_thoughts
 from hf_llm.data.chat_turns import encode_conversations
 from hf_llm.data.chats import DAY
 from hf_llm.data.few_shot import FEWSHOT, example_of
 from hf_llm.data.prompt_settings import PromptSettings
 from hf_llm.data.trained_prompts import record_prompts, warn_of_other_prompts
 from hf_llm.data.vocabulary import add_special_tokens
-from hf_llm.mappings import read_settings
+from hf_llm.mappings import format_mapping, read_settings
 from hf_llm.tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -287,6 +287,27 @@ def check_chat_template(tokenizer: PreTrainedTokenizerBase, args: TaskArguments)
                 _, problems = encode_conversations(chat, [with_thoughts(probe), probe], [origin] * 2, args.train_on)
                 if len(problems) == 2:
                     raise ValueError(problems[1])
+        if opens_thought(chat) and chat.splits(probe):
+            without = next(filter(None, (without_thoughts(chat, switch) for switch in switches(tokenizer))), None)
+            remedy = f"; `--chat_template_kwargs {format_mapping(without)}` asks without thoughts" if without else ""
+            logger.info(
+                f"The chat template opens a thought in the prompt: answers without one are trained to end it{remedy}"
+            )
+
+
+def opens_thought(chat: ChatFormat) -> bool:
+    """Whether the prompts of a chat template end within a thought."""
+    return chat.prompts([PROBE])[0].rstrip().endswith(("<think>", "<thinking>"))
+
+
+def without_thoughts(chat: ChatFormat, switch: dict[str, Any]) -> dict[str, Any] | None:
+    """The variables of a template and a switch, if it then opens no thought and takes answers without one."""
+    settings = replace(chat.settings, template_kwargs=chat.settings.template_kwargs | switch)
+    try:
+        switched = ChatFormat(chat.tokenizer, settings)
+    except ValueError:  # another kind of value is needed
+        return None
+    return settings.template_kwargs if switched.splits(PROBE) and not opens_thought(switched) else None
 
 
 def add_chat_template(

@@ -1,5 +1,6 @@
 """What is trained and ranked is what the chat template writes in the whole chat, token for token, or it is refused."""
 
+import logging
 import re
 
 import pytest
@@ -204,6 +205,20 @@ def test_a_prompt_and_an_answer_that_share_a_token_are_encoded_apart():
     task.prepare(rows)
     (choices, _), _ = encode_prompts(rows["validation"], Prompter(tokenizer, task, 512))
     assert [tokenizer.decode(ids) for ids in choices["choices"]] == ["\ncard<|end|>\n", "\nlost<|end|>\n"]
+
+
+def test_a_prompt_that_opens_a_thought_is_said_with_the_setting_that_opens_none(caplog):
+    """Answers without thoughts would be trained to end the thought at once: users may want to ask without thoughts."""
+    opens = "<|assistant|>{% if enable_thinking is false %}<think></think>{% else %}<think>{% endif %}"
+    written = "{% if m.role == 'assistant' %}<think></think>{% endif %}{{ m.content }}<|end|>"
+    template = TURNS.replace("{{ m.content }}<|end|>", written) + START.replace("<|assistant|>", opens)
+    tokenizer = chat_tokenizer(template)
+    with caplog.at_level(logging.INFO):
+        check_chat_template(tokenizer, TaskArguments("x"))
+        assert "`--chat_template_kwargs enable_thinking=false` asks without thoughts" in caplog.text
+        caplog.clear()
+        check_chat_template(tokenizer, TaskArguments("x", chat_template_kwargs={"enable_thinking": False}))
+    assert "opens a thought" not in caplog.text
 
 
 def test_an_answer_that_gets_a_space_apart_from_its_prompt_is_refused():
