@@ -1,0 +1,1 @@
+"""Search of hyperparameters: trials are runs of the recipes, as processes of their own."""
