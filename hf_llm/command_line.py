@@ -22,6 +22,13 @@ from hf_llm.messages import set_up_logging
 
 logger = logging.getLogger(__name__)
 
+CHOSEN_HERE = ("bf16",)  # by the hardware
+# Defaults that depend on the model, or on other arguments in the file.
+WRITTEN_ANYWAY = (*CHOSEN_HERE, "max_length", "eval_strategy", "save_strategy")
+# A repeated run starts anew, and publishes nothing.
+NOT_REPEATED = ("resume_from_checkpoint", "push_to_hub", "hub_token", "hub_model_id", "hub_strategy", "hub_revision")
+NOT_REPEATED += ("hub_private_repo", "hub_always_push")
+
 
 def parse_args(
     dataclass_types: list[type],
@@ -39,7 +46,8 @@ def parse_args(
             `--model_name_or_path`.
 
     Returns:
-        One instance of each dataclass. `TrainingArguments` must be the last, because making them starts DeepSpeed.
+        One instance of each dataclass. `TrainingArguments` must be the last, because making them starts DeepSpeed. The
+        last one has the attribute `settings`, those of `effective_settings`, for the record of the run.
 
     Raises:
         ValueError: unreadable file, unknown key, inconsistent DeepSpeed configuration.
@@ -65,7 +73,32 @@ def parse_args(
     if has_trainer(dataclass_types) and "max_length" in values and "max_length" not in named | in_file:
         fit_max_length(values)
     check_effects(parser.options, values, named, in_file)
-    return tuple(build(dataclass_type, values) for dataclass_type in dataclass_types)
+    built = tuple(build(dataclass_type, values) for dataclass_type in dataclass_types)
+    built[-1].settings = effective_settings(parser, values, built[-1])
+    return built
+
+
+def effective_settings(parser: RecipeParser, values: dict[str, Any], args: Any) -> dict[str, Any]:
+    """What flags, YAML files and defaults of a recipe came to, as a YAML file of `--config` that repeats the run.
+
+    Without the defaults of the parser, arguments that have no effect next to the others, and `NOT_REPEATED`.
+
+    Args:
+        values: all arguments by name, as parsed.
+        args: the last dataclass, with what was chosen by this machine.
+    """
+    chosen = {name: getattr(args, name) for name in CHOSEN_HERE if name in values}
+    effective = {}
+    for option in parser.options:
+        name, requires = option.name, option.metadata.get("requires")
+        value = chosen.get(name, values[name])
+        if name in NOT_REPEATED or value is None or (value == parser.get_default(name) and name not in WRITTEN_ANYWAY):
+            continue
+        if requires and not (values[requires[0]] in requires[1:] if requires[1:] else values[requires[0]]):
+            continue
+        if not any(values[other] for other in option.metadata.get("excludes", ())):
+            effective[name] = value
+    return effective
 
 
 def parse_tasks(

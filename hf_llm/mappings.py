@@ -4,6 +4,7 @@ import ast
 import copy
 import itertools
 import json
+import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -44,6 +45,30 @@ class MappingLoader(PlainLoader):
 MappingLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?|\d*\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
+
+
+class MappingDumper(yaml.SafeDumper):
+    """Writes YAML that `MappingLoader` reads back: text that it would take for a number is put between quotes."""
+
+    def ignore_aliases(self, data):
+        return True  # a list that occurs twice is written twice: the loaders take no references
+
+
+MappingDumper.yaml_implicit_resolvers = MappingLoader.yaml_implicit_resolvers
+MappingDumper.add_representer(
+    float, lambda dumper, value: dumper.represent_scalar("tag:yaml.org,2002:float", format_float(value))
+)
+
+
+def format_float(value: float) -> str:
+    """The shortest form that YAML reads as the same number: `1e-05`, `.inf`."""
+    return repr(value) if math.isfinite(value) else {"inf": ".inf", "-inf": "-.inf"}.get(repr(value), ".nan")
+
+
+def dump_yaml(settings: dict[str, Any]) -> str:
+    """Write settings as YAML that `read_yaml` reads back to the same values, in their order."""
+    options: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "width": 2**31}
+    return yaml.dump(settings, Dumper=MappingDumper, **options) if settings else ""
 
 
 def load_yaml(text: str, loader: type = MappingLoader) -> Any:

@@ -35,6 +35,9 @@ NOT_PUSHED = [
     "*.pkl",
     "*.log",
     "complete.json",
+    "run.yaml",
+    "environment.json",
+    "log.jsonl",
     "trainer_state.json",
     "predictions.jsonl",  # contains the evaluated texts
     "events.out.*",

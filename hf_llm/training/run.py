@@ -24,6 +24,7 @@ from hf_llm.models.isolation import CheckAttention
 from hf_llm.training.added_losses import divide_added_losses
 from hf_llm.training.checkpoints import CompleteCheckpoints, check_same_run, save_final_model, trainer_parts
 from hf_llm.training.facts import run_facts
+from hf_llm.training.recording import RunRecord
 from hf_llm.training.throughput import Throughput, logits_share
 from hf_llm.training.totals import RunTotals, count_steps_and_rows
 from hf_llm.training.training_arguments import default_decay
@@ -148,7 +149,8 @@ def run_training(
     keep_weights_tied(trainer)
     throughput = new_throughput(trainer)
     totals = RunTotals(trainer, throughput, checkpoint)
-    add_callbacks(trainer, checkpoint, packing, facts, [throughput, totals], callbacks)
+    record = RunRecord(trainer, totals.before["runtime"])
+    add_callbacks(trainer, checkpoint, packing, facts, [throughput, totals], [*callbacks, record])
     logger.info(describe_schedule(args, len(rows) if has_length(rows) else None))
     trained = train(trainer, checkpoint)
     log_last_and_best_step(trainer.state)
@@ -161,6 +163,7 @@ def run_training(
     for report in reports["eval"]:
         evaluated |= report.metrics("eval")
     save_results(trainer, train=trained, eval=evaluated)
+    record.finish()
     return trained | evaluated
 
 
