@@ -297,7 +297,11 @@ class LayoutArguments(SourceArguments):
 
 @dataclass
 class DataArguments(LayoutArguments):
-    """Which data to read, and how to lay it out in rows."""
+    """Which data to read, and how to lay it out in rows.
+
+    Raises:
+        ValueError: as `ReadingArguments`; the fold is not one, or is given beside held-out files.
+    """
 
     mixture: str | None = field(
         default=None,
@@ -315,6 +319,43 @@ class DataArguments(LayoutArguments):
             "requires": ("mixture",),
         },
     )
+    fold: str | None = field(
+        default=None,
+        metadata={
+            "help": "Fold of the training rows to hold out for validation, e.g. 2/5 for the second of five; drawn with "
+            "the seed. --max_train_samples then limits the rows that are divided.",
+        },
+    )
+    group_field: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column whose rows with equal values stay in one fold, e.g. the author or the document.",
+            "requires": ("fold",),
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.fold is None:
+            return
+        self.fold_numbers()
+        if self.validation_file:
+            raise ValueError(
+                "`--fold` and `--validation_file` both say which rows are held out: give one of them; the best of "
+                "several settings can be tested on the file by recipes/eval.py"
+            )
+
+    def fold_numbers(self) -> tuple[int, int]:
+        """Return the number of the fold to hold out, from 1, and the number of folds.
+
+        Raises:
+            ValueError: they are not written as 2/5.
+        """
+        found = re.fullmatch(r"(\d+)/(\d+)", f"{self.fold}")
+        number, folds = (int(found[1]), int(found[2])) if found else (0, 0)
+        if not 1 <= number <= folds or folds < 2:
+            raise ValueError(f"`--fold` is {self.fold}: give the number of a fold and of all folds, e.g. 2/5")
+        return number, folds
 
 
 @dataclass

@@ -31,7 +31,7 @@ from hf_llm.mappings import read_yaml
 SOURCE = "source of the row"  # column of rows, beside that of their origins
 UNITS = ("weight", "epochs")
 # What all sources have in common.
-SHARED = ("mixture", "stopping_strategy", "max_length", "packing", "streaming")
+SHARED = ("mixture", "stopping_strategy", "max_length", "packing", "streaming", "fold")
 AnyArguments = TypeVar("AnyArguments", bound=DataArguments)
 
 

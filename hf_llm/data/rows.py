@@ -17,12 +17,13 @@ from hf_llm.data.arrow import column as column_of
 from hf_llm.data.byte_streams import file_format
 from hf_llm.data.checks import refuse_bad_files
 from hf_llm.data.few_shot import draw_shots
+from hf_llm.data.folds import draw_splits, groups_of, hold_out_rows, split_validation
 from hf_llm.data.locations import find_files, split_patterns
 from hf_llm.data.mixtures import SOURCE, naming_source, read_mixture
 from hf_llm.data.parquet_rows import name_numbers, read_classes
 from hf_llm.data.readers import read_rows
 from hf_llm.data.sentences import join_sentences, text_size
-from hf_llm.data.sources import load_hub_splits, split_validation
+from hf_llm.data.sources import load_hub_splits
 from hf_llm.mappings import parse_nested
 from hf_llm.messages import ORIGIN, one_line
 from hf_llm.tasks import Task, drop_unanswered, load_task, task_names
@@ -52,8 +53,7 @@ def load_rows(data_args: DataArguments, task_args: TaskArguments, task: Task, se
         splits = load_source_rows(data_args, task_args.column_mapping or {}, task, seed)
         warn_of_shared_rows(splits)
         task.prepare(DatasetDict({**splits}))  # on all rows: the labels, for example, do not depend on the limits
-        limits = data_args.limits()
-        splits = {split: draw_rows(rows, limits[split], seed) for split, rows in splits.items()}
+        splits = draw_splits(splits, data_args, seed)
     return draw_shots(DatasetDict({**splits}), task, task_args.num_fewshot or 0, seed)
 
 
@@ -71,10 +71,7 @@ def load_mixed_rows(data_args: DataArguments, task_args: TaskArguments, task: Ta
     whole = mixture.join(sources)
     warn_of_shared_rows(whole)
     task.prepare(DatasetDict({**whole}))
-    for name, source in mixture.sources.items():
-        limits = source.limits()
-        sources[name] = {split: draw_rows(rows, limits[split], seed) for split, rows in sources[name].items()}
-    return mixture.join(sources)
+    return mixture.join({name: draw_splits(sources[name], mixture.sources[name], seed) for name in sources})
 
 
 def load_source_rows(data_args: DataArguments, mapping: dict[str, str], task: Task, seed: int) -> dict[str, Dataset]:
@@ -96,7 +93,13 @@ def load_source_rows(data_args: DataArguments, mapping: dict[str, str], task: Ta
         splits = load_hub_splits(data_args)
     else:
         splits = {str(split): rows for split, rows in task.sample().items()}
-    splits = {split: to_task_columns(add_origins(rows, split), split, task, mapping) for split, rows in splits.items()}
+    splits = {split: add_origins(rows, split) for split, rows in splits.items()}
+    if data_args.fold:
+        groups = groups_of(splits, data_args)
+        train = drop_unanswered(to_task_columns(splits["train"], "train", task, mapping), task, "train")
+        splits = hold_out_rows(train, groups, data_args, task, seed)
+    else:
+        splits = {split: to_task_columns(rows, split, task, mapping) for split, rows in splits.items()}
     if not task.trainable:
         splits.pop("train", None)
     if not splits:
@@ -108,16 +111,6 @@ def load_source_rows(data_args: DataArguments, mapping: dict[str, str], task: Ta
         # As in the training split that it was drawn from; in a file of the user's own they are errors.
         splits["validation"] = drop_unanswered(splits["validation"], task, "validation")
     return splits
-
-
-def draw_rows(rows: Dataset, limit: int | None, seed: int) -> Dataset:
-    """Draw at most `limit` rows with the seed and keep their order.
-
-    The first rows would not do: in files that are sorted by label they all have the same one.
-    """
-    if limit is None or limit >= len(rows):
-        return rows
-    return rows.select(sorted(np.random.default_rng(seed).permutation(len(rows))[:limit].tolist()))
 
 
 def warn_of_shared_rows(splits: dict[str, Dataset]) -> None:

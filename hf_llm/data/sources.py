@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import datasets
@@ -23,6 +23,7 @@ from hf_llm.arguments import (
 from hf_llm.data.byte_streams import BadFile, missing_column
 from hf_llm.data.checks import refuse_bad_files
 from hf_llm.data.columns import field_names, text_of, text_row
+from hf_llm.data.folds import hold_out, split_validation
 from hf_llm.data.found import SourceFile
 from hf_llm.data.locations import find_files, find_sources, split_patterns
 from hf_llm.data.mixtures import naming_source, read_mixture
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 TextSource = TextArguments | TokenizerArguments | TokenizationArguments
 TEXT = Features({"text": Value("string")})
+GROUP = "group of the document"
 Rows = TypeVar("Rows", Dataset, IterableDataset)
 
 
@@ -69,10 +71,40 @@ def load_splits(data_args: TextSource, seed: int) -> DatasetDict | dict:
         splits = {str(split): rows.select_columns("text") for split, rows in python_docs().items()}
     else:
         splits = load_hub_texts(data_args)
+    if isinstance(data_args, TextArguments) and data_args.fold:
+        return hold_out_texts(splits["train"], data_args, seed)
     splits = {split: drop_empty_rows(rows, split) for split, rows in splits.items()}
     if "validation" not in splits:
         splits = split_validation(splits["train"], data_args.validation_fraction, seed)
     return DatasetDict({split: first_rows(splits[split], limit) for split, limit in data_args.limits().items()})
+
+
+def hold_out_texts(documents: Dataset, data_args: TextArguments, seed: int) -> DatasetDict:
+    """Hold out a fold of the documents; of the first ones, if their number is limited.
+
+    Raises:
+        ValueError: there are too few documents, or they have no column `group_field`.
+    """
+    if data_args.group_field:
+        documents = documents.add_column(GROUP, load_groups(data_args))  # pyright: ignore[reportCallIssue]
+    documents = first_rows(drop_empty_rows(documents, "train"), data_args.max_train_samples)
+    groups = documents[GROUP][:] if data_args.group_field else None
+    splits = hold_out(documents.select_columns("text"), data_args, seed, groups=groups)
+    return DatasetDict(
+        {"train": splits["train"], "validation": first_rows(splits["validation"], data_args.max_eval_samples)}
+    )
+
+
+def load_groups(data_args: TextArguments) -> list[str | None]:
+    """Load the column `group_field` of all documents, as text."""
+    name = data_args.group_field
+    named = replace(data_args, dataset_text_field=name)
+    if data_args.train_file:
+        files = find_files("--train_file", data_args.train_file, data_args.text_extensions).files
+        return load_text_files([file._replace(column=None) for file in files], named)["text"][:]
+    if data_args.dataset_name in (None, "python_docs"):
+        raise ValueError(f"`--group_field` {name}: each row of the built-in sample is of another module: leave it out")
+    return load_hub_texts(named)["train"]["text"][:]
 
 
 def load_token_splits(data_args: TextArguments) -> dict[str, Any] | None:
@@ -88,6 +120,8 @@ def load_token_splits(data_args: TextArguments) -> dict[str, Any] | None:
     train = load_token_rows("--train_file", files, "train", data_args)
     if train is None:
         return None
+    if data_args.fold:
+        raise ValueError(f"`--fold` {data_args.fold} divides documents, and `--train_file` has packed rows: name text")
     argument, held_out = ("--validation_file", held_out) if held_out else ("--train_file", files)
     validation = load_token_rows(argument, held_out, "validation", data_args)
     if validation is None:
@@ -290,43 +324,6 @@ def drop_empty_rows(rows: Dataset, split: str) -> Dataset:
         return rows
     logger.warning(f"{split}: dropped {len(rows) - len(kept)} empty rows of {len(rows)}")
     return rows.select(kept)
-
-
-def split_validation(documents: Dataset, fraction: float, seed: int) -> dict[str, Dataset]:
-    """Draw `fraction` of the rows for validation, at least one; of a single document its end is taken.
-
-    Raises:
-        ValueError: the fraction is not between 0 and 1, or the document is too short.
-    """
-    if not 0 < fraction < 1:
-        raise ValueError(f"`--validation_fraction` is {fraction}: give a number between 0 and 1")
-    if len(documents) == 1:
-        return split_document(documents, fraction)
-    count = min(max(1, round(len(documents) * fraction)), len(documents) - 1)
-    splits = documents.train_test_split(test_size=count, seed=seed)
-    return {"train": splits["train"], "validation": splits["test"]}
-
-
-def split_document(documents: Dataset, fraction: float) -> dict[str, Dataset]:
-    """Take the end of the only document for validation: about `fraction` of it, at most twice as much."""
-    text = documents[0]["text"]
-    earliest, latest = int(len(text) * max(0, 1 - 2 * fraction)), int(len(text) * (1 - fraction))
-    for separator in ("\n\n", "\n", " "):
-        cut = text.rfind(separator, earliest, latest) + len(separator)
-        if cut >= len(separator) and text[:cut].strip() and text[cut:].strip():
-            break
-    else:
-        raise ValueError("`--train_file` holds one short document, nothing to split off: give --validation_file")
-    logger.warning(f"one document only: its last {len(text) - cut} of {len(text)} characters are for validation")
-    return {
-        "train": documents.map(slice_text, fn_kwargs={"start": 0, "stop": cut}),
-        "validation": documents.map(slice_text, fn_kwargs={"start": cut, "stop": None}),
-    }
-
-
-def slice_text(row: dict, start: int, stop: int | None) -> dict:
-    """Cut the text of a row; a function by name, because `datasets` hashes it for its cache."""
-    return {"text": row["text"][start:stop]}
 
 
 def first_rows(rows: Rows, limit: int | None) -> Rows:

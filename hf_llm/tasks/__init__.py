@@ -115,6 +115,10 @@ class Task:
         """The text, or the two texts, that an encoder reads; only of a task with a `problem_type`."""
         raise NotImplementedError
 
+    def row_class(self, row: dict[str, Any]) -> str:
+        """The class of a row, of which each fold gets its share; by default, all rows are of one."""
+        return ""
+
     def choices(self, row: dict[str, Any]) -> list[str] | None:
         """The completions to rank by likelihood; None if the answer is generated."""
         return None

@@ -176,6 +176,9 @@ class MultipleChoice(Task):
             )
         return [texts[number]]
 
+    def row_class(self, row):
+        return str(row["answer"])
+
     def choices(self, row):
         return choices_of(row)[0]
 

@@ -193,6 +193,9 @@ class Understanding(Task):
             )
         return label
 
+    def row_class(self, row):
+        return LABEL_SEPARATOR.join(map(str, label_list(row["label"])))
+
     def choices(self, row):
         return None if self.scoring == "generated" or self.several else self.label_names
 
