@@ -1,10 +1,14 @@
 """Rows that are held out from training: folds of the rows of tasks and of texts."""
 
 import json
+from collections import Counter
 
+import numpy as np
 import pytest
+from sklearn.model_selection import StratifiedGroupKFold
 
 from hf_llm.arguments import DataArguments, TaskArguments, TextArguments
+from hf_llm.data.folds import assign_folds
 from hf_llm.data.rows import load_rows
 from hf_llm.data.sources import load_splits
 from hf_llm.tasks import load_task
@@ -68,8 +72,6 @@ def test_groups_stay_together(file, load):
 
 def test_each_fold_has_its_share_of_each_class():
     """Folds differ by at most one row of each class, and one in all; groups are as balanced as scikit-learn's."""
-    from sklearn.model_selection import StratifiedGroupKFold
-
     generator = np.random.default_rng(0)
     classes = generator.choice(list("abcd"), 203, p=[0.6, 0.2, 0.1, 0.1]).tolist()
     counts = [Counter(np.array(classes)[assign_folds(203, 5, 1, classes) == fold]) for fold in range(5)]
