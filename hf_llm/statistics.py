@@ -9,12 +9,15 @@ the Generalization Error", Machine Learning 52 (2003); for repeated folds Boucka
 are all scored on the same held-out rows have `test_share` 0: Student's interval, Welch's test.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import comb, sqrt
+from typing import Any
 
 import numpy as np
 from scipy import stats
+
+from hf_llm.arguments import DataArguments
 
 CONFIDENCE = 0.95
 SIGNIFICANT = 1 - CONFIDENCE  # p-values below it
@@ -134,6 +137,41 @@ def difference(a: Sequence[float], b: Sequence[float], paired: bool = False, tes
         return Difference(mean, std, None, None, exact_p_value(runs, paired) if mean else 1.0, runs, paired, test_share)
     half, p_value = error * t_quantile(degrees), 2 * stats.t.sf(abs(mean) / error, degrees)
     return Difference(mean, std, mean - half, mean + half, float(p_value), runs, paired, test_share)
+
+
+def compare_runs(a: Mapping[Any, float], b: Mapping[Any, float], test_share: float) -> Difference:
+    """Test two settings by the test that fits their runs.
+
+    Where runs hold out different rows, those of the same fold and seed are compared with each other, because some rows
+    are harder than others. Where all are scored on the same rows, nothing is gained by pairs of seeds, and half of the
+    degrees of freedom would be lost.
+
+    Args:
+        a: score of each run of one setting, by fold and seed.
+        b: those of the other; folds and seeds that only one of the two has are left out, if they share any.
+        test_share: as `held_out_share` returns it.
+
+    Raises:
+        ValueError: as `difference`.
+    """
+    common = [key for key in a if key in b]
+    if not test_share or not common:
+        return difference([*a.values()], [*b.values()], test_share=test_share)
+    return difference([a[key] for key in common], [b[key] for key in common], paired=True, test_share=test_share)
+
+
+def held_out_share(settings: Mapping[str, Any], validation: Sequence[str | None]) -> float:
+    """Return which share of the rows each run of a setting holds out; 0 if all are scored on the same rows.
+
+    Args:
+        settings: of one of the runs, as in its `run.yaml`.
+        validation: for each run the fingerprint of its held-out rows, as in its `environment.json`.
+    """
+    if settings.get("fold"):
+        return 1 / int(settings["fold"].split("/")[1])
+    if len({*validation}) < 2:
+        return 0
+    return settings.get("validation_fraction", DataArguments.validation_fraction)
 
 
 def runs_needed(found: Difference, power: float = 0.8) -> int | None:

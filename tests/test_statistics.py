@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hf_llm.statistics import difference, mean_interval
+from hf_llm.statistics import compare_runs, difference, fold_interval, held_out_share, mean_interval, runs_needed
 
 
 def test_seeds_have_the_interval_of_student():
@@ -25,3 +25,53 @@ def test_unpaired_runs_are_compared_as_scipy_does():
     assert found.p_value == pytest.approx(welch.pvalue)
     assert (found.low, found.high) == pytest.approx((*welch.confidence_interval(),))
     assert difference(a[:3], b, paired=True).p_value == pytest.approx(stats.ttest_rel(a[:3], b).pvalue)
+
+
+def test_runs_on_different_rows_are_compared_in_pairs():
+    """Folds are paired by fold and seed, with those that both have; seeds on the same rows are not."""
+    a = {("1/3", 1): 0.5, ("2/3", 1): 0.7, ("3/3", 1): 0.9}
+    b = {("3/3", 1): 0.8, ("1/3", 1): 0.4, ("2/3", 1): 0.65, ("1/3", 2): 0.1}
+    folds, seeds = compare_runs(a, b, 1 / 3), compare_runs(a, b, 0)
+    assert folds == difference([0.5, 0.7, 0.9], [0.4, 0.65, 0.8], paired=True, test_share=1 / 3)
+    assert (seeds.paired, seeds.runs) == (False, (3, 4))
+    assert compare_runs(a, {("1/3", 9): 0.5}, 1 / 3).runs == (3, 1)
+
+
+def test_the_share_of_held_out_rows_is_that_of_a_fold_or_of_a_drawn_split():
+    """Runs that are scored on the same rows are independent of their choice."""
+    assert held_out_share({"fold": "2/5"}, ["a", "b"]) == 1 / 5
+    assert held_out_share({}, ["a", "a"]) == held_out_share({}, ["a"]) == 0
+    assert held_out_share({}, ["a", "b"]) == 0.05
+    assert held_out_share({"validation_fraction": 0.2}, ["a", "b"]) == 0.2
+
+
+def test_runs_without_variation_are_compared_by_permutations():
+    """Equal scores have no standard deviation to divide by: the p-value is that of swapping runs."""
+    assert difference([1, 1], [2, 2]).p_value == pytest.approx(2 / 6)
+    assert difference([1.0] * 5, [2.0] * 5).significant
+    paired = difference([0.8, 0.7, 0.6], [0.7, 0.6, 0.5], paired=True)
+    assert (paired.p_value, paired.low) == (pytest.approx(2 / 8), None)
+    assert difference([1, 1], [1, 1]).p_value == 1
+    assert mean_interval([1, 1]).low is None
+
+
+def test_a_single_run_is_compared_with_the_spread_of_the_others():
+    """Student's test of one run against several; one run of each cannot be told apart."""
+    assert difference([0.9], [0.5, 0.6, 0.7]).p_value == pytest.approx(stats.ttest_ind([0.9], [0.5, 0.6, 0.7]).pvalue)
+    single = difference([0.9], [0.5])
+    assert (single.p_value, single.significant, runs_needed(single)) == (None, False, None)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: mean_interval([]), "give one finite number or more"),
+        (lambda: mean_interval([1, float("nan")]), "give one finite number or more; leave out runs that failed"),
+        (lambda: fold_interval([1, 2], 1), "`test_share` is 1: give the share of rows that a run holds out"),
+        (lambda: difference([1, 2], [1], paired=True), "2 and 1 runs: give runs of the same folds and seeds"),
+    ],
+)
+def test_bad_scores_are_refused(call, message):
+    """One line with the value and the remedy."""
+    with pytest.raises(ValueError, match=message.replace("`", ".")):
+        call()

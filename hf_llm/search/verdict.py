@@ -14,7 +14,7 @@ Three questions are kept apart:
 from collections.abc import Sequence
 from typing import Any
 
-from hf_llm.statistics import SIGNIFICANT, Difference, difference, fold_interval, runs_needed
+from hf_llm.statistics import SIGNIFICANT, Difference, compare_runs, fold_interval, runs_needed
 
 
 def judge(search: dict[str, Any]) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def judge(search: dict[str, Any]) -> dict[str, Any]:
     sign = 1 if search["direction"] == "maximize" else -1
     ranked = sorted(complete, key=lambda setting: (-sign * setting["mean"], setting["number"]))
     scores = {setting["number"]: run_scores(setting, search["metric"]) for setting in ranked}
-    found = [compare(scores[ranked[0]["number"]], scores[other["number"]], share) for other in ranked[1:]]
+    found = [compare_runs(scores[ranked[0]["number"]], scores[other["number"]], share) for other in ranked[1:]]
     result = search | {
         "settings": settings,
         "best": ranked[0]["number"] if ranked else None,
@@ -74,12 +74,6 @@ def estimate(setting: dict[str, Any], metric: str, share: float) -> dict[str, fl
         return dict.fromkeys(("mean", "std", "low", "high"))
     found = fold_interval(scores, share)
     return {"mean": found.mean, "std": found.std, "low": found.low, "high": found.high}
-
-
-def compare(a: dict[tuple, float], b: dict[tuple, float], share: float) -> Difference:
-    """Test two settings on the folds and seeds that both have."""
-    common = [key for key in a if key in b]
-    return difference([a[key] for key in common], [b[key] for key in common], paired=True, test_share=share)
 
 
 def describe_difference(second: int, found: Difference) -> dict[str, Any]:
