@@ -5,7 +5,8 @@ Metadata of a field, besides argparse's `help` and `choices`:
 - `min` (at least) or `above` (greater than), and with one of them `max` (at most): the bounds of its value;
 - `requires`: another argument, without which this one has no effect. Values after its name are those that it must have;
 - `excludes`: arguments with which it has no effect;
-- `mapping`: it takes `key=value` pairs or a mapping, whose values are "typed" as in YAML, or "text".
+- `mapping`: it takes `key=value` pairs or a mapping, whose values are "typed" as in YAML, or "text";
+- `positional`: its values are written without the flag.
 
 Those of `TrainingArguments` have such metadata in `TRAINER_METADATA`, and other defaults in `TRAINER_DEFAULTS`.
 """
@@ -865,6 +866,47 @@ class EvalArguments(Arguments):
         default=42, metadata={"help": "Random seed of few-shot examples, of sampling and of the validation split."}
     )
     trust_remote_code: bool = field(default=False, metadata=REMOTE_CODE)
+
+
+@dataclass
+class CompareArguments(Arguments):
+    """Which runs to compare, and what to ask of them."""
+
+    _argument_group_name = "comparison"  # of `--help`
+
+    folders: list[str] = field(
+        metadata={
+            "help": "Folders of training runs or of results of recipes/eval.py, or folders that hold several of them. "
+            "Runs whose settings differ only in seed and fold form one group.",
+            "positional": True,
+        }
+    )
+    output_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder for comparison.html, comparison.md and comparison.json. Default: print the result."},
+    )
+    metric: str | None = field(
+        default=None,
+        metadata={
+            "help": "Score that the verdict is about, e.g. accuracy or bits_per_byte. Default: the first one that all "
+            "have."
+        },
+    )
+    subject: str | None = field(
+        default=None,
+        metadata={
+            "help": "Whether settings are compared, which takes several seeds or folds of each, or models, each by "
+            "itself on such rows. Default: models if all folders are of recipes/eval.py, else settings.",
+            "choices": ["settings", "models"],
+        },
+    )
+    fail_unless_better: str | None = field(
+        default=None,
+        metadata={
+            "help": "A score: exit with status 1 unless the first folder's group is better in it than all others.",
+            "excludes": ("metric",),
+        },
+    )
 
 
 @dataclass

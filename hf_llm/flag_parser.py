@@ -32,7 +32,7 @@ from hf_llm.messages import exit_with_error
 from hf_llm.other_tools import NAMES_IN_OTHER_TOOLS, REMEDIES
 
 HELP = {"-h", "--help"}
-OWN_METADATA = ("min", "above", "max", "requires", "excludes", "mapping")  # argparse does not know these
+OWN_METADATA = ("min", "above", "max", "requires", "excludes", "mapping", "positional")  # argparse does not know these
 # Settings of a YAML file that are ignored if the command line has the flag, because they would take precedence over it.
 IGNORED_SETTINGS = {"num_train_epochs": ("max_steps",)}
 # The same for the default config, which describes a small model and a short run.
@@ -108,6 +108,9 @@ class RecipeParser(HfArgumentParser):
         field = self.with_metadata(field)
         if self.metadata:
             field.type = TRAINER_TYPES.get(field.name, field.type)
+        if field.metadata.get("positional"):
+            parser.add_argument(field.name, nargs="+", metavar=field.name.upper(), help=field.metadata["help"])
+            return
         if kind := field.metadata.get("mapping"):
             field.type = partial(self.to_mapping, field.name, kind == "text")
         metadata = {key: value for key, value in field.metadata.items() if key not in OWN_METADATA}
