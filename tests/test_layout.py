@@ -12,7 +12,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE 
 # The map of CONTRIBUTING.md, from top to bottom: a room imports from itself and from those below it.
 MAP = re.search(r"```text\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)[1]
 ROOMS = [line.split()[0].removesuffix("/") for line in MAP.splitlines() if line[0] != " "]
-MAX_LINES = {"models/loading.py": 500, "preparation/pipeline.py": 500, "arguments.py": 1000}  # others: 350
+MAX_LINES = {"models/loading.py": 500, "preparation/pipeline.py": 500, "arguments.py": 1200}  # others: 350
 MAX_FUNCTION_LINES = 60
 
 

@@ -1,5 +1,6 @@
 """A comparison of runs for a person to read: on the terminal, as Markdown and as one HTML page."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hf_llm.publishing.comparison import Comparison
 from hf_llm.publishing.page import Picture, Section, Table, Text, write_markdown, write_page
 from hf_llm.publishing.paired_runs import Pair
 from hf_llm.publishing.plots import draw_curve, draw_scores
+from hf_llm.publishing.reporting import wrap_and_indent
 from hf_llm.publishing.verdict import format_p
 from hf_llm.statistics import Estimate
 
@@ -37,8 +39,8 @@ def print_comparison(comparison: Comparison) -> None:
     for section in terminal_sections(comparison):
         print(f"\n{section.heading}")
         for block in section.blocks:
-            print(align(block) if isinstance(block, Table) else f"  {escape_controls(block.text)}")  # pyright: ignore[reportAttributeAccessIssue]  # a Text
-    print(f"\n{escape_controls(comparison.verdict)}", flush=True)
+            print(align(block) if isinstance(block, Table) else wrap_and_indent(block.text))  # pyright: ignore[reportAttributeAccessIssue]  # a Text
+    print(f"\n{textwrap.fill(escape_controls(comparison.verdict), 100)}", flush=True)
 
 
 def terminal_sections(comparison: Comparison) -> list[Section]:
@@ -98,13 +100,12 @@ def score_table(comparison: Comparison) -> Table:
         pairs = {comparison.score: in_order(comparison.pairs[0], names[0])} | pairs
     rows = []
     for score, estimates in comparison.scores.items():
-        direction = {True: "lower is better", False: "higher is better", None: "neither is better"}
-        row = [score, *map(format_estimate, estimates)]
+        name = f"{score} (lower is better)" if lower_is_better(score) else score
+        row = [name, *map(format_estimate, estimates)]
         if pair := pairs.get(score):
-            row += [format_difference(pair), "" if pair.p_value is None else format_p(pair.p_value)]
-        rows.append([*row, direction[lower_is_better(score)]])
-    columns = ["", *names, *([f"{names[0]} - {names[1]}", "p"] if pairs else []), ""]
-    return Table(columns, rows)
+            row += [format_difference(pair), "" if pair.p_value is None else format_p(pair.p_value).lstrip("= ")]
+        rows.append(row)
+    return Table(["", *names, *([f"{names[0]} - {names[1]}", "p"] if pairs else [])], rows)
 
 
 def in_order(pair: Pair, first: str) -> Pair:
@@ -130,18 +131,16 @@ def format_difference(pair: Pair) -> str:
 def explain(comparison: Comparison) -> str:
     """What the intervals and p-values of the table are."""
     several = any(len(group.runs) > 1 for group in comparison.groups)
-    intervals = "over runs of a group, of a single run over its rows" if several else "over rows"
+    intervals = "over the runs of a group, or over the rows of a single run" if several else "over rows"
     text = f"In brackets: 95 % intervals {intervals}."
     if len(comparison.groups) == 2:
-        text += (
-            f" The verdict is about {comparison.score}; p-values of other scores are not corrected for their number."
-        )
+        text += f" The verdict is about {comparison.score}; the p-values of others are not corrected for their number."
     elif len(comparison.groups) > 2:
         text += " The best group is tested against each other one, with p-values corrected for all pairs (Holm)."
     if comparison.subject == "settings" and len(comparison.groups) > 1:
         text += (
-            " p is the larger of two: over runs (would other seeds give the difference?) and over rows (would other "
-            "rows?), where there are both."
+            " Where there are two tests, over runs (would other seeds show the difference?) and over rows (would other "
+            "rows?), p is the larger one."
         )
     return text
 

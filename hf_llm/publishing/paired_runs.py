@@ -76,7 +76,8 @@ def compare_pair(score: str, a: Group, b: Group, subject: str) -> Pair:
     proofs = [same_rows(runs[0], run, score) for run in runs]
     if all(proof is not False for proof in proofs):
         over_rows = compare_over_rows(score, a, b)
-        over_runs = difference(*([run.scores[score] for run in distinct(group)] for group in (a, b)))
+        scores = [[run.scores[score] for run in distinct(group)] for group in (a, b)]
+        over_runs = difference(scores[0], scores[1])
         return replace(pair, over_rows=over_rows, over_runs=over_runs if subject == "settings" else None)
     matched = [(x, y) for x in distinct(a) for y in distinct(b) if x.repetition == y.repetition]
     matched = [(x, y) for x, y in matched if same_rows(x, y, score) is not False]
