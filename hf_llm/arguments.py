@@ -118,6 +118,63 @@ class Arguments:
             check_bounds(option.name, getattr(self, option.name), option.metadata)
 
 
+def parse_duration(text: str, flag: str = "time_budget") -> float:
+    """Read a duration as seconds.
+
+    Args:
+        text: a number with a unit, several of them, or seconds.
+        flag: the argument, for the error message.
+
+    Raises:
+        ValueError: it is not a duration, or not above 0.
+
+    Example:
+        >>> [parse_duration(text) for text in ("90", "90s", "1h30m", "0.5m")]
+        [90.0, 90.0, 5400.0, 30.0]
+    """
+    units = {"d": 86400, "h": 3600, "m": 60, "min": 60, "s": 1, "": 1}
+    number = r"(\d+(?:\.\d+)?)"
+    if re.fullmatch(rf"{number}|(?:{number}\s*(?:d|h|min|m|s)\s*)+", text.strip()):
+        seconds = sum(float(count) * units[unit] for count, unit in re.findall(rf"{number}\s*(d|h|min|m|s|)", text))
+        if 0 < seconds < math.inf:
+            return seconds
+    raise ValueError(f"`--{flag}` {text} is not a duration: give e.g. 90s, 10m, 2h or 1h30m")
+
+
+@dataclass(kw_only=True)
+class OutputArguments(Arguments):
+    """How a recipe gives its result to a program."""
+
+    json: bool = field(
+        default=False,
+        metadata={
+            "help": "Print one JSON object on the last line of stdout: the output folder and the metrics, or the error."
+        },
+    )
+
+
+@dataclass(kw_only=True)
+class RunArguments(OutputArguments):
+    """What recipes that train do in addition to the Trainer.
+
+    Raises:
+        ValueError: as `Arguments`; the time budget is not a duration.
+    """
+
+    time_budget: str | None = field(
+        default=None,
+        metadata={
+            "help": "Stop training in time to evaluate and save within this time from the start of the command, e.g. "
+            "90s, 10m, 2h. An evaluation at the start measures what it takes. Default: train to the end."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.time_budget is not None:
+            parse_duration(self.time_budget)
+
+
 @dataclass
 class ModelArguments(Arguments):
     """Which model and tokenizer to start from."""
@@ -374,7 +431,7 @@ class TextArguments(DataArguments):
 
 
 @dataclass
-class TokenizerArguments(SourceArguments):
+class TokenizerArguments(OutputArguments, SourceArguments):
     """Which text to train a tokenizer on, and whether it is new or extends another one."""
 
     output_dir: str = field(
@@ -429,7 +486,7 @@ class TokenizerArguments(SourceArguments):
 
 
 @dataclass(kw_only=True)
-class TokenizationArguments(LayoutArguments):
+class TokenizationArguments(OutputArguments, LayoutArguments):
     """Which text to tokenize once for many runs, and how to lay it out in rows."""
 
     tokenizer_name: str = field(metadata={"help": "Tokenizer: a folder or Hub id, also that of a model."})
@@ -441,7 +498,7 @@ class TokenizationArguments(LayoutArguments):
 
 
 @dataclass
-class PreparationArguments(ReadingArguments):
+class PreparationArguments(OutputArguments, ReadingArguments):
     """Which files to prepare, and which steps to apply to their text."""
 
     _argument_group_name = "preparation"  # of `--help`
@@ -738,7 +795,7 @@ class AdapterArguments(Arguments):
 
 
 @dataclass
-class PretrainArguments(Arguments):
+class PretrainArguments(RunArguments):
     """What a new model learns to predict, and what the recipe does in addition to the Trainer."""
 
     _argument_group_name = "pretraining"  # of `--help`
@@ -787,7 +844,7 @@ class PretrainArguments(Arguments):
 
 
 @dataclass
-class FinetuneArguments(Arguments):
+class FinetuneArguments(RunArguments):
     """What the fine-tuning recipe does in addition to the Trainer."""
 
     _argument_group_name = "fine-tuning"  # of `--help`
@@ -802,7 +859,7 @@ class FinetuneArguments(Arguments):
 
 
 @dataclass
-class EvalArguments(Arguments):
+class EvalArguments(OutputArguments):
     """Which model to score, and against which other one."""
 
     _argument_group_name = "evaluation"  # of `--help`
@@ -869,7 +926,7 @@ class EvalArguments(Arguments):
 
 
 @dataclass
-class CompareArguments(Arguments):
+class CompareArguments(OutputArguments):
     """Which runs to compare, and what to ask of them."""
 
     _argument_group_name = "comparison"  # of `--help`
@@ -910,7 +967,7 @@ class CompareArguments(Arguments):
 
 
 @dataclass
-class GenerateArguments(Arguments):
+class GenerateArguments(OutputArguments):
     """Which prompts to complete, and how; sampling options have the names that transformers gives them."""
 
     _argument_group_name = "generation"  # of `--help`
@@ -970,7 +1027,7 @@ class GenerateArguments(Arguments):
 
 
 @dataclass
-class ChatArguments(Arguments):
+class ChatArguments(OutputArguments):
     """Which model to talk to, and how it answers; without a flag, as its generation_config.json says."""
 
     _argument_group_name = "conversation"  # of `--help`

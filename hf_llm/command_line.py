@@ -16,9 +16,9 @@ from hf_llm.arguments import (
     TaskArguments,
     check_bounds,
 )
-from hf_llm.flag_parser import HELP, RecipeParser, flag_names, has_trainer
+from hf_llm.flag_parser import HELP, RecipeParser, asks_for_json, flag_names, has_trainer
 from hf_llm.mappings import format_mapping
-from hf_llm.messages import set_up_logging
+from hf_llm.messages import set_last_line, set_up_logging
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +55,14 @@ def parse_args(
     """
     set_up_logging()
     argv = sys.argv[1:] if argv is None else argv
+    set_last_line(is_json=asks_for_json(argv))  # also of errors in the flags themselves
     parser = RecipeParser(dataclass_types, description)
     parser.check_flags(argv)
     if not HELP.isdisjoint(argv):
         parser.show_defaults_of_file(argv, default_config)
     config_flags = parser.config_flags(argv, default_config)
     values = parser.parse(config_flags + argv)
+    set_last_line(is_json=values.get("json", False))
     named, in_file = flag_names(argv), flag_names(config_flags) - flag_names(argv)
     for option in parser.options:
         check_bounds(option.name, values[option.name], option.metadata)

@@ -234,6 +234,16 @@ def flag_name(flag: str) -> str:
     return flag.split("=")[0]
 
 
+def asks_for_json(argv: list[str]) -> bool:
+    """Whether a command line, which need not be valid, has `--json`, `--json true` or the like."""
+    given = [
+        word.partition("=")[2] or following
+        for word, following in zip(argv, [*argv[1:], ""], strict=True)
+        if flag_name(word) == "--json"
+    ]
+    return bool(given) and given[-1].lower() not in ("false", "no", "f", "n", "0")
+
+
 def shown_name(word: str) -> str:
     """A word that is not a known name, without the value after `=`, `:` or a space, which may be a secret."""
     return re.split(r"[=:\s]", word, maxsplit=1)[0].replace("\u2014", "--")  # word processors join two dashes

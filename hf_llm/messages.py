@@ -1,6 +1,7 @@
 """What a user reads on the terminal: log messages, progress bars, errors in one line."""
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -34,6 +35,9 @@ SECRET = re.compile(
 )
 
 
+LAST_LINE_IS_JSON = False  # `--json`
+
+
 class SafeFormatter(logging.Formatter):
     """Formats log messages, which may quote rows, files and addresses, without secrets or control characters."""
 
@@ -41,15 +45,27 @@ class SafeFormatter(logging.Formatter):
         return cut(escape_controls(without_secrets(super().format(record))), MAX_LOG_CHARACTERS)
 
 
+class HandlerAboveBars(logging.StreamHandler):
+    """Writes log messages to stderr without breaking the line of a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        with tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
+
+
 def set_up_logging() -> None:
     """Write the package's log messages to stderr, and on other ranks than 0 only errors, without progress bars."""
     from tqdm import tqdm
 
-    # A bar that is full within a second tells nothing. tqdm reads TQDM_DELAY when it is imported, which was earlier.
-    tqdm.__init__ = partialmethod(vars(tqdm)["__init__"], delay=1)
+    # A bar that is full within a second tells nothing, and a file needs one state a minute. tqdm reads TQDM_DELAY when
+    # it is imported, which was earlier.
+    rate = {"delay": 1} if sys.stderr.isatty() else {"delay": 60, "mininterval": 60, "maxinterval": 60}
+    tqdm.__init__ = partialmethod(vars(tqdm)["__init__"], **rate)
     if int(os.environ.get("RANK", 0)) > 0:
         disable_progress_bars()
-    handler = logging.StreamHandler()
+    handler = HandlerAboveBars()
     handler.setFormatter(SafeFormatter("%(levelname)s %(message)s"))
     # Warnings of PEFT that a user need not act on.
     for message in ("`is_gradient_checkpointing`", "Could not find a config file"):
@@ -57,6 +73,19 @@ def set_up_logging() -> None:
     package = logging.getLogger("hf_llm")
     package.handlers = [handler]
     package.setLevel(logging.INFO if int(os.environ.get("RANK", 0)) == 0 else logging.ERROR)
+
+
+def set_last_line(is_json: bool) -> None:
+    """Choose whether the last line of stdout is a JSON object, also after an error."""
+    global LAST_LINE_IS_JSON
+    LAST_LINE_IS_JSON = is_json
+
+
+def print_json(**result: Any) -> None:
+    """Print the result of a recipe as the last line of stdout on rank 0, if `--json` asks for it; NaN becomes null."""
+    if LAST_LINE_IS_JSON and os.environ.get("RANK", "0") == "0":
+        finite = json.loads(json.dumps(result, default=float), parse_constant=lambda _: None)
+        print(json.dumps(finite, ensure_ascii=False), flush=True)
 
 
 def disable_progress_bars() -> None:
@@ -77,7 +106,9 @@ def exit_with_error(message: object, status: int) -> NoReturn:
     first = "0" in (os.environ.get("RANK", "0"), os.environ.get("LOCAL_RANK"))
     # `of_one_rank`: set on an error that other ranks may not have: of a stream, or of a full disk.
     if first or getattr(message, "of_one_rank", False):
-        print(f"error: {format_line(str(message))}", file=sys.stderr, flush=True)
+        line = format_line(str(message))
+        print(f"error: {line}", file=sys.stderr, flush=True)
+        print_json(error=line)
     sys.exit(status)
 
 
@@ -191,6 +222,21 @@ def format_value(value: float | int | str) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def format_duration(seconds: float) -> str:
+    """Format a duration as `--time_budget` takes it.
+
+    Example:
+        >>> [format_duration(seconds) for seconds in (9.6, 83, 7200)]
+        ['10s', '1m23s', '2h']
+    """
+    whole = max(0, round(seconds))
+    if whole >= 3600:
+        hours, minutes = divmod(round(whole / 60), 60)
+        return f"{hours}h{minutes:02}m" if minutes else f"{hours}h"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}m{rest:02}s" if minutes and rest else f"{minutes}m" if minutes else f"{rest}s"
+
+
 def format_size(size: float) -> str:
     """Format a number of bytes in the unit in which a person reads it.
 
@@ -216,3 +262,15 @@ def format_table(rows: Mapping[str, float | int | str]) -> str:
     values = {name: format_value(value) for name, value in rows.items()}
     names, width = max(map(len, values)), max(map(len, values.values()))
     return "\n".join(f"{name:<{names}}  {value:>{width}}" for name, value in values.items())
+
+
+def format_scores(scores: Mapping[str, float | str]) -> str:
+    """Format scores, each with its 95 % confidence interval, as two aligned columns."""
+    rows = {}
+    for name, value in scores.items():
+        if f"{name}_ci95_low" in scores:
+            low, high = scores[f"{name}_ci95_low"], scores[f"{name}_ci95_high"]
+            rows[name] = f"{format_value(value)}  [{format_value(low)}, {format_value(high)}]"
+        elif "_ci95_" not in name:
+            rows[name] = value
+    return format_table(rows)

@@ -7,7 +7,7 @@ python recipes/chat.py --model_name_or_path FOLDER --message "What is a list?" "
 
 from hf_llm.arguments import ChatArguments
 from hf_llm.command_line import parse_args
-from hf_llm.messages import report_errors
+from hf_llm.messages import print_json, report_errors
 
 
 def main():
@@ -19,6 +19,7 @@ def main():
     talk = Talk(*load_for_generation(args.model_name_or_path, args.trust_remote_code), args)
     for message in user_messages(args):
         talk.take(message)
+    print_json(messages=talk.messages)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import sys
 
 from hf_llm.arguments import CompareArguments
 from hf_llm.command_line import parse_args
-from hf_llm.messages import report_errors
+from hf_llm.messages import print_json, report_errors
 
 
 def main():
@@ -30,6 +30,7 @@ def main():
     if args.output_dir:
         write_comparison(comparison, args.output_dir)
         print(f"\nReport: {args.output_dir}/comparison.html", flush=True)
+    print_json(output_dir=args.output_dir, comparison=comparison.figures())
     if args.fail_unless_better and not comparison.first_is_better():
         sys.exit(1)
 

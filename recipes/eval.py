@@ -9,7 +9,7 @@ import sys
 
 from hf_llm.arguments import DataArguments, EvalArguments, EvalTaskArguments
 from hf_llm.command_line import parse_args, parse_tasks
-from hf_llm.messages import report_errors
+from hf_llm.messages import print_json, report_errors
 
 
 def main():
@@ -29,14 +29,15 @@ def main():
     lock_folder(args.output_dir)
     check_evaluation(tasks, args)
     evaluations = load_evaluations(tasks)
-    models = [name for name in (args.model_name_or_path, args.baseline) if name]
+    metrics, models = {}, [name for name in (args.model_name_or_path, args.baseline) if name]
     if evaluations:
         results = [score_model(name, evaluations, args) for name in models]
         differences = compare_and_save(args, evaluations, results)
-        report_evaluations(args, evaluations, results, differences)
+        metrics |= report_evaluations(args, evaluations, results, differences)
     if args.harness:
         scores = [run_harness(name, args, task_args, data_args.max_eval_samples) for name in models]
-        report_harness(args, save_harness(args, scores))
+        metrics |= report_harness(args, save_harness(args, scores))
+    print_json(output_dir=args.output_dir, metrics=metrics)
     shut_down()
 
 

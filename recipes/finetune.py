@@ -20,7 +20,8 @@ from hf_llm.publishing.reporting import report_finetuning
 from hf_llm.tasks import load_task
 from hf_llm.training.checkpoints import find_checkpoint
 from hf_llm.training.finetuning import build_prompter, check_model, encode_and_pack, finetuning_options
-from hf_llm.training.run import enable_early_stopping, run_training
+from hf_llm.training.run import run_training
+from hf_llm.training.stopping import stopping_callbacks
 
 GROUPS = [arguments.ModelArguments, arguments.AdapterArguments, arguments.TaskArguments]
 GROUPS += [arguments.DataArguments, arguments.FinetuneArguments, transformers.TrainingArguments]
@@ -30,7 +31,7 @@ def main():
     model_args, adapter_args, task_args, data_args, run_args, args = parse_args(GROUPS, description=__doc__)
     checkpoint = find_checkpoint(args.resume_from_checkpoint, args.output_dir)
     transformers.set_seed(args.seed)
-    callbacks = enable_early_stopping(args, run_args.early_stopping_patience)
+    callbacks = stopping_callbacks(args, run_args)
     datasets = dataset_names(data_args)
     task = load_task(task_args.task, **task_args.task_options or {})
     classifier = find_classifier(model_args.model_name_or_path, model_args.trust_remote_code)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from hf_llm.arguments import GenerateArguments
 from hf_llm.command_line import parse_args
-from hf_llm.messages import report_errors
+from hf_llm.messages import print_json, report_errors
 
 
 def main():
@@ -39,6 +39,7 @@ def main():
         write_json_lines(args.output_file, rows)
     else:
         print_completions(rows, separator="\n" if chat else "")
+    print_json(output_file=args.output_file, completions=rows)
 
 
 if __name__ == "__main__":

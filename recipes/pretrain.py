@@ -21,7 +21,8 @@ from hf_llm.publishing.hub import dataset_names, publish, push_callbacks
 from hf_llm.publishing.reporting import report_pretraining
 from hf_llm.training import objectives
 from hf_llm.training.checkpoints import find_checkpoint
-from hf_llm.training.run import enable_early_stopping, run_training
+from hf_llm.training.run import run_training
+from hf_llm.training.stopping import stopping_callbacks
 
 GROUPS = [ModelArguments, TextArguments, PretrainArguments, transformers.TrainingArguments]
 DEFAULT_CONFIG = str(Path(__file__).parent / "configs" / "pretrain_tiny.yaml")
@@ -31,7 +32,7 @@ def main():
     model_args, data_args, run_args, args = parse_args(GROUPS, description=__doc__, default_config=DEFAULT_CONFIG)
     checkpoint = find_checkpoint(args.resume_from_checkpoint, args.output_dir)
     transformers.set_seed(args.seed)
-    callbacks = enable_early_stopping(args, run_args.early_stopping_patience)
+    callbacks = stopping_callbacks(args, run_args)
     datasets = dataset_names(data_args)
     with args.main_process_first(desc="reading the data"):
         splits = load_splits(data_args, args.seed)
@@ -44,7 +45,6 @@ def main():
         options = objectives.trainer_options(
             run_args, data_args, model, tokenizer, splits["validation"], validation, args
         )
-
     trainer = transformers.Trainer(
         model=model, args=args, train_dataset=train, processing_class=tokenizer, callbacks=callbacks, **options
     )

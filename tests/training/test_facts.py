@@ -16,7 +16,7 @@ from hf_llm.data.arrow import hash_rows
 from hf_llm.data.vocabulary import train_tokenizer
 from hf_llm.models.loading import load_tokenizer
 from hf_llm.training.facts import COMPARED_ARGUMENTS, differences, run_facts
-from hf_llm.training.run import enable_early_stopping
+from hf_llm.training.stopping import enable_early_stopping
 
 TOKENIZER = new_tokenizer()
 

@@ -15,13 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from hf_llm.data.packing import pack
 from hf_llm.publishing import hub
-from hf_llm.training.run import (
-    describe_schedule,
-    enable_early_stopping,
-    hide_resume_warnings,
-    run_training,
-    save_results,
-)
+from hf_llm.training.run import describe_schedule, hide_resume_warnings, run_training, save_results
+from hf_llm.training.stopping import enable_early_stopping
 
 TOKENIZER = new_tokenizer()
 REPORTS = {"train": [packed(TEXTS, TOKENIZER)[2]], "eval": [packed(TEXTS[:7], TOKENIZER)[2]]}
