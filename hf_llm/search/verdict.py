@@ -14,6 +14,8 @@ Three questions are kept apart:
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from hf_llm.statistics import SIGNIFICANT, Difference, compare_runs, fold_interval, runs_needed
 
 
@@ -33,7 +35,8 @@ def judge(search: dict[str, Any]) -> dict[str, Any]:
         `candidates`: numbers of the settings among which the truly best is with 95 % confidence, best first.
         `chosen_mean`: mean score where each run is scored by the setting that is best on the others; None for a single
         run or setting.
-        `verdict`: the same in words.
+        `verdict`: the best and how it compares with the second, in words.
+        `notes`: sentences on what else to know of the choice.
     """
     share = test_share(search)
     settings = [setting | estimate(setting, search["metric"], share) for setting in search["settings"]]
@@ -50,7 +53,8 @@ def judge(search: dict[str, Any]) -> dict[str, Any]:
         "candidates": candidates(list(scores), found),
         "chosen_mean": chosen_mean(list(scores.values()), sign),
     }
-    return result | {"verdict": " ".join(sentences(result, ranked, found[0] if found else None))}
+    second = found[0] if found else None
+    return result | {"verdict": verdict(result, ranked, second), "notes": notes(result, ranked, second)}
 
 
 def test_share(search: dict[str, Any]) -> float:
@@ -60,10 +64,11 @@ def test_share(search: dict[str, Any]) -> float:
 
 def run_scores(setting: dict[str, Any], metric: str) -> dict[tuple, float]:
     """The score of each run of a setting that has one, by fold and seed."""
+    name = f"eval_{metric}"
     return {
-        (run.get("fold"), run.get("seed")): run["metrics"][metric]
+        (run.get("fold"), run.get("seed")): run["metrics"][name]
         for run in setting["runs"]
-        if isinstance(run.get("metrics", {}).get(metric), int | float)
+        if isinstance(run.get("metrics", {}).get(name), int | float)
     }
 
 
@@ -116,28 +121,34 @@ def chosen_mean(scores: Sequence[dict[tuple, float]], sign: int) -> float | None
     for run in runs:
         best = max(scores, key=lambda each: sign * sum(each[key] for key in runs if key != run))
         held_out.append(best[run])
-    return sum(held_out) / len(held_out)
+    return float(np.mean(held_out))
 
 
-def sentences(result: dict[str, Any], ranked: list[dict[str, Any]], found: Difference | None) -> list[str]:
-    """The verdict in words: the best and its score, against the second, the other candidates, what to expect."""
+def verdict(result: dict[str, Any], ranked: list[dict[str, Any]], found: Difference | None) -> str:
+    """The best setting, its score, and whether it is better than the second."""
     if not ranked:
-        return ["No setting was completed: there is nothing to choose from."]
+        return "No setting was completed: there is nothing to choose from."
     best, metric = ranked[0], result["metric"]
     runs = runs_in_words(result, len(run_scores(best, metric)))
     which = f"best of {len(ranked)} completed" if len(ranked) > 1 else "only one that was completed"
-    lines = [f"Setting {best['number']} is the {which}: {metric} {with_interval(best)}, {runs}."]
-    if found is not None:
-        lines.append(against_second(result, ranked[1], found))
-    others = result["candidates"][1:]
-    if found is not None and found.p_value is not None and len(others) > 1:
-        named = f"{', '.join(map(str, others[:9]))}{' and others' if len(others) > 9 else ''}"
-        lines.append(f"With 95 % confidence the truly best is setting {best['number']} or among {named}.")
+    first = f"Setting {best['number']} is the {which}: {metric} {with_interval(best)}, {runs}."
+    return first if found is None else f"{first} {against_second(result, ranked[1], found)}"
+
+
+def notes(result: dict[str, Any], ranked: list[dict[str, Any]], found: Difference | None) -> list[str]:
+    """What else to know of the choice: other candidates, what the score of the best is worth, what was not compared."""
+    lines, kept = [], result["candidates"]
+    if found is not None and found.p_value is not None and len(kept) > 1:
+        named = f"one of {', '.join(map(str, kept[:9]))}{' and others' if len(kept) > 9 else ''}"
+        named = f"any of the {len(kept)}" if len(kept) == len(ranked) else named
+        lines.append(f"The truly best setting may be {named} (95 % confidence).")
     if len(ranked) > 1:
-        lines.append(optimism(result, best))
+        lines.append(optimism(result, ranked[0]["mean"]))
     if pruned := sum(setting["state"] == "pruned" for setting in result["settings"]):
         settings = "1 setting was" if pruned == 1 else f"{pruned} settings were"
         lines.append(f"{settings} stopped after early evaluations and not compared.")
+    if failed := sum(setting["state"] == "failed" for setting in result["settings"]):
+        lines.append(f"{failed} {'setting' if failed == 1 else 'settings'} failed.")
     return lines
 
 
@@ -170,16 +181,18 @@ def in_seeds(result: dict[str, Any], needed: int) -> str:
     return f" ({-(-needed // folds)} seeds of {folds} folds)" if folds else ""
 
 
-def optimism(result: dict[str, Any], best: dict[str, Any]) -> str:
+def optimism(result: dict[str, Any], best: float) -> str:
     """How much the score of the best owes to its being chosen, and where an honest score comes from."""
-    test = "score the final model on rows that the search has not seen"
+    test = "Score the final model on rows that the search has not seen."
     chosen = result["chosen_mean"]
     if chosen is None:
-        return f"The score of the best of several is too good, because it was chosen for it: {test}."
-    where = "" if result.get("num_folds") else " on the same rows"
+        return f"The best of several is chosen for its score, which is therefore too good. {test}"
+    if chosen == best:
+        return f"Without any one of its runs the same setting would be chosen. {test}"
+    where = "" if result.get("num_folds") else " on these same rows"
     return (
-        "The best of several is chosen for its score, which is therefore too good: settings chosen without the run "
-        f"that scores them have {score(chosen)}{where}; {test}."
+        "The best of several is chosen for its score, which is therefore too good: settings that are chosen without "
+        f"the run that scores them have {score(chosen)}{where}. {test}"
     )
 
 

@@ -12,7 +12,7 @@ def search(scores: list[list[float]], num_folds: int = 0, **more) -> dict:
     """What a search records of settings with these scores, one for each run."""
     settings = []
     for number, row in enumerate(scores):
-        runs = [{"fold": n + 1 if num_folds else None, "seed": 1, "metrics": {"f1": x}} for n, x in enumerate(row)]
+        runs = [{"fold": n + 1 if num_folds else None, "seed": 1, "metrics": {"eval_f1": x}} for n, x in enumerate(row)]
         runs = runs if num_folds else [run | {"seed": n} for n, run in enumerate(runs)]
         settings.append({"number": number, "parameters": {"lr": number}, "state": "complete", "runs": runs})
     seeds = [1] if num_folds else list(range(len(scores[0]) if scores else 1))
@@ -76,7 +76,10 @@ def test_failed_and_pruned_settings_are_not_ranked():
     found = judge(record)
     assert found["best"] == 1
     assert found["settings"][3]["mean"] is None
-    assert "1 setting was stopped after early evaluations" in found["verdict"]
+    assert found["notes"][-2:] == [
+        "1 setting was stopped after early evaluations and not compared.",
+        "1 setting failed.",
+    ]
 
 
 def test_the_score_of_the_best_is_too_good_and_that_of_the_choice_is_not():

@@ -1,0 +1,157 @@
+"""The results of a search: `search.json`, `search.md`, `search.html` and `best.yaml` in its folder."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from hf_llm.files import write_json, write_text
+from hf_llm.mappings import dump_yaml, read_json_file
+from hf_llm.publishing.page import Picture, Section, Table, Text, Texts, write_markdown, write_page
+from hf_llm.search.pictures import draw_search
+from hf_llm.search.verdict import judge, p_value, run_scores, score
+from hf_llm.training.record import LOG, read_run
+
+RECORD, BEST = "search.json", "best.yaml"
+# Settings of a single run that the next one has its own of.
+OF_A_RUN = ("output_dir", "fold", "seed", "data_seed", "run_name", "resume_from_checkpoint")
+MOST_ROWS = 200  # of the table of settings on the page
+
+
+def write_results(folder: str | Path, study: optuna.Study) -> str:
+    """Write what a search found, from its `search.json`: figures, verdict, tables, pictures and the best settings.
+
+    Args:
+        folder: of the search.
+        study: its trials, for the pictures.
+
+    Returns:
+        The verdict, one or two sentences.
+
+    Raises:
+        ValueError: the folder has no `search.json`, or a run in it cannot be read.
+    """
+    folder = Path(folder)
+    if not (folder / RECORD).is_file():
+        raise ValueError(f"`{folder}` has no {RECORD}: name the `--output_dir` of a search")
+    search = judge(read_json_file(folder / RECORD))
+    write_json(folder / RECORD, search)
+    best = write_best(folder, search)
+    pictures = draw_search(search, study, read_logs(folder, search))
+    sections = describe_search(search, best, pictures)
+    title = f"Search {folder.name}"
+    write_markdown(folder / "search.md", title, search["verdict"], sections)
+    write_page(folder / "search.html", title, search["verdict"], sections)
+    return search["verdict"]
+
+
+def read_logs(folder: Path, search: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
+    """Read the log of the first run of each setting, by the setting's number; those without one are left out."""
+    runs = {setting["number"]: setting["runs"][0]["folder"] for setting in search["settings"] if setting["runs"]}
+    return {number: read_run(folder / run).log for number, run in runs.items() if (folder / run / LOG).is_file()}
+
+
+def write_best(folder: Path, search: dict[str, Any]) -> str | None:
+    """Write `best.yaml`: all settings of the best one's run but those of a single run, which `--config` takes.
+
+    Returns:
+        The command that trains with it; None, and no file, if no setting was completed.
+    """
+    (folder / BEST).unlink(missing_ok=True)
+    if search["best"] is None:
+        return None
+    best = next(setting for setting in search["settings"] if setting["number"] == search["best"])
+    settings = read_run(folder / best["runs"][0]["folder"]).settings
+    settings = {name: value for name, value in settings.items() if name not in OF_A_RUN}
+    command = f"{start_of_command(search)} --config {shlex.quote(str(folder / BEST))} --output_dir outputs/best"
+    comments = [f"Setting {best['number']} of the search in {folder}.", search["verdict"], *search["notes"]]
+    comments += ["To train with it, on all training rows:", command]
+    write_text(folder / BEST, "".join(f"# {line}\n" for line in comments) + dump_yaml(settings))
+    return command
+
+
+def start_of_command(search: dict[str, Any]) -> str:
+    """The launcher and the recipe of the search's command, without the flags of the recipe."""
+    words = shlex.split(search.get("command", "python recipes/finetune.py"))
+    recipe = next((number for number, word in enumerate(words) if word.endswith(".py")), len(words) - 1)
+    return shlex.join(words[: recipe + 1])
+
+
+def describe_search(search: dict[str, Any], command: str | None, pictures: Sequence[Picture]) -> list[Section]:
+    """The sections of the page: the best setting, pictures, all settings, how they were searched."""
+    settings = {setting["number"]: setting for setting in search["settings"]}
+    best = settings.get(search["best"])
+    blocks: list[Any] = [Text(note) for note in search["notes"]]
+    if best is not None:
+        blocks.insert(0, Table.of(best["parameters"]))
+    if command is not None:
+        blocks.append(Texts([{f"To train with it ({BEST} has all settings)": command}]))
+    names = list(dict.fromkeys(name for setting in search["settings"] for name in setting["parameters"]))
+    others = [number for number in settings if number not in search["ranking"]]
+    rows = [setting_row(settings[n], names, search["metric"]) for n in [*search["ranking"], *others][:MOST_ROWS]]
+    heads = [
+        "setting",
+        *(name.rpartition(".")[2] for name in names),
+        search["metric"],
+        "95 % interval",
+        "runs",
+        "steps",
+        "state",
+    ]
+    return [
+        Section("Best setting", blocks),
+        *([Section("Pictures", pictures)] if pictures else []),
+        Section("Settings", [Table(heads, rows), *left_out(len(settings))]),
+        Section("How it was searched", [Table.of(search_facts(search))]),
+    ]
+
+
+def left_out(settings: int) -> list[Text]:
+    """Say how many settings the table leaves out."""
+    return [Text(f"{settings - MOST_ROWS:,} more are in {RECORD}.")] if settings > MOST_ROWS else []
+
+
+def setting_row(setting: dict[str, Any], names: Sequence[str], metric: str) -> list[Any]:
+    """A row of the table of settings."""
+    complete = setting["state"] == "complete"
+    interval = None
+    if complete and setting["low"] is not None:
+        interval = f"{score(setting['low'])} to {score(setting['high'])}"
+    return [
+        setting["number"],
+        *(show(setting["parameters"].get(name)) for name in names),
+        setting["mean"] if complete else None,
+        interval,
+        len(run_scores(setting, metric)) if complete else None,
+        sum(run.get("steps") or 0 for run in setting["runs"]),
+        setting["state"] if not setting.get("error") else f"{setting['state']}: {setting['error']}",
+    ]
+
+
+def show(value: Any) -> str | None:
+    """A value of a parameter as it is written in YAML, so that 1e-05 is not rounded and true is not 1."""
+    return None if value is None else str(value).lower() if isinstance(value, bool) else f"{value}"
+
+
+def search_facts(search: dict[str, Any]) -> dict[str, Any]:
+    """How settings were chosen, trained and compared."""
+    counts = {
+        state: sum(each["state"] == state for each in search["settings"]) for state in ("complete", "pruned", "failed")
+    }
+    steps = [sum(run.get("steps") or 0 for run in each["runs"]) for each in search["settings"]]
+    facts = {name: search.get(name) for name in ("command", "space", "sampler", "pruner", "metric", "direction")}
+    facts |= {"folds": search.get("num_folds"), "seeds": show_list(search.get("seeds"))}
+    facts |= {"settings": ", ".join(f"{number} {state}" for state, number in counts.most_common())}
+    facts |= {"steps of all runs": sum(steps)}
+    if (full := max(steps, default=0) * len(steps)) > sum(steps):
+        facts["steps without pruning"] = f"{full:,}; {sum(steps) / full:.0%} of them were trained"
+    if comparison := search["comparison"]:
+        facts["best against second"] = f"setting {comparison['second']}, p = {p_value(comparison['p_value'])}"
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def show_list(values: Sequence[Any] | None) -> str | None:
+    """Values separated by spaces, as a flag takes them."""
+    return None if not values else " ".join(map(str, values))
