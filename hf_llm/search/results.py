@@ -1,6 +1,7 @@
 """The results of a search: `search.json`, `search.md`, `search.html` and `best.yaml` in its folder."""
 
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hf_llm.mappings import dump_yaml, read_json_file
 from hf_llm.publishing.page import Picture, Section, Table, Text, Texts, write_markdown, write_page
 from hf_llm.search.pictures import draw_search
 from hf_llm.search.verdict import judge, p_value, run_scores, score
+from hf_llm.statistics import held_out_share
 from hf_llm.training.record import LOG, read_run
 
 RECORD, BEST = "search.json", "best.yaml"
@@ -36,7 +38,8 @@ def write_results(folder: str | Path, study: optuna.Study) -> str:
     folder = Path(folder)
     if not (folder / RECORD).is_file():
         raise ValueError(f"`{folder}` has no {RECORD}: name the `--output_dir` of a search")
-    search = judge(read_json_file(folder / RECORD))
+    record = read_json_file(folder / RECORD)
+    search = judge(record | {"test_share": test_share(folder, record)})
     write_json(folder / RECORD, search)
     best = write_best(folder, search)
     pictures = draw_search(search, study, read_logs(folder, search))
@@ -45,6 +48,19 @@ def write_results(folder: str | Path, study: optuna.Study) -> str:
     write_markdown(folder / "search.md", title, search["verdict"], sections)
     write_page(folder / "search.html", title, search["verdict"], sections)
     return search["verdict"]
+
+
+def test_share(folder: Path, record: dict[str, Any]) -> float:
+    """Share of the rows that each run of a setting holds out, as the tests over runs need it.
+
+    Also without folds, a validation split that is drawn from the training rows is another one for each seed.
+    """
+    complete = [setting for setting in record["settings"] if setting["state"] == "complete"]
+    if not complete:
+        return 0
+    runs = [read_run(folder / run["folder"]) for run in complete[0]["runs"]]
+    data = [run.environment.get("data", {}).get("validation") or {} for run in runs]
+    return held_out_share(runs[0].settings, [split.get("fingerprint") for split in data])
 
 
 def read_logs(folder: Path, search: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
@@ -137,9 +153,7 @@ def show(value: Any) -> str | None:
 
 def search_facts(search: dict[str, Any]) -> dict[str, Any]:
     """How settings were chosen, trained and compared."""
-    counts = {
-        state: sum(each["state"] == state for each in search["settings"]) for state in ("complete", "pruned", "failed")
-    }
+    counts = Counter(setting["state"] for setting in search["settings"])
     steps = [sum(run.get("steps") or 0 for run in each["runs"]) for each in search["settings"]]
     facts = {name: search.get(name) for name in ("command", "space", "sampler", "pruner", "metric", "direction")}
     facts |= {"folds": search.get("num_folds"), "seeds": show_list(search.get("seeds"))}

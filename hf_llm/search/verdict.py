@@ -24,7 +24,8 @@ def judge(search: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         search: `settings`, each with `number`, `parameters`, `state` and `runs` (`fold`, `seed`, `metrics`, `steps`),
-            `metric`, `direction` ("maximize" or "minimize"), `num_folds` (None or 0 without folds).
+            `metric`, `direction` ("maximize" or "minimize"), `num_folds` and `seeds` (None: one), and `test_share`,
+            the share of the rows that each run holds out; 0 if all are scored on the same rows.
 
     Returns:
         The same with `mean`, `std`, `low` and `high` of each setting, and
@@ -38,7 +39,7 @@ def judge(search: dict[str, Any]) -> dict[str, Any]:
         `verdict`: the best and how it compares with the second, in words.
         `notes`: sentences on what else to know of the choice.
     """
-    share = test_share(search)
+    share = search["test_share"]
     settings = [setting | estimate(setting, search["metric"], share) for setting in search["settings"]]
     complete = [setting for setting in settings if setting["state"] == "complete" and setting["mean"] is not None]
     sign = 1 if search["direction"] == "maximize" else -1
@@ -55,11 +56,6 @@ def judge(search: dict[str, Any]) -> dict[str, Any]:
     }
     second = found[0] if found else None
     return result | {"verdict": verdict(result, ranked, second), "notes": notes(result, ranked, second)}
-
-
-def test_share(search: dict[str, Any]) -> float:
-    """Share of the rows that a run holds out, as the tests over folds need it; 0: all runs are scored on the same."""
-    return 1 / search["num_folds"] if search.get("num_folds") else 0
 
 
 def run_scores(setting: dict[str, Any], metric: str) -> dict[tuple, float]:
@@ -189,7 +185,7 @@ def optimism(result: dict[str, Any], best: float) -> str:
         return f"The best of several is chosen for its score, which is therefore too good. {test}"
     if chosen == best:
         return f"Without any one of its runs the same setting would be chosen. {test}"
-    where = "" if result.get("num_folds") else " on these same rows"
+    where = "" if result["test_share"] else " on these same rows"
     return (
         "The best of several is chosen for its score, which is therefore too good: settings that are chosen without "
         f"the run that scores them have {score(chosen)}{where}. {test}"

@@ -17,6 +17,7 @@ def search(scores: list[list[float]], num_folds: int = 0, **more) -> dict:
         settings.append({"number": number, "parameters": {"lr": number}, "state": "complete", "runs": runs})
     seeds = [1] if num_folds else list(range(len(scores[0]) if scores else 1))
     record = {"settings": settings, "metric": "f1", "direction": "maximize", "num_folds": num_folds, "seeds": seeds}
+    record["test_share"] = 1 / num_folds if num_folds else 0
     return record | more
 
 
