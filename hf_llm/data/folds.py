@@ -12,6 +12,7 @@ import numpy as np
 from datasets import Dataset
 
 from hf_llm.arguments import DataArguments
+from hf_llm.data.columns import field_of
 from hf_llm.messages import ORIGIN
 from hf_llm.tasks import Task
 
@@ -20,32 +21,44 @@ logger = logging.getLogger(__name__)
 UNUSED = "unused"  # split of the rows beyond `--max_train_samples`
 
 
-def groups_of(splits: dict[str, Dataset], data_args: DataArguments) -> dict[str, Any]:
-    """Read the group of each training row, by its origin; without `--group_field` each is a group of its own.
+def rows_to_divide(splits: dict[str, Any], fold: str) -> Any:
+    """Return the training rows, which `--fold` divides. Those of a data set that are held out already are left aside.
 
     Raises:
-        ValueError: there are no training rows, or they have no such column.
+        ValueError: there are none.
     """
     if "train" not in splits:
-        raise ValueError(f"`--fold` {data_args.fold} divides training rows, and there are none: name data with them")
-    rows, name = splits["train"], data_args.group_field
-    origins = rows[ORIGIN][:]
-    if name is None:
-        return dict(zip(origins, origins, strict=True))
-    if name not in rows.column_names:
+        raise ValueError(f"`--fold` {fold} divides training rows, and there are none: name data that have them")
+    if len(splits) > 1:
+        logger.info("The rows for validation that the data have are not used: `--fold` holds out training rows")
+    return splits["train"]
+
+
+def groups_of(rows: Dataset, name: str) -> list[Any]:
+    """Read the group of each row, from a column or a field in objects, e.g. `meta.author`.
+
+    Raises:
+        ValueError: there is no such column.
+    """
+    try:
+        column = name if name in rows.column_names else name.split(".")[0]
+        return [field_of(row, name) for row in rows.select_columns(column).to_list()]
+    except (KeyError, ValueError):  # ValueError: `datasets` has no such column
         columns = ", ".join(column for column in rows.column_names if column != ORIGIN)
-        raise ValueError(f"`--group_field` {name}: `train` has no such column, only {columns}: name one of them")
-    return dict(zip(origins, rows[name][:], strict=True))
+        raise ValueError(
+            f"`--group_field` {name}: the rows have no such column, only {columns}: name one of them"
+        ) from None
 
 
 def hold_out_rows(
-    rows: Dataset, groups: dict[str, Any], data_args: DataArguments, task: Task, seed: int
+    rows: Dataset, groups: dict[str, Any] | None, data_args: DataArguments, task: Task, seed: int
 ) -> dict[str, Dataset]:
     """Hold out a fold of the rows of a task that `--max_train_samples` draws; the others are a split of their own.
 
     Args:
         rows: with the task's column names.
-        groups: of each origin its group. Rows of one origin, such as all questions about a text, have the same.
+        groups: of each origin its group, if they are grouped. Rows of one origin, such as all questions about a text,
+            stay together.
 
     Returns:
         `train`, `validation`, and `UNUSED` if there are others.
@@ -56,9 +69,12 @@ def hold_out_rows(
     limit = data_args.max_train_samples or len(rows)
     drawn = draw_rows(rows, limit, seed)
     classes = [task.row_class(row) for row in drawn.to_list()]
-    own_groups = [groups[origin] for origin in drawn[ORIGIN]]
-    grouped = data_args.group_field is not None or len({*own_groups}) < len(own_groups)
-    splits = hold_out(drawn, data_args, seed, classes, own_groups if grouped else None)
+    origins = drawn[ORIGIN][:]
+    if groups is not None:
+        origins = [groups[origin] for origin in origins]
+    elif len({*origins}) == len(origins):
+        origins = None
+    splits = hold_out(drawn, data_args, seed, classes, origins)
     if limit < len(rows):
         others = np.random.default_rng(seed).permutation(len(rows))[limit:]
         splits[UNUSED] = rows.select(np.sort(others))
@@ -101,17 +117,17 @@ def hold_out(
         ValueError: there are fewer rows or groups than folds.
     """
     number, folds = data_args.fold_numbers()
-    parts, name = len(rows), "rows"
+    divided, name = len(rows), "rows"
     if groups is not None:
         groups = number_groups(groups, data_args.group_field)
-        parts, name = len({*groups}), "groups of rows that stay together"
-    if parts < folds:
-        raise ValueError(f"`--fold` {data_args.fold}: there are {parts} {name}: give more data or fewer folds")
+        divided, name = len({*groups}), f"groups of rows by {data_args.group_field or 'their origin'}"
+    if divided < folds:
+        raise ValueError(f"`--fold` {data_args.fold}: the number of {name} is {divided}: give more data or fewer folds")
     held_out = assign_folds(len(rows), folds, seed, classes, groups) == number - 1
     splits = {"train": np.flatnonzero(~held_out), "validation": np.flatnonzero(held_out)}
     logger.info(
         f"Fold {data_args.fold} of seed {seed}: {len(splits['validation']):,} of {len(rows):,} rows are held out"
-        + (f"; {parts:,} {name}" if groups is not None else "")
+        + (f"; {divided:,} {name} stay together" if groups is not None else "")
     )
     return {split: rows.select(numbers) for split, numbers in splits.items()}
 
@@ -120,6 +136,8 @@ def number_groups(groups: Sequence[Any], name: str | None) -> list[int]:
     """Number groups by their values; rows without a value are groups of their own, and counted."""
     numbers: dict[str, int] = {}
     empty = [value is None or value == "" for value in groups]
+    if all(empty):
+        raise ValueError(f"`--group_field` {name}: no row has such a column, or all are empty: name another one")
     if any(empty):
         logger.warning(f"`{name}` is empty in {sum(empty)} of {len(groups)} rows: each of them is a group of its own")
     keys = [f"value {value}" for value in groups]

@@ -17,7 +17,7 @@ from hf_llm.data.arrow import column as column_of
 from hf_llm.data.byte_streams import file_format
 from hf_llm.data.checks import refuse_bad_files
 from hf_llm.data.few_shot import draw_shots
-from hf_llm.data.folds import draw_splits, groups_of, hold_out_rows, split_validation
+from hf_llm.data.folds import draw_splits, groups_of, hold_out_rows, rows_to_divide, split_validation
 from hf_llm.data.locations import find_files, split_patterns
 from hf_llm.data.mixtures import SOURCE, naming_source, read_mixture
 from hf_llm.data.parquet_rows import name_numbers, read_classes
@@ -95,8 +95,9 @@ def load_source_rows(data_args: DataArguments, mapping: dict[str, str], task: Ta
         splits = {str(split): rows for split, rows in task.sample().items()}
     splits = {split: add_origins(rows, split) for split, rows in splits.items()}
     if data_args.fold:
-        groups = groups_of(splits, data_args)
-        train = drop_unanswered(to_task_columns(splits["train"], "train", task, mapping), task, "train")
+        rows, name = rows_to_divide(splits, data_args.fold), data_args.group_field
+        groups = dict(zip(rows[ORIGIN], groups_of(rows, name), strict=True)) if name else None
+        train = drop_unanswered(to_task_columns(rows, "train", task, mapping), task, "train")
         splits = hold_out_rows(train, groups, data_args, task, seed)
     else:
         splits = {split: to_task_columns(rows, split, task, mapping) for split, rows in splits.items()}

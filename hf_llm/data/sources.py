@@ -1,9 +1,10 @@
 """Load text from a Hub data set, files or the built-in sample, as the splits `train` and `validation`."""
 
+import json
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import datasets
@@ -23,11 +24,11 @@ from hf_llm.arguments import (
 from hf_llm.data.byte_streams import BadFile, missing_column
 from hf_llm.data.checks import refuse_bad_files
 from hf_llm.data.columns import field_names, text_of, text_row
-from hf_llm.data.folds import hold_out, split_validation
+from hf_llm.data.folds import groups_of, hold_out, number_groups, rows_to_divide, split_validation
 from hf_llm.data.found import SourceFile
 from hf_llm.data.locations import find_files, find_sources, split_patterns
 from hf_llm.data.mixtures import naming_source, read_mixture
-from hf_llm.data.readers import read_texts
+from hf_llm.data.readers import read_documents, read_texts
 from hf_llm.data.saved_datasets import held_out_split
 from hf_llm.data.token_folders import load_token_rows
 from hf_llm.messages import one_line, printable
@@ -72,7 +73,7 @@ def load_splits(data_args: TextSource, seed: int) -> DatasetDict | dict:
     else:
         splits = load_hub_texts(data_args)
     if isinstance(data_args, TextArguments) and data_args.fold:
-        return hold_out_texts(splits["train"], data_args, seed)
+        return hold_out_texts(rows_to_divide(splits, data_args.fold), data_args, seed)
     splits = {split: drop_empty_rows(rows, split) for split, rows in splits.items()}
     if "validation" not in splits:
         splits = split_validation(splits["train"], data_args.validation_fraction, seed)
@@ -86,7 +87,8 @@ def hold_out_texts(documents: Dataset, data_args: TextArguments, seed: int) -> D
         ValueError: there are too few documents, or they have no column `group_field`.
     """
     if data_args.group_field:
-        documents = documents.add_column(GROUP, load_groups(data_args))  # pyright: ignore[reportCallIssue]
+        groups = number_groups(load_groups(data_args, data_args.group_field), data_args.group_field)
+        documents = documents.add_column(GROUP, groups)  # pyright: ignore[reportCallIssue]
     documents = first_rows(drop_empty_rows(documents, "train"), data_args.max_train_samples)
     groups = documents[GROUP][:] if data_args.group_field else None
     splits = hold_out(documents.select_columns("text"), data_args, seed, groups=groups)
@@ -95,16 +97,23 @@ def hold_out_texts(documents: Dataset, data_args: TextArguments, seed: int) -> D
     )
 
 
-def load_groups(data_args: TextArguments) -> list[str | None]:
-    """Load the column `group_field` of all documents, as text."""
-    name = data_args.group_field
-    named = replace(data_args, dataset_text_field=name)
-    if data_args.train_file:
-        files = find_files("--train_file", data_args.train_file, data_args.text_extensions).files
-        return load_text_files([file._replace(column=None) for file in files], named)["text"][:]
-    if data_args.dataset_name in (None, "python_docs"):
-        raise ValueError(f"`--group_field` {name}: each row of the built-in sample is of another module: leave it out")
-    return load_hub_texts(named)["train"]["text"][:]
+def load_groups(data_args: TextArguments, name: str) -> list[Any]:
+    """Read a column beside the texts of all documents; None where a document has no columns.
+
+    Raises:
+        ValueError: no document has it.
+    """
+    if data_args.dataset_name not in (None, "python_docs"):
+        return groups_of(load_hub_splits(data_args)["train"], name)
+    if not data_args.train_file:
+        return groups_of(python_docs()["train"], name)
+    groups, reading = [], data_args.reading()
+    for file in find_files("--train_file", data_args.train_file, data_args.text_extensions).files:
+        column = file.column or data_args.dataset_text_field
+        for _, problems, kept in read_documents(file.path, column, reading, [name]):
+            if not any(problem.left_out for problem in problems.values()):  # as `read_texts` leaves them out
+                groups += [json.loads(columns).get(name) if columns else None for columns in kept]
+    return groups
 
 
 def load_token_splits(data_args: TextArguments) -> dict[str, Any] | None:
