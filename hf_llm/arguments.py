@@ -1076,3 +1076,74 @@ class ChatArguments(OutputArguments):
     )
     seed: int = field(default=42, metadata={"help": "Random seed of sampling."})
     trust_remote_code: bool = field(default=False, metadata=REMOTE_CODE)
+
+
+@dataclass(kw_only=True)
+class SearchArguments(OutputArguments):
+    """Which settings of a recipe to try, how to choose them, and how long.
+
+    Raises:
+        ValueError: as `Arguments`; the time budget is not a duration, or a seed is given twice.
+    """
+
+    _argument_group_name = "search"  # of `--help`
+
+    space: str = field(
+        metadata={"help": "YAML file with flags of the recipe, and the values that each may take, see docs/search.md."}
+    )
+    output_dir: str = field(
+        default="outputs/search",
+        metadata={"help": "Folder of the search; with the same command it goes on where it ended."},
+    )
+    sampler: str = field(
+        default="tpe",
+        metadata={
+            "help": "How settings are chosen: all of them in order, by chance, or near those that were good (TPE).",
+            "choices": ["grid", "random", "tpe"],
+        },
+    )
+    pruner: str = field(
+        default="none",
+        metadata={
+            "help": "How settings that are worse than others after as many evaluations are stopped: successive "
+            "halving, Hyperband, or those below the median.",
+            "choices": ["none", "halving", "hyperband", "median"],
+        },
+    )
+    metric: str | None = field(
+        default=None,
+        metadata={
+            "help": "Score of the evaluation that decides, e.g. accuracy. Default: --metric_for_best_model of the "
+            "recipe, else the loss."
+        },
+    )
+    max_trials: int | None = field(
+        default=None,
+        metadata={"help": "Maximum number of settings to try. Default: all of a space with an end.", "min": 1},
+    )
+    time_budget: str | None = field(
+        default=None,
+        metadata={
+            "help": "Time after which the search stops, e.g. 90s, 10m, 2h; what it has not finished is repeated later."
+        },
+    )
+    jobs: int = field(default=1, metadata={"help": "Number of settings that run at the same time.", "min": 1})
+    num_folds: int | None = field(
+        default=None,
+        metadata={"help": "Train each setting on so many folds, every row being held out once.", "min": 2},
+    )
+    seeds: list[int] | None = field(
+        default=None, metadata={"help": "Train each setting with each of these seeds. Default: that of the recipe."}
+    )
+    seed: int = field(default=42, metadata={"help": "Random seed of the choice of settings."})
+    keep_models: bool = field(
+        default=False,
+        metadata={"help": "Keep the weights of all settings. Default: those of the best one so far."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.time_budget is not None:
+            parse_duration(self.time_budget)
+        if len({*(self.seeds or [])}) < len(self.seeds or []):
+            raise ValueError(f"`--seeds` {' '.join(map(str, self.seeds or []))} has one twice: keep one")

@@ -56,13 +56,35 @@ def parse_args(
     set_up_logging()
     argv = sys.argv[1:] if argv is None else argv
     set_last_line(is_json=asks_for_json(argv))  # also of errors in the flags themselves
+    parser, values = parse_values(dataclass_types, argv, description, default_config)
+    set_last_line(is_json=values.get("json", False))
+    built = tuple(build(dataclass_type, values) for dataclass_type in dataclass_types)
+    built[-1].settings = effective_settings(parser, values, built[-1])
+    return built
+
+
+def parse_values(
+    dataclass_types: list[type],
+    argv: list[str],
+    description: str | None = None,
+    default_config: str | None = None,
+    origin: str = "",
+) -> tuple[RecipeParser, dict[str, Any]]:
+    """Parse and check as `parse_args`, without making the dataclasses.
+
+    Args:
+        origin: of the command line, for error messages.
+
+    Returns:
+        The parser, and the value of each argument by its name.
+    """
     parser = RecipeParser(dataclass_types, description)
+    parser.origin = origin
     parser.check_flags(argv)
     if not HELP.isdisjoint(argv):
         parser.show_defaults_of_file(argv, default_config)
     config_flags = parser.config_flags(argv, default_config)
     values = parser.parse(config_flags + argv)
-    set_last_line(is_json=values.get("json", False))
     named, in_file = flag_names(argv), flag_names(config_flags) - flag_names(argv)
     for option in parser.options:
         check_bounds(option.name, values[option.name], option.metadata)
@@ -75,9 +97,7 @@ def parse_args(
     if has_trainer(dataclass_types) and "max_length" in values and "max_length" not in named | in_file:
         fit_max_length(values)
     check_effects(parser.options, values, named, in_file)
-    built = tuple(build(dataclass_type, values) for dataclass_type in dataclass_types)
-    built[-1].settings = effective_settings(parser, values, built[-1])
-    return built
+    return parser, values
 
 
 def effective_settings(parser: RecipeParser, values: dict[str, Any], args: Any) -> dict[str, Any]:

@@ -212,9 +212,9 @@ class RecipeParser(HfArgumentParser):
                 settings[key] = "no"  # which YAML reads as False
         settings = {key: value for key, value in settings.items() if value is not None and key not in ignored_keys}
         flags = [flag for key, value in settings.items() for flag in to_flags(key, value)]
-        self.origin = f"`{path}`: "
+        origin, self.origin = self.origin, f"`{path}`: "
         self.parse_known_args([*flags, *self.placeholders(settings)])
-        self.origin = ""
+        self.origin = origin
         return flags
 
     def placeholders(self, settings: dict[str, Any]) -> list[str]:

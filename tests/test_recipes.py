@@ -101,7 +101,7 @@ def test_no_recipe_imports_bitsandbytes_before_its_message_is_turned_off(recipe)
 
 
 @pytest.mark.parametrize(
-    "recipe", [path for path in RECIPES if path.stem not in ("chat", "compare")], ids=lambda path: path.stem
+    "recipe", [path for path in RECIPES if path.stem not in ("chat", "compare", "search")], ids=lambda path: path.stem
 )
 def test_a_recipe_refuses_to_write_where_another_process_does(recipe, processes, tiny_base, corpus, tmp_path):
     """At once, before it reads or writes anything, with the other process and its machine."""

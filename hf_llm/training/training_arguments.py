@@ -190,6 +190,11 @@ def check_push(values: dict[str, Any]) -> None:
         )
 
 
+def is_lower_better(metric: str) -> bool:
+    """Whether a score should decrease, by its name without `eval_`."""
+    return metric in LOWER_IS_BETTER or metric.endswith(LOWER_ENDS)
+
+
 def check_direction(values: dict[str, Any]) -> None:
     """Set `greater_is_better` for scores that should decrease, and refuse what would keep the worst model."""
     if values["save_strategy"] == "best":
@@ -197,7 +202,7 @@ def check_direction(values: dict[str, Any]) -> None:
             raise ValueError("`--save_strategy best` needs evaluations to compare: add `--eval_strategy epoch`")
         values["metric_for_best_model"] = values["metric_for_best_model"] or "loss"
     metric = (values["metric_for_best_model"] or "loss").removeprefix("eval_")
-    if metric not in LOWER_IS_BETTER and not metric.endswith(LOWER_ENDS):
+    if not is_lower_better(metric):
         return
     if values["greater_is_better"]:
         raise ValueError(f"`--greater_is_better true` would keep the model with the highest {metric}: leave it out")
