@@ -219,8 +219,8 @@ class RecipeParser(HfArgumentParser):
 
     def placeholders(self, settings: dict[str, Any]) -> list[str]:
         """Values for required flags that are not in `settings`, to parse the others without them."""
-        missing = [action.dest for action in self._actions if action.required and action.dest not in settings]
-        return [f"--{name}=x" for name in missing]
+        missing = [action for action in self._actions if action.required and action.dest not in settings]
+        return [f"--{action.dest}=x" if action.option_strings else "x" for action in missing]
 
 
 def to_flags(key: str, value: Any) -> list[str]:

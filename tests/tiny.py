@@ -86,10 +86,10 @@ def new_tokenizer() -> PreTrainedTokenizerBase:
     return train_tokenizer(TEXTS, vocab_size=300)
 
 
-def packed(texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int = 64, packing: bool = True):
+def packed(texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int = 64, packing: bool = True, **options):
     """Documents as `datasets` rows, and what `pack` returns for them."""
     documents = Dataset.from_dict({"text": texts})
-    return documents, *pack(tokenize(documents, tokenizer), max_length, packing)
+    return documents, *pack(tokenize(documents, tokenizer), max_length, packing, **options)
 
 
 @functools.cache

@@ -217,8 +217,9 @@ def token_counts(rows: Dataset) -> np.ndarray:
 
 
 def join_rows(sources: list[Dataset]) -> Dataset:
-    """Join rows to evaluate on, those of token folders too."""
-    return concatenate_datasets([rows.in_memory() if isinstance(rows, TokenRows) else rows for rows in sources])
+    """Join rows to evaluate on, those of token folders too, without the numbers of their documents."""
+    rows = [rows.in_memory() if isinstance(rows, TokenRows) else rows for rows in sources]
+    return concatenate_datasets([each.remove_columns([*{"documents"} & {*each.column_names}]) for each in rows])
 
 
 def source_figures(

@@ -109,18 +109,21 @@ def best_fit_decreasing(lengths: np.ndarray, max_length: int) -> list[list[int]]
     return rows
 
 
-def pack_batch(documents: pa.Table, max_length: int, packing: bool) -> pa.Table:
+def pack_batch(documents: pa.Table, max_length: int, packing: bool, first: int | None = None) -> pa.Table:
     """Pack the documents of one table into rows.
 
     Args:
         documents: column `input_ids`, and maybe `labels` of the same lengths, which are arranged like the tokens.
+        first: number of the first document, for the column `documents`.
 
     Returns:
-        Columns `input_ids` (and `labels`), list[int32], the tokens of a row; `lengths`, list[int32], of its pieces.
+        Columns `input_ids` (and `labels`), list[int32], the tokens of a row; `lengths`, list[int32], of its pieces;
+        with `first` also `documents`, list[int32], the number of the document of each piece.
         Documents [1, 2], [3, 4, 5], [6] in rows of 4 become [3, 4, 5, 6] with lengths [3, 1] and [1, 2] with [2].
     """
     columns = {name: documents[name].combine_chunks() for name in documents.column_names}
-    starts, lengths = cut_documents(columns["input_ids"].value_lengths().to_numpy(), max_length)
+    sizes = columns["input_ids"].value_lengths().to_numpy()
+    starts, lengths = cut_documents(sizes, max_length)
     rows = best_fit_decreasing(lengths, max_length) if packing else [[piece] for piece in range(len(lengths))]
     order = np.fromiter((piece for row in rows for piece in row), np.int64, count=len(lengths))
     row_ends = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
@@ -133,12 +136,17 @@ def pack_batch(documents: pa.Table, max_length: int, packing: bool) -> pa.Table:
         name: pa.ListArray.from_arrays(offsets, pa.array(values.flatten().to_numpy()[index], pa.int32()))
         for name, values in columns.items()
     }
-    return pa.table(
-        rows | {"lengths": pa.ListArray.from_arrays(pa.array(row_ends, pa.int32()), pa.array(lengths, pa.int32()))}
-    )
+    pieces = {"lengths": lengths}
+    if first is not None:
+        pieces["documents"] = first + np.repeat(np.arange(len(sizes)), -(-sizes // max_length))[order]
+    ends = pa.array(row_ends, pa.int32())
+    lists = {name: pa.ListArray.from_arrays(ends, pa.array(values, pa.int32())) for name, values in pieces.items()}
+    return pa.table(rows | lists)
 
 
-def pack(dataset: Dataset, max_length: int, packing: bool = True) -> tuple[Dataset, PackingReport]:
+def pack(
+    dataset: Dataset, max_length: int, packing: bool = True, number_documents: bool = False
+) -> tuple[Dataset, PackingReport]:
     """Pack tokenized documents into rows by best fit; long documents are cut into pieces, no token is lost.
 
     Args:
@@ -146,6 +154,7 @@ def pack(dataset: Dataset, max_length: int, packing: bool = True) -> tuple[Datas
             trained on; such examples must fit in a row.
         max_length: tokens of a row.
         packing: False puts each piece into a row of its own.
+        number_documents: add the column `documents`, the number of the document that each piece is of.
 
     Returns:
         Rows `{"input_ids": list[int32], "lengths": list[int32]}` (and `labels`) for `PackingCollator`, and the counts.
@@ -153,10 +162,11 @@ def pack(dataset: Dataset, max_length: int, packing: bool = True) -> tuple[Datas
     tokens_in = count_tokens(dataset)
     mean = max(1, tokens_in // len(dataset))
     rows = dataset.with_format("arrow").map(
-        lambda table: pack_batch(table, max_length, packing),
+        lambda table, numbers: pack_batch(table, max_length, packing, numbers[0] if number_documents else None),
         batched=True,
+        with_indices=True,
         batch_size=max(1, TOKENS_PER_BATCH // mean),
-        new_fingerprint=Hasher.hash((dataset._fingerprint, max_length, packing, "best-fit")),
+        new_fingerprint=Hasher.hash((dataset._fingerprint, max_length, packing, number_documents, "best-fit")),
         desc=f"Packing rows of {max_length}",
     )
     lengths = np.concatenate([chunk.value_lengths().to_numpy() for chunk in column(dataset, "input_ids").chunks])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedTokenizerBase
 
@@ -36,6 +37,28 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return row_losses(logits[:, :-1], labels)
     counts = (labels != -100).sum(1).tolist()
     return row_losses(logits.split(counts), labels[labels != -100].split(counts))
+
+
+def position_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Give the loss of every token, of which `LanguageModelingMetrics` makes those of documents.
+
+    Keeps 8 bytes per token, and only until the next batch.
+
+    Args:
+        logits: (B, T, vocabulary); position i predicts label i + 1.
+        labels: (B, T); -100 is not counted.
+
+    Returns:
+        (B, T, 2) float32: loss in nats of the prediction of the token at each position, and 1; both 0 where none is.
+    """
+    check_logits(logits)
+    losses = torch.zeros(*labels.shape, 2, device=logits.device)
+    for row, row_logits, row_labels in zip(losses, logits[:, :-1], labels[:, 1:], strict=True):
+        row[1:, 0] = torch.nn.functional.cross_entropy(
+            row_logits.float(), row_labels, ignore_index=-100, reduction="none"
+        )
+        row[1:, 1] = row_labels != -100
+    return losses
 
 
 def masked_token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -96,8 +119,8 @@ class TokenMetrics:
         self.total = np.zeros(2)
 
     def __call__(self, prediction: EvalPrediction, compute_result: bool) -> dict[str, float]:
-        """Add one batch of `token_losses`; return the scores after the last batch (`compute_result`)."""
-        self.total += prediction.predictions.sum(0).cpu().numpy()
+        """Add one batch of `token_losses` or `position_losses`; return the scores after the last (`compute_result`)."""
+        self.total += prediction.predictions.reshape(-1, 2).double().sum(0).cpu().numpy()
         if not compute_result:
             return {}
         (loss, tokens), self.total = self.total, np.zeros(2)
@@ -106,6 +129,10 @@ class TokenMetrics:
     def join(self, others: Sequence[Any]) -> "TokenMetrics":
         """Return the metrics of all rows that these and other metrics are for."""
         return TokenMetrics()
+
+    def document_losses(self) -> list[dict[str, Any]]:
+        """The losses of each document at the last evaluation, where they are known."""
+        return []
 
     def scores(self, loss: float, tokens: float) -> dict[str, float]:
         """Compute the scores from the summed loss in nats and the number of predicted tokens."""
@@ -140,6 +167,9 @@ class SourceMetrics(TokenMetrics):
         self.seen = 0 if compute_result else self.seen + len(losses)
         return scores
 
+    def document_losses(self) -> list[dict[str, Any]]:
+        return [{"source": name} | row for name, source in self.sources.items() for row in source.document_losses()]
+
 
 def perplexity(loss: float) -> float:
     """exp(mean token loss in nats), infinity if it is too large for a float."""
@@ -162,11 +192,43 @@ class LanguageModelingMetrics(TokenMetrics):
         super().__init__()
         text = rows.text if isinstance(rows, TokenRows) else text_figures(documents, rows)
         self.num_bytes, self.zlib_bits_per_byte = text["bytes"], text["zlib_bits_per_byte"]
-        starts_with_bos = tokenizer("a").input_ids[0] == tokenizer.bos_token_id
-        self.unpredicted_bits = (text["pieces"] - starts_with_bos * text["documents"]) * math.log2(len(tokenizer))
+        self.starts_with_bos = tokenizer("a").input_ids[0] == tokenizer.bos_token_id
+        self.token_bits = math.log2(len(tokenizer))
+        self.unpredicted_bits = (text["pieces"] - self.starts_with_bos * text["documents"]) * self.token_bits
+        self.documents, self.rows = (documents, rows) if "documents" in rows.column_names else (None, rows)
+        self.seen, self.of_documents, self.found = 0, np.zeros((len(documents), 3)), np.zeros((0, 3))
+
+    def __call__(self, prediction: EvalPrediction, compute_result: bool) -> dict[str, float]:
+        if self.documents is not None and prediction.predictions.dim() == 3:
+            for losses in prediction.predictions.double().cpu().numpy():
+                row = self.rows[self.seen]
+                starts = np.cumsum(row["lengths"]) - row["lengths"]
+                # Losses of pieces, and 1 for each: [l0 l1 l2 l3] with lengths [3, 1] gives [l0 + l1 + l2, l3].
+                pieces = np.pad(np.add.reduceat(losses, starts), ((0, 0), (0, 1)), constant_values=1)
+                np.add.at(self.of_documents, row["documents"], pieces)
+                self.seen += 1
+        if compute_result:
+            self.seen, self.found, self.of_documents = 0, self.of_documents, np.zeros_like(self.of_documents)
+        return super().__call__(prediction, compute_result)
+
+    def document_losses(self) -> list[dict[str, Any]]:
+        """The losses of each document: nats of its predicted tokens, and all bits, whose sum gives bits per byte.
+
+        A document is named by a hash of its text, so that runs can be compared that read other files in other orders.
+        """
+        if self.documents is None or not self.found.any():
+            return []
+        rows = []
+        for text, (loss, tokens, pieces) in zip(self.documents["text"], self.found.tolist(), strict=True):
+            data = text.encode()
+            bits = loss / math.log(2) + (pieces - self.starts_with_bos) * self.token_bits
+            row = {"document": xxhash.xxh3_64_hexdigest(data), "bytes": len(data), "tokens": int(tokens)}
+            rows.append(row | {"loss": loss, "bits": bits})
+        return rows
 
     def join(self, others: Sequence[Any]) -> TokenMetrics:
         whole, parts = copy.copy(self), [self, *others]
+        whole.documents = None  # each source has its own
         whole.total, whole.num_bytes = np.zeros(2), sum(part.num_bytes for part in parts)
         whole.unpredicted_bits = sum(part.unpredicted_bits for part in parts)
         compressed = sum(part.zlib_bits_per_byte * part.num_bytes for part in parts)

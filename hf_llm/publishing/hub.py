@@ -40,6 +40,7 @@ NOT_PUSHED = [
     "log.jsonl",
     "trainer_state.json",
     "predictions.jsonl",  # contains the evaluated texts
+    "document_losses.jsonl",  # contains hashes of them
     "events.out.*",
 ]
 # What the client raises on an answer that is an HTML page, or JSON of another server.

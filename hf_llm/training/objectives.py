@@ -40,6 +40,7 @@ from hf_llm.evaluation.perplexity import (
     SourceMetrics,
     TokenMetrics,
     masked_token_losses,
+    position_losses,
     token_losses,
 )
 from hf_llm.models.classifiers import check_kind
@@ -143,7 +144,7 @@ def pack_texts(
     """Tokenize and pack documents, rows `{"text": str}`; the rows of a token folder are returned as they are."""
     if isinstance(documents, TokenRows):
         return documents, documents.report
-    return pack(tokenize(documents, tokenizer), data_args.max_length, data_args.packing)
+    return pack(tokenize(documents, tokenizer), data_args.max_length, data_args.packing, number_documents=True)
 
 
 def mix_sources(
@@ -250,12 +251,14 @@ def trainer_options(
     pad_token_id: Any = tokenizer.pad_token_id
     rows = join_rows([*validation.values()]) if isinstance(validation, dict) else validation
     metrics = loss_metrics(run_args, documents, validation, tokenizer)
+    by_length = args.train_sampling_strategy == "group_by_length"
     if run_args.objective != "masked":
         return {
             "eval_dataset": rows,
             "data_collator": PackingCollator(pad_token_id, position_ids=data_args.packing),
             "compute_metrics": metrics,
-            "preprocess_logits_for_metrics": token_losses,
+            # By length, the rows are evaluated in another order, in which their documents are not known.
+            "preprocess_logits_for_metrics": token_losses if by_length else position_losses,
         }
     collator = masking_collator(run_args, data_args, model, tokenizer, args.seed)
     return {

@@ -25,7 +25,9 @@ from hf_llm.data.examples import ExamplesReport
 from hf_llm.data.packing import mean_attended_length
 from hf_llm.data.token_folders import TokenRows
 from hf_llm.distributed.zero import DeepSpeedInForce, keep_weights_tied
-from hf_llm.files import atomic_path, write_json
+from hf_llm.evaluation.paired_rows import DOCUMENTS
+from hf_llm.evaluation.perplexity import TokenMetrics
+from hf_llm.files import atomic_path, write_json, write_json_lines
 from hf_llm.models.inspection import outputs_besides_logits
 from hf_llm.models.isolation import CheckAttention
 from hf_llm.training.added_losses import divide_added_losses
@@ -149,6 +151,7 @@ def run_training(
     for report in reports["eval"]:
         evaluated |= report.metrics("eval")
     save_results(trainer, train=trained, eval=evaluated)
+    save_document_losses(trainer)
     record.finish()
     return trained | evaluated
 
@@ -167,6 +170,14 @@ def save_results(trainer: Trainer, **splits: dict[str, Any]) -> None:
         write_json(folder / f"{name}_results.json", dict(sorted(metrics.items())))
     with atomic_path(folder / TRAINER_STATE_NAME) as temporary:
         trainer.state.save_to_json(str(temporary))
+
+
+def save_document_losses(trainer: Trainer) -> None:
+    """Write the losses of each validation document, where they are known, by which runs can be compared, on rank 0."""
+    metrics = trainer.compute_metrics
+    losses = metrics.document_losses() if isinstance(metrics, TokenMetrics) else []
+    if losses and trainer.args.should_save:
+        write_json_lines(f"{trainer.args.output_dir}/{DOCUMENTS}", losses)
 
 
 def new_throughput(trainer: Trainer) -> Throughput:

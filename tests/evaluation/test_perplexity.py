@@ -11,7 +11,7 @@ from tiny import TEXTS, new_model, new_tokenizer, new_trainer, packed
 from transformers import EvalPrediction, PreTrainedTokenizerFast
 
 from hf_llm.data.text_size import zlib_bits_per_byte
-from hf_llm.evaluation.perplexity import LanguageModelingMetrics, masked_token_losses, token_losses
+from hf_llm.evaluation.perplexity import LanguageModelingMetrics, masked_token_losses, position_losses, token_losses
 
 # Texts of different lengths, some with characters of several bytes, some longer than rows of 16 tokens.
 HELD_OUT = [*TEXTS[:9], "naïve 汉字 🙂", "one two three " * 30]
@@ -135,3 +135,24 @@ def test_bytes_are_counted_only_in_the_evaluated_rows(tokenizer):
     whole, part = (LanguageModelingMetrics(d, rows, tokenizer) for d in (documents, chosen))
     prediction = EvalPrediction(torch.tensor([[8.0, 5.0]]), None)
     assert whole(prediction, compute_result=True) == part(prediction, compute_result=True)
+
+
+def test_losses_of_documents_add_up_to_the_scores(model, tokenizer, tmp_path):
+    """Of documents cut into pieces and packed into rows of others: as evaluated alone, and in sum the run's scores."""
+    documents, rows, _ = packed(HELD_OUT, tokenizer, max_length=16, number_documents=True)
+    trainer = new_trainer(tmp_path, tokenizer, model, per_device_eval_batch_size=3)
+    trainer.compute_metrics = metrics = LanguageModelingMetrics(documents, rows, tokenizer)
+    trainer.preprocess_logits_for_metrics = position_losses
+    scores = trainer.evaluate(rows)
+    losses = metrics.document_losses()
+    assert [row["bytes"] for row in losses] == [len(text.encode()) for text in HELD_OUT]
+    loss, tokens, bits, size = (sum(row[name] for row in losses) for name in ("loss", "tokens", "bits", "bytes"))
+    assert loss / tokens == pytest.approx(scores["eval_loss"])
+    assert bits / size == pytest.approx(scores["eval_bits_per_byte"])
+    trainer.compute_metrics = alone = LanguageModelingMetrics(
+        *packed(HELD_OUT[-1:], tokenizer, max_length=16, number_documents=True)[:2], tokenizer
+    )
+    trainer.evaluate(alone.rows)
+    (expected,) = alone.document_losses()
+    assert losses[-1]["document"] == expected["document"]
+    assert losses[-1]["bits"] == pytest.approx(expected["bits"], rel=1e-5)
