@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 # Names in an output folder that a run writes: results, model, unfinished files, checkpoints, TensorBoard's logs.
 WRITTEN_BY_RUNS = ("*.json", "*.jsonl", "*.safetensors", "*.bin", "*.jinja", "*.model", "*.txt", "*.md", ".*.tmp")
-WRITTEN_BY_RUNS += ("_saving", "checkpoint-*", "runs", "run.yaml", ".lock")
+WRITTEN_BY_RUNS += ("*.html", "curves", "_saving", "checkpoint-*", "runs", "run.yaml", ".lock")
 
 LOCKS: dict[Path, TextIO] = {}  # lock files that this process holds
 WRITTEN_FOLDERS: list[Path] = []  # folders that this process writes to, or has written to

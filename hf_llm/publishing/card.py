@@ -106,13 +106,20 @@ def write_model_card(
         name=name,
         origin=f"Fine-tuned from `{base_model}`" if base_model else "Trained",
         data=data,
-        results=markdown_table("Metric", {metric: f"{value:.6g}" for metric, value in results.items()}),
+        results=describe_results(folder, results),
         auto_class=auto_class.__name__,
         hyperparameters=markdown_table("Name", public),
     )
     if (token := get_token()) and token in text:
         raise ValueError("`README.md` would contain the Hub token: take it out of the arguments of the model card")
     write_text(folder / "README.md", text)
+
+
+def describe_results(folder: Path, results: dict[str, float]) -> str:
+    """Return the results as a table, with the loss curve if the run has drawn it."""
+    table = markdown_table("Metric", {metric: f"{value:.6g}" for metric, value in results.items()})
+    drawn = (folder / "curves" / "loss.png").is_file()
+    return table + "\n\n![Loss over the steps of training](curves/loss.png)" * drawn
 
 
 def card_results(results: dict[str, float]) -> dict[str, float]:

@@ -19,13 +19,15 @@ from hf_llm.data.mixtures import read_mixture
 from hf_llm.mappings import read_json_file
 from hf_llm.messages import one_line
 from hf_llm.publishing.card import card_hyperparameters, card_results, write_model_card
+from hf_llm.publishing.run_report import try_run_report
 
 logger = logging.getLogger(__name__)
 
-# Never pushed: folders (checkpoints), unfinished files, pickles (`training_args.bin`, optimizer states), and files with
-# local paths (logs, the best checkpoint's path). `hf upload --exclude` reads the same patterns.
+# Never pushed: folders (checkpoints) other than the pictures of the card in `curves`, unfinished files, pickles
+# (`training_args.bin`, optimizer states), and files with local paths or evaluated texts. `hf upload --exclude` reads
+# the same patterns.
 NOT_PUSHED = [
-    "*/*",
+    *("[!c]*/*", "c[!u]*/*", "*/*/*", "*/*[!g]"),
     ".*",
     "_*",
     "*.tmp",
@@ -39,8 +41,10 @@ NOT_PUSHED = [
     "environment.json",
     "log.jsonl",
     "trainer_state.json",
-    "predictions.jsonl",  # contains the evaluated texts
+    "predictions.jsonl",
     "document_losses.jsonl",  # contains hashes of them
+    "report.html",
+    "samples.json",
     "events.out.*",
 ]
 # What the client raises on an answer that is an HTML page, or JSON of another server.
@@ -59,7 +63,7 @@ def dataset_names(data_args: DataArguments) -> list[str | None]:
 def publish(
     trainer: Trainer, results: dict[str, float], *, base_model: str | None, datasets: Sequence[str | None]
 ) -> None:
-    """Write the model card, and with `--push_to_hub` push the final folder. Call it last, when all results are saved.
+    """Write report and model card, and with `--push_to_hub` push the final folder. Call it when all results are saved.
 
     Args:
         results: what `run_training` returns.
@@ -73,6 +77,7 @@ def publish(
     if not args.should_save:
         return
     folder = Path(f"{args.output_dir}")
+    try_run_report(folder)
     write_model_card(
         folder,
         base_model=base_model,
@@ -170,7 +175,8 @@ def push_folder(
         'https://huggingface.co/me/tiny-llama'
     """
     folder = Path(folder)
-    names = sorted(path.name for path in folder.glob("*") if path.is_file())
+    paths = [*folder.glob("*"), *folder.glob("curves/*.png")]
+    names = sorted(path.relative_to(folder).as_posix() for path in paths if path.is_file())
     files = {name: folder / name for name in filter_repo_objects(names, ignore_patterns=NOT_PUSHED)}
     private, repo_id = private is not False, repo_id or folder.resolve().name
     validate_repo_id(repo_id)

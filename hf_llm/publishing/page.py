@@ -35,7 +35,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; numbers are formatted and aligned to the right. `Table.of({"rows": 12})` has a name and a value each.
+    """A table; numbers are formatted, and columns of them aligned to the right. `Table.of` takes names and values.
 
     Args:
         columns: headings; empty: none are shown.
@@ -74,11 +74,21 @@ class Texts:
 
 
 @dataclass(frozen=True)
+class Highlights:
+    """The few figures that a reader looks for first, large, e.g. `{"perplexity": 12.5}`."""
+
+    values: Mapping[str, Any]
+
+
+Block = Text | Table | Picture | Texts | Highlights
+
+
+@dataclass(frozen=True)
 class Section:
-    """A heading and what is below it; `folded`: shown when it is clicked, and in print."""
+    """A heading, none if it is empty, and what is below it; `folded`: shown when it is clicked, and in print."""
 
     heading: str
-    blocks: Sequence[Text | Table | Picture | Texts] = field(default_factory=list)
+    blocks: Sequence[Block] = field(default_factory=list)
     folded: bool = False
 
 
@@ -95,7 +105,7 @@ def write_page(path: Path, title: str, lead: str, sections: Sequence[Section]) -
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"cell": format_cell, "shown": escape_controls}
     environment.tests |= {"numeric": is_number} | {
-        kind.__name__.lower(): partial(is_instance, kind) for kind in (Text, Table, Picture, Texts)
+        kind.__name__.lower(): partial(is_instance, kind) for kind in (Text, Table, Picture, Texts, Highlights)
     }
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     values = {"title": title, "lead": lead, "sections": sections, "version": hf_llm.__version__}
@@ -110,7 +120,7 @@ def write_markdown(path: Path, title: str, lead: str, sections: Sequence[Section
     """
     lines = [f"# {one_cell(title)}", "", escape_text(lead), ""]
     for section in sections:
-        lines += [f"## {one_cell(section.heading)}", ""]
+        lines += [f"## {one_cell(section.heading)}", ""] if section.heading else []
         for block in section.blocks:
             lines += [*markdown_lines(block, pictures), ""]
             if isinstance(block, Picture):
@@ -118,7 +128,7 @@ def write_markdown(path: Path, title: str, lead: str, sections: Sequence[Section
     write_text(path, "\n".join(lines).rstrip() + "\n")
 
 
-def markdown_lines(block: Text | Table | Picture | Texts, pictures: str) -> list[str]:
+def markdown_lines(block: Block, pictures: str) -> list[str]:
     """Return the lines of a block in Markdown."""
     if isinstance(block, Text):
         text = escape_text(block.text)
@@ -128,9 +138,12 @@ def markdown_lines(block: Text | Table | Picture | Texts, pictures: str) -> list
             f"![{one_cell(block.description)}]({pictures}/{block.name}.png)",
             *([block.caption] * (block.caption != "")),
         ]
+    if isinstance(block, Highlights):
+        block = Table.of(block.values)
     if isinstance(block, Table):
         columns = block.columns or [""] * len(block.rows[0])
-        right = [all(is_number(row[column]) for row in block.rows) for column in range(len(columns))]
+        numeric = [all(map(is_number, cells)) for cells in zip(*block.rows, strict=True)] or [False] * len(columns)
+        right = numeric if block.columns else [False] * len(columns)
         lines = [columns, ["---:" if number else "---" for number in right], *block.rows]
         return [f"| {' | '.join(one_cell(format_cell(cell)) for cell in line)} |" for line in lines]
     lines = []

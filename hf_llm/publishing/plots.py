@@ -25,6 +25,7 @@ from hf_llm.messages import escape_controls, format_value
 MAX_POINTS = 1000  # of a line
 MARKED_POINTS = 40  # a line of at most so many has a marker at each
 SIZE = (4.8, 2.7)  # inches: at 390 pixels, a phone, its letters are as large as those of a caption
+STEPS = [1, 2, 2.5, 5, 10]  # between the numbers of an axis
 LOG_RATIO = 30  # from which ratio of largest to median value on the axis is logarithmic
 
 # The colours of a picture: ink, grid, lines. The lines are those of Okabe and Ito (2008), told apart by colour-blind
@@ -60,7 +61,7 @@ def draw_curve(
     figure = Figure(SIZE, layout="constrained")
     axes = new_axes(figure, name if title is None else title)
     axes.set_xlabel(xlabel)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS, integer=True))
     everything, not_finite = [np.empty(0)], 0
     for number, (label, values) in enumerate(points.items()):
         finite = values[np.isfinite(values[:, 1])]
@@ -71,7 +72,11 @@ def draw_curve(
         # After six runs the colours come again, dashed.
         style = ("-", "--", ":", "-.")[number // len(LINES) % 4]
         color = LINES[number % len(LINES)]
-        axes.plot(steps, thinned, style, label=label, color=color, marker=marker, markersize=2.8, linewidth=1.3)
+        line = {"color": color, "linestyle": style, "linewidth": 1.3}
+        if len(thinned) < len(finite):  # a line through all extremes is a broad band: their middle is clearer
+            axes.plot(steps, thinned, color=color, linewidth=0.8, alpha=0.3)
+            steps, thinned = means(finite, MAX_POINTS // 5).T
+        axes.plot(steps, thinned, label=label, marker=marker, markersize=2.8, **line)
     set_scale(axes, np.concatenate(everything))
     if not_finite:
         axes.text(
@@ -89,11 +94,14 @@ def draw_curve(
     return figure
 
 
-def draw_scores(title: str, scores: Mapping[str, tuple[float, float, float]], xlabel: str = "") -> Figure:
+def draw_scores(
+    title: str, scores: Mapping[str, tuple[float, float, float]], xlabel: str = "", colors: Sequence[str] = LINES
+) -> Figure:
     """Draw scores as points with their intervals, one below the other.
 
     Args:
         scores: for each label the score and the ends of its interval; ends that are NaN are not drawn.
+        colors: those of the runs in `draw_curve` by default.
 
     Example:
         >>> draw_scores("accuracy", {"run A": (0.8, 0.75, 0.85), "run B": (0.7, 0.65, 0.75)}).axes[0].get_title("left")
@@ -102,7 +110,7 @@ def draw_scores(title: str, scores: Mapping[str, tuple[float, float, float]], xl
     figure = Figure((SIZE[0], 0.75 + 0.3 * len(scores)), layout="constrained")
     axes = new_axes(figure, title)
     for number, (score, low, high) in enumerate(scores.values()):
-        color = LINES[number % len(LINES)] if len(scores) > 1 else LINES[0]
+        color = colors[number % len(colors)]
         axes.plot([low, high], [number] * 2, color=color, linewidth=5, alpha=0.35, solid_capstyle="round")
         axes.plot([score], [number], "o", color=color, markersize=6)
         axes.annotate(
@@ -159,6 +167,11 @@ def thin(points: np.ndarray, limit: int) -> np.ndarray:
     return points[np.unique([0, len(points) - 1, *np.ravel(ends).tolist()])]
 
 
+def means(points: np.ndarray, number: int) -> np.ndarray:
+    """Return the means of as many stretches of the points (N, 2)."""
+    return np.array([stretch.mean(axis=0) for stretch in np.array_split(points, number)])
+
+
 def new_axes(figure: Figure, title: str) -> Axes:
     """Add axes in the style of all pictures."""
     axes = figure.add_subplot()
@@ -178,7 +191,7 @@ def set_scale(axes: Axes, values: np.ndarray) -> None:
     if len(values) and values.min() > 0 and values.max() > LOG_RATIO * np.median(values):
         axes.set_yscale("log")
     else:
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
 
 
@@ -227,6 +240,7 @@ def to_svg(figure: Figure, description: str) -> str:
     Args:
         description: what is to be seen, for those who hear the page.
     """
+    lay_out(figure)
     file = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     # The salt makes equal figures equal texts.
@@ -253,7 +267,14 @@ def page_style(tag: str, prefix: str, used: set[str]) -> str:
     return re.sub(r"(?<=\d\.\d\d)\d+", "", tag)
 
 
+def lay_out(figure: Figure) -> None:
+    """Find room for all texts once, which takes as long as drawing."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+
+
 def save_png(path: Path, figure: Figure) -> None:
     """Write a figure as a PNG on white, which appears complete or not at all."""
+    lay_out(figure)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=200, facecolor="white", metadata={"Software": None})

@@ -13,6 +13,7 @@ from hf_llm.arguments import EvalArguments, TokenizationArguments
 from hf_llm.evaluation.evaluations import Evaluation
 from hf_llm.evaluation.generation import model_and_tokenizer
 from hf_llm.evaluation.scoring import TaskResult
+from hf_llm.files import write_json
 from hf_llm.messages import cut, escape_controls, format_scores, format_table, format_value, print_json
 from hf_llm.models.inspection import count_parameters
 
@@ -47,6 +48,7 @@ def report_pretraining(trainer: Trainer, figures: dict[str, float], samples: dic
         print(f"\n{heading}:\n\n{wrap_and_indent(text)}")
     if isinstance(model, GenerationMixin) and not model.name_or_path:  # a new one that writes text
         print(expectation(count_parameters(model), trainer.state.num_input_tokens_seen), end="")
+    write_json(Path(f"{trainer.args.output_dir}") / "samples.json", samples)
     print(f"\nModel and results: {trainer.args.output_dir}", flush=True)
     print_json(output_dir=trainer.args.output_dir, metrics=figures)
 
