@@ -4,6 +4,7 @@ A page is one file without outside resources; `templates/page.html.jinja` has it
 what looks like HTML is shown and not obeyed.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 import hf_llm
@@ -75,9 +77,14 @@ class Texts:
 
 @dataclass(frozen=True)
 class Highlights:
-    """The few figures that a reader looks for first, large, e.g. `{"perplexity": 12.5}`."""
+    """The few figures that a reader looks for first, large, e.g. `{"perplexity": 12.5}`.
+
+    Args:
+        notes: shown small after a figure, e.g. its interval.
+    """
 
     values: Mapping[str, Any]
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 Block = Text | Table | Picture | Texts | Highlights
@@ -103,7 +110,7 @@ def write_page(path: Path, title: str, lead: str, sections: Sequence[Section]) -
         >>> write_page(Path("page.html"), "My run", "It is better.", [Section("Scores", [Table.of({"f1": 0.5})])])
     """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"cell": format_cell, "shown": escape_controls}
+    environment.filters |= {"cell": format_cell, "shown": escape_controls, "prose": format_prose}
     environment.tests |= {"numeric": is_number} | {
         kind.__name__.lower(): partial(is_instance, kind) for kind in (Text, Table, Picture, Texts, Highlights)
     }
@@ -139,7 +146,8 @@ def markdown_lines(block: Block, pictures: str) -> list[str]:
             *([block.caption] * (block.caption != "")),
         ]
     if isinstance(block, Highlights):
-        block = Table.of(block.values)
+        rows = {name: f"{format_cell(value)} {block.notes.get(name, '')}" for name, value in block.values.items()}
+        block = Table.of(rows)
     if isinstance(block, Table):
         columns = block.columns or [""] * len(block.rows[0])
         numeric = [all(map(is_number, cells)) for cells in zip(*block.rows, strict=True)] or [False] * len(columns)
@@ -158,6 +166,11 @@ def format_cell(value: Any) -> str:
     if value is None:
         return ""
     return format_value(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+def format_prose(text: str) -> Markup:
+    """Return a text as HTML, in which what is in backticks is code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(escape_controls(text)))))
 
 
 def is_number(value: Any) -> bool:

@@ -211,14 +211,14 @@ def short_number(value: float) -> str:
     """Format a number of an axis.
 
     Example:
-        >>> [short_number(value) for value in (12500, 3e6, 0.25, 0.0003, 0)]
-        ['12.5k', '3M', '0.25', '3e-4', '0']
+        >>> [short_number(value) for value in (12500, 3e6, 0.25, 3e-5, 0)]
+        ['12.5k', '3M', '0.25', '3e-5', '0']
     """
     size = abs(value)
     for unit, name in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
         if size >= unit:
             return f"{value / (1e3 if name == 'k' else unit):.4g}{name}"
-    if 0 < size < 1e-3:
+    if 0 < size < 1e-4:
         mantissa, exponent = f"{value:.3e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
     return f"{value:.4g}"

@@ -25,7 +25,16 @@ SCORE_CURVES = 4
 CURVE_NAMES = {"learning_rate": "learning rate", "grad_norm": "gradient norm", "tokens_per_second": "tokens per second"}
 # Figures of results whose names say less than these.
 RESULT_NAMES = {"eval_loss": "validation loss", "eval_perplexity": "perplexity", "eval_bits_per_byte": "bits per byte"}
-MODEL_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings", "vocab_size")
+DATA_FIGURES = {
+    "documents": "documents", "documents_cut": "documents cut at the end of a row", "examples": "examples",
+    "examples_dropped": "examples dropped", "examples_shortened": "examples shortened", "rows": "packed rows",
+    "tokens_in": "tokens", "tokens_dropped": "tokens dropped",
+    "packing_efficiency": "packing efficiency",
+}  # fmt: skip
+MODEL_SIZES = {
+    "hidden_size": "hidden size", "num_hidden_layers": "layers", "num_attention_heads": "attention heads",
+    "max_position_embeddings": "positions", "vocab_size": "vocabulary",
+}  # fmt: skip
 
 
 def write_run_report(folder: str | Path) -> None:
@@ -44,14 +53,16 @@ def write_run_report(folder: str | Path) -> None:
         >>> write_run_report("outputs/pretrain_tiny")
     """
     run = read_run(folder)
+    figures, intervals = headline_figures(run)
     curves, scores = draw_curves(run.log), draw_score_intervals(run.results)
     for picture in (*curves, *scores):
         save_png(run.folder / CURVES / f"{picture.name}.png", picture.figure)
     sections = [
-        Section("", [Highlights(headline_figures(run)), *unfinished(run)]),
+        Section("", [*([Highlights(figures, intervals)] if figures else []), *unfinished(run)]),
         Section("Training", curves or [Text("The run has logged no curve.", "note")]),
         Section("Scores", [*scores, *score_table(run.results)] if scores else []),
-        Section("Model and data", [Table.of(model_facts(run) | data_facts(run))]),
+        Section("Model", [Table.of(facts)] if (facts := model_facts(run)) else []),
+        Section("Data", data_blocks(run)),
         preparation_section(run.settings),
         *prediction_sections(run.folder),
         Section("Samples", samples(run.folder)),
@@ -98,18 +109,19 @@ def data_name(settings: Mapping[str, Any]) -> str:
     return "the built-in sample" if settings else "data that are not recorded"
 
 
-def headline_figures(run: Run) -> dict[str, str]:
-    """The figures that a reader wants first: scores or losses, size, speed."""
+def headline_figures(run: Run) -> tuple[dict[str, Any], dict[str, str]]:
+    """The figures that a reader wants first, scores or losses, tokens, speed; and the intervals of some."""
     results = run.results
-    shown = {name: with_interval(f"eval_{name}", results) for name in scores_with_interval(results)[:2]}
+    names = scores_with_interval(results)[:2]
+    shown = {name: results[f"eval_{name}"] for name in names}
     for key, name in RESULT_NAMES.items():
         if key in results and name not in shown:
-            shown[name] = format_value(results[key])
+            shown[name] = results[key]
     if tokens := results.get("num_input_tokens_seen"):
-        shown["tokens trained on"] = format_value(tokens)
+        shown["tokens trained on"] = tokens
     if rate := results.get("train_tokens_per_second"):
-        shown["tokens per second"] = format_value(rate)
-    return shown
+        shown["tokens per second"] = rate
+    return shown, {name: interval(f"eval_{name}", results) for name in names}
 
 
 def unfinished(run: Run) -> list[Block]:
@@ -139,10 +151,9 @@ def scores_with_interval(results: Mapping[str, Any]) -> list[str]:
     return [key[5:] for key in results if key.startswith("eval_") and f"{key}_ci95_low" in results]
 
 
-def with_interval(key: str, results: Mapping[str, Any]) -> str:
-    """Format a score with its interval."""
-    low, high = results[f"{key}_ci95_low"], results[f"{key}_ci95_high"]
-    return f"{format_value(results[key])} [{format_value(low)}, {format_value(high)}]"
+def interval(key: str, results: Mapping[str, Any]) -> str:
+    """Format the interval of a score."""
+    return f"{format_value(results[f'{key}_ci95_low'])} to {format_value(results[f'{key}_ci95_high'])}"
 
 
 def draw_score_intervals(results: Mapping[str, Any]) -> list[Picture]:
@@ -164,13 +175,12 @@ def draw_score_intervals(results: Mapping[str, Any]) -> list[Picture]:
 
 
 def score_table(results: Mapping[str, Any]) -> list[Block]:
-    """Return the scores and the losses as a table."""
+    """Return the scores with intervals, and the losses, as a table."""
     names = scores_with_interval(results)
-    rows: list[list[Any]] = [[name, *(results[f"eval_{name}{end}"] for end in ("", "_ci95_low", "_ci95_high"))]
-                             for name in names]  # fmt: skip
-    rows += [[name, results[key], None, None] for key, name in RESULT_NAMES.items()
-             if key in results and key[5:] not in names]  # fmt: skip
-    return [Table(["score", "value", "95 % from", "to"], rows)] if rows else []
+    rows = [[name, results[f"eval_{name}"], interval(f"eval_{name}", results)] for name in names]
+    losses = [(name, results[key]) for key, name in RESULT_NAMES.items() if key in results and key[5:] not in names]
+    rows += [[name, value, None] for name, value in losses]
+    return [Table(["score", "value", "95 % interval"], rows)] if rows else []
 
 
 def model_facts(run: Run) -> dict[str, Any]:
@@ -182,7 +192,7 @@ def model_facts(run: Run) -> dict[str, Any]:
     facts["adapters"] = f"{config['peft_type']}, rank {config.get('r')}" if "peft_type" in config else None
     weights = sorted(run.folder.glob("*.safetensors"))
     facts["parameters" + " of the adapters" * ("peft_type" in config)] = sum(map(count_saved, weights)) or None
-    facts |= {name.removeprefix("num_").replace("_", " "): config.get(name) for name in MODEL_SIZES}
+    facts |= {name: config.get(key) for key, name in MODEL_SIZES.items()}
     return {name: value for name, value in facts.items() if value is not None}
 
 
@@ -192,20 +202,16 @@ def count_saved(path: Path) -> int:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 (not a dict)
 
 
-def data_facts(run: Run) -> dict[str, Any]:
-    """What it was trained and evaluated on: names, rows, tokens, and what was dropped."""
-    facts: dict[str, Any] = {"data": data_name(run.settings).replace("`", "")}
-    for split, values in run.environment.get("data", {}).items():
-        facts[f"rows of {split}"] = values.get("rows")
-    names = {
-        "train_documents": "documents", "train_examples": "examples", "train_rows": "packed rows",
-        "train_tokens_in": "tokens of the data", "train_tokens_dropped": "tokens dropped",
-        "train_examples_dropped": "examples dropped", "train_examples_shortened": "examples shortened",
-        "train_packing_efficiency": "packing efficiency", "eval_documents": "documents of validation",
-        "eval_examples": "examples of validation",
-    }  # fmt: skip
-    facts |= {name: run.results.get(key) for key, name in names.items()}
-    return {name: value for name, value in facts.items() if value is not None}
+def data_blocks(run: Run) -> list[Block]:
+    """What it was trained and evaluated on: the name, and for each split rows, tokens, and what was dropped."""
+    rows = [
+        [name, run.results.get(f"train_{key}"), run.results.get(f"eval_{key}")] for key, name in DATA_FIGURES.items()
+    ]
+    if "train_examples" in run.results:  # of a task; its documents are these examples
+        rows = [row for row in rows if not row[0].startswith("documents")]
+    rows = [row for row in rows if row[1:] != [None, None]]
+    name = data_name(run.settings)
+    return [Text(f"{name[0].upper()}{name[1:]}."), *([Table(["", "training", "validation"], rows)] if rows else [])]
 
 
 def preparation_section(settings: Mapping[str, Any]) -> Section:
