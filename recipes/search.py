@@ -9,7 +9,7 @@ import sys
 
 from hf_llm.arguments import SearchArguments
 from hf_llm.command_line import parse_args
-from hf_llm.messages import report_errors
+from hf_llm.messages import print_json, report_errors
 
 
 def main():
@@ -19,11 +19,14 @@ def main():
 
     argv, words = split_command(sys.argv[1:])
     (args,) = parse_args([SearchArguments], argv, description=__doc__)
+    from hf_llm.search.results import report_search
     from hf_llm.search.scheduling import run_search
 
     command, space = find_recipe(words), read_space(args.space)
     recipe = check_command(command, space, args)
-    run_search(args, command, recipe, space)
+    search = run_search(args, command, recipe, space)
+    report_search(search, args.output_dir)
+    print_json(output_dir=args.output_dir, best=search["best"], verdict=search["verdict"])
 
 
 if __name__ == "__main__":

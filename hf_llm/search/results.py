@@ -1,6 +1,7 @@
 """The results of a search: `search.json`, `search.md`, `search.html` and `best.yaml` in its folder."""
 
 import shlex
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,17 +13,18 @@ from hf_llm.files import write_json, write_text
 from hf_llm.mappings import dump_yaml, read_json_file
 from hf_llm.publishing.page import Picture, Section, Table, Text, Texts, write_markdown, write_page
 from hf_llm.search.pictures import draw_search
-from hf_llm.search.verdict import judge, p_value, run_scores, score
+from hf_llm.search.space import describe
+from hf_llm.search.verdict import judge, p_value, run_scores, score, with_interval
 from hf_llm.statistics import held_out_share
 from hf_llm.training.record import LOG, read_run
 
 RECORD, BEST = "search.json", "best.yaml"
 # Settings of a single run that the next one has its own of.
 OF_A_RUN = ("output_dir", "fold", "seed", "data_seed", "run_name", "resume_from_checkpoint")
-MOST_ROWS = 200  # of the table of settings on the page
+MOST_ROWS, PRINTED = 200, 10  # settings on the page, on the terminal
 
 
-def write_results(folder: str | Path, study: optuna.Study) -> str:
+def write_results(folder: str | Path, study: optuna.Study) -> dict[str, Any]:
     """Write what a search found, from its `search.json`: figures, verdict, tables, pictures and the best settings.
 
     Args:
@@ -30,7 +32,7 @@ def write_results(folder: str | Path, study: optuna.Study) -> str:
         study: its trials, for the pictures.
 
     Returns:
-        The verdict, one or two sentences.
+        The content of `search.json`: what `judge` adds to it, such as `verdict`, is there.
 
     Raises:
         ValueError: the folder has no `search.json`, or a run in it cannot be read.
@@ -47,7 +49,27 @@ def write_results(folder: str | Path, study: optuna.Study) -> str:
     title = f"Search {folder.name}"
     write_markdown(folder / "search.md", title, search["verdict"], sections)
     write_page(folder / "search.html", title, search["verdict"], sections)
-    return search["verdict"]
+    return search
+
+
+def report_search(search: dict[str, Any], output_dir: str) -> None:
+    """Print the end of a search: the best settings, the verdict, what to do next.
+
+    Args:
+        search: what `write_results` returns.
+        output_dir: folder of the search.
+    """
+    settings = {setting["number"]: setting for setting in search["settings"]}
+    for place, number in enumerate(search["ranking"][:PRINTED]):
+        heading = f"\n{search['metric']} and settings, the best first\n" if place == 0 else ""
+        print(f"{heading}  {with_interval(settings[number]):<28}  {number}: {describe(settings[number]['parameters'])}")
+    if len(search["ranking"]) > PRINTED:
+        print(f"  and {len(search['ranking']) - PRINTED:,} more")
+    for text in (search["verdict"], *search["notes"]):
+        print(f"\n{textwrap.fill(text, 100)}")
+    if search["best"] is not None:
+        print(f"\nTo train with the best: {training_command(search, Path(output_dir))}")
+    print(f"Results: {output_dir}/search.html", flush=True)
 
 
 def test_share(folder: Path, record: dict[str, Any]) -> float:
@@ -81,18 +103,19 @@ def write_best(folder: Path, search: dict[str, Any]) -> str | None:
     best = next(setting for setting in search["settings"] if setting["number"] == search["best"])
     settings = read_run(folder / best["runs"][0]["folder"]).settings
     settings = {name: value for name, value in settings.items() if name not in OF_A_RUN}
-    command = f"{start_of_command(search)} --config {shlex.quote(str(folder / BEST))} --output_dir outputs/best"
-    comments = [f"Setting {best['number']} of the search in {folder}.", search["verdict"], *search["notes"]]
+    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    command = training_command(search, shown)
+    comments = [f"Setting {best['number']} of the search in {shown}.", search["verdict"], *search["notes"]]
     comments += ["To train with it, on all training rows:", command]
     write_text(folder / BEST, "".join(f"# {line}\n" for line in comments) + dump_yaml(settings))
     return command
 
 
-def start_of_command(search: dict[str, Any]) -> str:
-    """The launcher and the recipe of the search's command, without the flags of the recipe."""
-    words = shlex.split(search.get("command", "python recipes/finetune.py"))
-    recipe = next((number for number, word in enumerate(words) if word.endswith(".py")), len(words) - 1)
-    return shlex.join(words[: recipe + 1])
+def training_command(search: dict[str, Any], folder: Path) -> str:
+    """The command that trains with the best setting: launcher and recipe of the search's, without its flags."""
+    words = shlex.split(search["command"])
+    recipe = next(number for number, word in enumerate(words) if word.endswith(".py"))
+    return f"{shlex.join(words[: recipe + 1])} --config {shlex.quote(str(folder / BEST))} --output_dir outputs/best"
 
 
 def describe_search(search: dict[str, Any], command: str | None, pictures: Sequence[Picture]) -> list[Section]:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from hf_llm.arguments import SearchArguments
 from hf_llm.files import write_json
 from hf_llm.search.commands import Command, Recipe
+from hf_llm.search.results import RECORD, write_results
 from hf_llm.search.space import Parameter, describe
 from hf_llm.search.study import STATES, SharedStudy
 from hf_llm.search.trials import RunProcess, last_error, list_runs, mean, remove_weights, share_of_gpus
@@ -115,7 +116,7 @@ def run_search(
         seconds: time for the search; None: no limit.
 
     Returns:
-        The content of `search.json`, which is written after each trial.
+        The content of `search.json`, with the verdict.
 
     Raises:
         ValueError: the folder has another search, or the first trials all fail.
@@ -149,7 +150,8 @@ def run_search(
         bar.close()
         for trial in running:
             trial.process.end()
-    return write_search(study, args, command, recipe)
+    write_search(study, args, command, recipe)
+    return write_results(study.folder, study.study)
 
 
 def open_study(args: SearchArguments, command: Command, recipe: Recipe, space: list[Parameter]) -> SharedStudy:
@@ -213,15 +215,15 @@ def show_trial(study: SharedStudy, trial: RunningTrial, state: TrialState, recip
     bar.refresh()
 
 
-def write_search(study: SharedStudy, args: SearchArguments, command: Command, recipe: Recipe) -> dict[str, Any]:
-    """Write `search.json`: the settings that were tried, with their runs."""
+def write_search(study: SharedStudy, args: SearchArguments, command: Command, recipe: Recipe) -> None:
+    """Write `search.json`: the settings that were tried, with their runs; `write_results` adds figures."""
     best = study.best()
     content = {
         "command": command.text(),
         "space": args.space,
         "sampler": args.sampler,
         "pruner": args.pruner,
-        "metric": f"eval_{recipe.metric}",
+        "metric": recipe.metric,
         "direction": recipe.direction,
         "num_folds": args.num_folds,
         "seeds": args.seeds,
@@ -239,5 +241,4 @@ def write_search(study: SharedStudy, args: SearchArguments, command: Command, re
             if trial.state.is_finished()
         ],
     }
-    write_json(study.folder / "search.json", content)
-    return content
+    write_json(study.folder / RECORD, content)

@@ -85,8 +85,8 @@ def test_searches_of_few_settings_have_results(tmp_path, scores):
 def test_a_search_in_which_all_failed_says_so(tmp_path):
     """There is no best setting, and no file of an earlier one."""
     (tmp_path / "best.yaml").write_text("learning_rate: 1\n")
-    verdict = write_results(tmp_path, made_up_search(tmp_path, SCORES, metrics=False))
-    assert verdict == "No setting was completed: there is nothing to choose from."
+    search = write_results(tmp_path, made_up_search(tmp_path, SCORES, metrics=False))
+    assert search["verdict"] == "No setting was completed: there is nothing to choose from."
     assert not (tmp_path / "best.yaml").exists()
     with pytest.raises(ValueError, match=r"has no search\.json: name the `--output_dir` of a search"):
         write_results(tmp_path / "other", optuna.create_study())
