@@ -29,6 +29,7 @@ class RowTest:
         p_value: of the permutation test that swaps the two on random rows, two-sided.
         std_error: standard error of the difference.
         rows: number of rows.
+        unit: what they are: rows, or documents.
     """
 
     difference: float
@@ -37,6 +38,7 @@ class RowTest:
     p_value: float
     std_error: float
     rows: int
+    unit: str = "rows"
 
 
 @dataclass(frozen=True)

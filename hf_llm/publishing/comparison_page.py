@@ -22,13 +22,14 @@ from hf_llm.statistics import Estimate
 
 CURVES = ("loss", "eval_loss", "eval_bits_per_byte")
 MOST_CURVES = 12  # runs in one picture
+WARNINGS = "Warnings"
 MAX_CELL = 60  # characters of a setting
 
 
 def write_comparison(comparison: Comparison, folder: str) -> None:
     """Write `comparison.md`, `comparison.html` and `comparison.json` to a folder."""
     path, sections = Path(folder), comparison_sections(comparison)
-    title = f"Comparison of {', '.join(group.name for group in comparison.groups)}"
+    title = f"Comparison of {len(comparison.groups)} {comparison.subject}"
     write_json(path / "comparison.json", comparison.figures())
     write_markdown(path / "comparison.md", title, comparison.verdict, sections)
     write_page(path / "comparison.html", title, comparison.verdict, sections)
@@ -48,7 +49,7 @@ def terminal_sections(comparison: Comparison) -> list[Section]:
     groups = comparison.groups
     sections = [Section("Compared", [Table.of({group.name: group.describe() for group in groups})])]
     if comparison.warnings:
-        sections.append(Section("Warnings", [Text(warning, "bad") for warning in comparison.warnings]))
+        sections.append(Section(WARNINGS, [Text(warning, "bad") for warning in comparison.warnings]))
     for heading, differences in (
         ("Settings that differ", setting_differences(groups)),
         ("Environments that differ", environment_differences(groups)),
@@ -60,7 +61,7 @@ def terminal_sections(comparison: Comparison) -> list[Section]:
 
 def comparison_sections(comparison: Comparison) -> list[Section]:
     """The sections of the page, with pictures of scores and curves."""
-    *first, scores = terminal_sections(comparison)
+    compared, *others, scores = terminal_sections(comparison)
     intervals = {
         group.name: (each.mean, each.low, each.high)
         for group, each in zip(comparison.groups, comparison.scores[comparison.score], strict=True)
@@ -71,7 +72,9 @@ def comparison_sections(comparison: Comparison) -> list[Section]:
         what = f"{comparison.score} of each group with its 95 % interval"
         scores = Section(scores.heading, [*scores.blocks, Picture(picture, "scores", what)])
     curves = curve_pictures(comparison)
-    return [scores, *first, *([Section("Curves", curves)] if curves else [])]
+    warnings = [section for section in others if section.heading == WARNINGS]
+    others = [section for section in others if section.heading != WARNINGS]
+    return [*warnings, compared, scores, *others, *([Section("Curves", curves)] if curves else [])]
 
 
 def curve_pictures(comparison: Comparison) -> list[Picture]:
@@ -80,7 +83,8 @@ def curve_pictures(comparison: Comparison) -> list[Picture]:
     several = any(len(group.runs) > 1 for group in comparison.groups)
     logs = {f"{group.name}: {run.folder}" if several else group.name: run.log for group, run in runs}
     names = dict.fromkeys([*CURVES, f"eval_{comparison.score}"])
-    present = [name for name in names if any(name in entry for log in logs.values() for entry in log)]
+    points = {name: max((sum(name in entry for entry in log) for log in logs.values()), default=0) for name in names}
+    present = [name for name in names if points[name] > 1]  # one point is in the table
     return [Picture(draw_curve(name, logs), name, f"{name} of each run over the steps") for name in present]
 
 

@@ -113,7 +113,8 @@ def compare_over_rows(score: str, a: Group, b: Group) -> RowTest | None:
             continue
         found = statistics_of_score(name, first.scores[score], groups)  # pyright: ignore[reportArgumentType]  # no None
         if found is not None:
-            return compare_rows(name, found[0], *found[1])
+            test = compare_rows(name, found[0], *found[1])
+            return replace(test, unit="documents" if rows.of_documents else "rows")
     return None
 
 

@@ -39,7 +39,7 @@ def evidence(pair: Pair) -> str:
     if runs is not None:
         texts.append(evidence_of_runs(runs))
     if rows is not None:
-        texts.append(f"p {format_p(rows.p_value)} over the {rows.rows:,} rows that both were scored on")
+        texts.append(f"p {format_p(rows.p_value)} over the {rows.rows:,} {rows.unit} that both were scored on")
     elif runs is None or not runs.paired:
         texts.append("not tested over rows, because the files do not have this score of each of the same rows")
     single = question_p_value(pair)
@@ -63,7 +63,7 @@ def needed(pair: Pair, ahead: str) -> str:
     if runs is not None and runs.p_value is None:
         text = "Train each with two more seeds or more: with one run of each it is not known how much a seed changes."
         if rows is not None and rows.p_value < SIGNIFICANT:
-            text += f" Of these two models, that of {ahead} is better on such rows, which says nothing of its settings."
+            text += f" Of these two models, that of {ahead} is better on such {rows.unit}, which says nothing of its settings."
         return text
     if runs is not None and runs.p_value is not None and runs.p_value >= SIGNIFICANT:
         count = runs_needed(runs)
@@ -82,7 +82,7 @@ def needed_rows(test: RowTest) -> str:
     if count <= test.rows:
         return ""
     rounded = float(f"{count:.2g}")
-    return f"About {rounded:,.0f} rows would be needed, not {test.rows:,}, if the difference is as it looks."
+    return f"About {rounded:,.0f} {test.unit} would be needed, not {test.rows:,}, if the difference is as it looks."
 
 
 def format_p(value: float) -> str:
