@@ -56,7 +56,6 @@ TRAINER_DEFAULTS = {
     "report_to": "none",
     "logging_steps": 0.01,  # of the run: about 100 points of a curve, or all steps of a short run
     "logging_first_step": True,
-    "eval_steps": 500,  # or it would be that of `logging_steps`
 }
 # What transformers accepts silently, reads only with another flag, or refuses hours later without the flag's name.
 TRAINER_METADATA: dict[str, dict[str, Any]] = {

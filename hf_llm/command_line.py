@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,8 @@ def effective_settings(parser: RecipeParser, values: dict[str, Any], args: Any) 
         args: the last dataclass, with what was chosen by this machine.
     """
     chosen = {name: getattr(args, name) for name in CHOSEN_HERE if name in values}
+    if getattr(args, "deepspeed", None) and not values["deepspeed"]:
+        chosen["deepspeed"] = os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"]
     effective = {}
     for option in parser.options:
         name, requires = option.name, option.metadata.get("requires")

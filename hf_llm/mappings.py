@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import datetime
 import itertools
 import json
 import math
@@ -12,7 +13,7 @@ from typing import Any
 
 import yaml
 
-MAX_CHARACTERS = 1 << 16  # of the text of a mapping or file of settings
+MAX_CHARACTERS = 1 << 20  # of the text of a mapping or file of settings
 MAX_DEPTH = 50  # brackets within brackets
 TOO_DEEP = f"it is nested deeper than {MAX_DEPTH} levels: make it flatter"
 QUOTED = r"\"(?:\\.|[^\"\\])*\"|'(?:''|[^'])*'"
@@ -55,14 +56,23 @@ class MappingDumper(yaml.SafeDumper):
 
 
 MappingDumper.yaml_implicit_resolvers = MappingLoader.yaml_implicit_resolvers
-MappingDumper.add_representer(
-    float, lambda dumper, value: dumper.represent_scalar("tag:yaml.org,2002:float", format_float(value))
-)
 
 
-def format_float(value: float) -> str:
-    """The shortest form that YAML reads as the same number: `1e-05`, `.inf`."""
-    return repr(value) if math.isfinite(value) else {"inf": ".inf", "-inf": "-.inf"}.get(repr(value), ".nan")
+def represent_text(dumper: MappingDumper, value: Any) -> yaml.ScalarNode:
+    """Text, and days as text; line ends that YAML would read as spaces need escapes, between double quotes."""
+    style = '"' if re.search("[\x85\u2028\u2029\ufeff]", str(value)) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", str(value), style)
+
+
+def represent_float(dumper: MappingDumper, value: float) -> yaml.ScalarNode:
+    """The shortest number that is read as the same: `1e-05`, `.inf`."""
+    text = repr(value) if math.isfinite(value) else f".{abs(value)}"
+    return dumper.represent_scalar("tag:yaml.org,2002:float", f"-{text}" if value == -math.inf else text)
+
+
+MappingDumper.add_representer(str, represent_text)
+MappingDumper.add_representer(datetime.date, represent_text)
+MappingDumper.add_representer(float, represent_float)
 
 
 def dump_yaml(settings: dict[str, Any]) -> str:

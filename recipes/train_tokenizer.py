@@ -21,6 +21,7 @@ def main():
     from hf_llm.models.extension import extend_embeddings
     from hf_llm.models.loading import load_to_extend
     from hf_llm.publishing.reporting import report_vocabulary
+    from hf_llm.training.record import write_settings
 
     with new_folder(args.output_dir) as folder:
         splits = load_splits(args, args.seed)
@@ -29,6 +30,7 @@ def main():
         if model is not None:
             extend_embeddings(model, pieces)
         figures = save_vocabulary(folder, splits["validation"]["text"], before, tokenizer, model)
+        write_settings(folder, args.settings)
         report_vocabulary(folder, tokenizer, model, figures)
 
 

@@ -193,9 +193,8 @@ def short_tuning_runs(processes, tuned, tmp_path_factory):
     jobs = {name: finetune(name, output_dir=f"new/{name}") for name in APPLICATIONS}
     saving = {"lora_r": 4, "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
     jobs["lora"] = finetune("translation", **saving, output_dir="new/lora")
-    jobs["lora_resumed"] = finetune(
-        "translation", **saving, resume_from_checkpoint="new/lora/checkpoint-2", output_dir="new/lora_resumed"
-    )
+    for name, more in (("lora_repeated", {}), ("lora_resumed", {"resume_from_checkpoint": "new/lora/checkpoint-2"})):
+        jobs[name] = [FINETUNE, *flags({"config": "new/lora/run.yaml", "output_dir": f"new/{name}"} | more)]
     jobs["dora"] = finetune("translation", lora_r=4, use_dora=True, output_dir="new/dora")
     jobs["qlora"] = finetune("translation", lora_r=4, load_in_4bit=True, output_dir="new/qlora")
     alone = LEARNING | WRITTEN | ADAPTERS | {"per_device_train_batch_size": 4}

@@ -82,10 +82,15 @@ def trained(processes, corpus, work):
 
 
 @pytest.fixture(scope="session")
-def twin(processes, corpus, work):
-    """The same run without a launcher and into another folder."""
-    command = pretrain(corpus, work / "twin", sample_prompt="the dog")
-    return processes.submit(processes.fork, command, work)
+def twin(processes, work, trained):
+    """The same run by its run.yaml, without a launcher and into another folder."""
+
+    def run():
+        trained.result()
+        command = [PRETRAIN, *flags({"config": work / "trained" / "run.yaml", "output_dir": work / "twin"})]
+        return processes.fork(command, work)
+
+    return processes.submit(run)
 
 
 @pytest.fixture(scope="session")
@@ -163,13 +168,13 @@ def zero2(from_trained):
 
 @pytest.fixture(scope="session")
 def zero2_resumed(processes, corpus, work, zero2):
-    """The ranks of `zero2` once more, from its checkpoint in the middle."""
+    """The ranks of `zero2` once more, by its run.yaml and from its checkpoint in the middle."""
 
     def run():
         assert zero2.result().status == 0
         shutil.copytree(work / "zero2" / "checkpoint-10", work / "zero2_resumed" / "checkpoint-10")
-        settings = ZERO2 | {"model_name_or_path": work / "trained", "resume_from_checkpoint": "true"}
-        command = pretrain(corpus, work / "zero2_resumed", **settings)
+        settings = {"output_dir": work / "zero2_resumed", "resume_from_checkpoint": "true"}
+        command = [PRETRAIN, *flags({"config": work / "zero2" / "run.yaml"} | settings)]
         return processes.fork(command, work, ranks=2)
 
     return processes.submit(run)

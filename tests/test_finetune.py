@@ -89,14 +89,14 @@ def test_an_encoder_is_tuned_with_a_new_head_that_is_said_in_a_line(name, said, 
     assert len(config["id2label"]) == 4 and predicted <= {*config["id2label"].values()}
 
 
-def test_resuming_with_adapters_is_exact(said, tuned):
-    """From the checkpoint in the middle to the same bits."""
-    said("lora"), said("lora_resumed")
-    ended, resumed = (
-        (tuned / "new" / name / "adapter_model.safetensors").read_bytes() for name in ("lora", "lora_resumed")
-    )
+def test_repeating_and_resuming_with_adapters_is_exact(said, tuned):
+    """By its run.yaml, from the start or from the checkpoint in the middle, to the same bits."""
+    names = ("lora", "lora_repeated", "lora_resumed")
+    for name in names:
+        said(name)
+    ended, *others = ((tuned / "new" / name / "adapter_model.safetensors").read_bytes() for name in names)
     middle = (tuned / "new" / "lora" / "checkpoint-2" / "adapter_model.safetensors").read_bytes()
-    assert ended == resumed != middle
+    assert others == [ended, ended] and ended != middle
 
 
 def test_a_yaml_file_of_finetuning_says_how_to_score(said, tuned):

@@ -160,7 +160,7 @@ HOSTILE = {  # name -> YAML, and what the message says
     "deep, closed": ("config_overrides: {a: " + "[" * 900 + "]" * 900 + "}", "nested deeper than 50 levels"),
     "deep lists": ("- " * 20_000, "nested deeper than 50 levels"),
     "deep indents": ("".join(" " * i + "a:\n" for i in range(300)), "nested deeper than 50 levels"),
-    "long": ("run_name: " + "x" * 10**7, "more than 65,536 characters"),
+    "long": ("run_name: " + "x" * 10**7, "more than 1,048,576 characters"),
     "many keys": ("".join(f"{i}:\n" for i in range(9_000)), "unknown key `0`"),
     "many keys, one twice": ("".join(f"{i}:\n" for i in range(9_000)) + "8999:\n", "`8999` appears twice"),
     "object": ("a: !!python/object/apply:os.system [ls]", "tags are not read"),
@@ -194,7 +194,7 @@ def test_a_hostile_file_is_refused_in_one_line_and_soon(tmp_path, capsys, text, 
         ("a={b: &a [x], c: *a}", "repeats a value by its name"),
         ("a=" + "[" * 50_000, "close its bracket"),
         ('=["a' * 50_000, "close its bracket"),
-        ("a=" + "x" * 10**6, "more than 65,536 characters"),
+        ("a=" + "x" * 10**7, "more than 1,048,576 characters"),
     ],
 )
 def test_a_hostile_mapping_is_refused_within_a_second(text, message):

@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 
 from hf_llm import arguments
 from hf_llm.files import locked
+from hf_llm.training.record import read_run
 
 
 def files_with(folder: Path, text: str) -> list[str]:
@@ -171,11 +172,13 @@ def test_results_account_for_every_token(trained, work):
 
 
 def test_no_file_holds_the_token_or_the_users_path(trained, work):
-    """The token of the command line, the output folder and the data's folder are in no file, checkpoints included."""
+    """The token of the command line, the output folder and the data's folder are in no file, checkpoints included, but
+    for the paths in run.yaml, which needs them and is not pushed.
+    """
     expect_success(trained)
     assert (work / "trained" / "checkpoint-60" / "complete.json").is_file()
     assert files_with(work / "trained", TOKEN) == []
-    assert files_with(work / "trained", str(work.parent)) == []
+    assert files_with(work / "trained", str(work.parent)) == ["run.yaml"]
     assert not list((work / "trained").rglob("training_args.bin"))
     assert not list((work / "trained").glob("[._]*"))  # nothing unfinished
 
@@ -194,12 +197,25 @@ def test_the_run_ends_with_a_table_a_sample_and_the_folder(trained, work):
     assert TOKEN not in run.stdout + run.stderr
 
 
-def test_a_second_run_gives_the_same_loss_to_the_last_digit(trained, twin, work):
-    """The seed decides everything, with and without a launcher: equal weights, equal results."""
+def test_a_run_is_repeated_from_its_run_yaml_to_the_last_digit(trained, twin, work):
+    """Settings and seed decide everything, with and without a launcher: equal weights, equal results."""
     expect_success(trained), expect_success(twin)
     first, second = (read_json(work / name / "eval_results.json") for name in ("trained", "twin"))
     assert first["eval_loss"] == second["eval_loss"]
     assert weights(work / "trained") == weights(work / "twin")
+    settings = [read_run(work / name).settings for name in ("trained", "twin")]
+    assert settings[0] | {"output_dir": str(work / "twin")} == settings[1]
+
+
+def test_the_files_of_a_run_say_how_it_was_started_and_on_what(zero2, work):
+    """The command in run.yaml starts as many ranks; the environment has them, and the data by their content."""
+    expect_success(zero2)
+    assert "\n# accelerate launch --use_deepspeed --num_processes 2 " in (work / "zero2" / "run.yaml").read_text()
+    environment = read_run(work / "zero2").environment
+    assert environment["ranks"] == 2 and environment["launcher"] == "accelerate" and environment["finished"]
+    assert environment["deepspeed"] == {"stage": 2} and environment["versions"]["torch"]
+    one_rank = read_run(work / "trained").environment
+    assert one_rank["data"] == environment["data"] and one_rank["deepspeed"] is None
 
 
 def weights(folder: Path) -> str:

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 import hf_llm
 from hf_llm.files import write_text
-from hf_llm.mappings import dump_yaml, load_yaml, read_json_file
-from hf_llm.messages import without_secrets
+from hf_llm.mappings import describe_yaml_error, dump_yaml, load_yaml, read_json_file, read_settings
+from hf_llm.messages import printable, without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -51,12 +53,23 @@ def read_run(folder: str | Path) -> Run:
     if not any((folder / name).is_file() for name in names):
         problem = "holds no run" if folder.is_dir() else "is not a folder"
         raise ValueError(f"`{folder}` {problem}: name the `--output_dir` of a training run, which has a {LOG}")
+    environment, results = read_json(folder / ENVIRONMENT), read_json(folder / RESULTS)
+    if environment.get("finished") is False:
+        results = {}  # those in the file are of an earlier run
+    return Run(folder, read_run_settings(folder / SETTINGS), environment, read_log(folder), results)
+
+
+def read_run_settings(path: Path) -> dict[str, Any]:
+    """Read `run.yaml` with numbers as numbers; without such a file there are no settings."""
+    if not path.is_file():
+        return {}
     try:
-        text = (folder / SETTINGS).read_text(encoding="utf-8") if (folder / SETTINGS).is_file() else ""
-        settings = load_yaml(text) or {}
-    except Exception as error:
-        raise ValueError(f"`{folder / SETTINGS}` cannot be read: {error}") from None
-    return Run(folder, settings, read_json(folder / ENVIRONMENT), read_log(folder), read_json(folder / RESULTS))
+        settings = load_yaml(read_settings(path, f"`{path}`")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"`{path}` cannot be read: {describe_yaml_error(error)}") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"`{path}` has no lines `key: value`: was the file edited?")
+    return settings
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -83,13 +96,15 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def write_settings(folder: str | Path, settings: Mapping[str, Any], ranks: int = 1) -> None:
-    """Write `run.yaml`: the settings of a run, which `--config` repeats, with its launch command as a comment.
+def write_settings(folder: str | Path, settings: Mapping[str, Any]) -> None:
+    """Write `run.yaml` on rank 0: the settings of a run, which `--config` repeats, and its command as a comment.
 
     Args:
         settings: those that `parse_args` leaves in its last dataclass. What looks like a secret is left out.
-        ranks: number of processes.
     """
+    if int(os.environ.get("RANK", 0)) > 0:
+        return
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
     safe = {name: hide_secrets(value) for name, value in settings.items()}
     hidden = [name for name in settings if safe[name] != settings[name]]
     path, processes = Path(folder) / SETTINGS, "1 process" if ranks == 1 else f"{ranks} processes"
@@ -101,7 +116,7 @@ def write_settings(folder: str | Path, settings: Mapping[str, Any], ranks: int =
     if hidden:
         comments.append(f"Not complete, because secrets are not written: give again {', '.join(hidden)}")
         logger.warning(f"`{path}` is without the secrets in {', '.join(hidden)}: give them again to repeat the run")
-    write_text(path, "".join(f"# {line}\n" for line in comments) + dump_yaml(safe))
+    write_text(path, "".join(f"# {printable(line)}\n" for line in comments) + dump_yaml(safe))
 
 
 def hide_secrets(value: Any) -> Any:

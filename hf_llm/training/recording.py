@@ -3,13 +3,12 @@
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 from transformers import Trainer, TrainerCallback
 
 from hf_llm.files import write_json, write_text
 from hf_llm.training.environment import describe_environment, process_seconds
-from hf_llm.training.record import ENVIRONMENT, LOG, write_settings
+from hf_llm.training.record import ENVIRONMENT, LOG, SETTINGS, write_settings
 
 
 class RunRecord(TrainerCallback):
@@ -25,7 +24,7 @@ class RunRecord(TrainerCallback):
     def __init__(self, trainer: Trainer, seconds: float = 0.0):
         self.trainer, self.before = trainer, seconds
         self.start, self.written = time.time(), 0
-        self.environment: dict[str, Any] = {}
+        self.environment = describe_environment(trainer) if trainer.is_world_process_zero() else {}
 
     @property
     def folder(self) -> Path:
@@ -35,9 +34,9 @@ class RunRecord(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self.start = time.time()
         if state.is_world_process_zero:
+            (self.folder / SETTINGS).unlink(missing_ok=True)
             if settings := getattr(args, "settings", None):
-                write_settings(self.folder, settings, args.world_size)
-            self.environment = describe_environment(self.trainer)
+                write_settings(self.folder, settings)
             write_json(self.folder / ENVIRONMENT, self.environment)
             self.rewrite_log(state)
 

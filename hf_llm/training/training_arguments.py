@@ -14,6 +14,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import SchedulerType
 from transformers.utils import is_liger_kernel_available
 
+from hf_llm.arguments import TRAINER_DEFAULTS
 from hf_llm.distributed.deepspeed_config import prepare_deepspeed
 from hf_llm.distributed.ranks import check_started_processes
 from hf_llm.hardware import has_bfloat16, share_cores
@@ -99,6 +100,8 @@ def build_training_arguments(values: dict[str, Any], script: str = "SCRIPT") -> 
     values["hub_private_repo"] = values["hub_private_repo"] is not False
     check_direction(values)
     check_model_options(values)
+    if values["eval_steps"] is None and values["logging_steps"] == TRAINER_DEFAULTS["logging_steps"]:
+        values["eval_steps"] = 500  # or it would be that of the log, which is made for a curve
     check_accelerator_config(values)
     args = TrainingArguments(**values)
     check_schedule(args, check_optimizer(args))
