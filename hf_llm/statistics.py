@@ -11,6 +11,7 @@ are all scored on the same held-out rows have `test_share` 0: Student's interval
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import comb, sqrt
 from typing import Any
 
@@ -229,6 +230,7 @@ def excess(test_share: float) -> float:
     return test_share / (1 - test_share)
 
 
+@lru_cache
 def t_quantile(degrees: float) -> float:
     """How many standard errors the 95 % interval extends to each side."""
     return float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees))
