@@ -9,6 +9,7 @@ import os
 import lazy_loader
 
 os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")  # Daft sends telemetry by default
+os.environ.setdefault("DAFT_SHOW_QUERY_ID", "0")  # and shows a number of its own on a terminal
 # Logs a missing Hub kernel, which 4-bit weights do not need, at every import.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 

@@ -265,12 +265,21 @@ def format_table(rows: Mapping[str, float | int | str]) -> str:
 
 
 def format_scores(scores: Mapping[str, float | str]) -> str:
-    """Format scores, each with its 95 % confidence interval, as two aligned columns."""
-    rows = {}
-    for name, value in scores.items():
-        if f"{name}_ci95_low" in scores:
-            low, high = scores[f"{name}_ci95_low"], scores[f"{name}_ci95_high"]
-            rows[name] = f"{format_value(value)}  [{format_value(low)}, {format_value(high)}]"
-        elif "_ci95_" not in name:
-            rows[name] = value
-    return format_table(rows)
+    """Format scores in columns: names, values, 95 % confidence intervals where there are some.
+
+    Example:
+        >>> print(format_scores({"loss": 1.5, "bleu": 46.05, "bleu_ci95_low": 41.69, "bleu_ci95_high": 51.28}))
+        loss    1.5
+        bleu  46.05  [41.69, 51.28]
+    """
+    shown = [name for name in scores if "_ci95_" not in name]
+    values = {name: format_value(scores[name]) for name in shown}
+    width = max((len(values[name]) for name in shown if not isinstance(scores[name], str)), default=0)
+    lines = []
+    for name in shown:
+        bounds = [
+            format_value(scores[f"{name}_ci95_{end}"]) for end in ("low", "high") if f"{name}_ci95_{end}" in scores
+        ]
+        line = f"{name:<{max(map(len, shown))}}  {values[name]:>{width}}"
+        lines.append(line + (f"  [{', '.join(bounds)}]" if bounds else ""))
+    return "\n".join(lines)

@@ -39,7 +39,7 @@ def main():
         write_json_lines(args.output_file, rows)
     else:
         print_completions(rows, separator="\n" if chat else "")
-    print_json(output_file=args.output_file, completions=rows)
+    print_json(output_file=args.output_file, completions=rows if args.output_file is None else len(rows))
 
 
 if __name__ == "__main__":

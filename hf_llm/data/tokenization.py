@@ -97,7 +97,7 @@ def select_engine(
     if not equal:
         logger.warning("Tokenizer engine: the tokenizer itself; fastokens gave other ids on a sample of this text")
         return "tokenizers", own
-    logger.info(f"Tokenizer engine: fastokens, whose ids on {len(texts)} documents of this text equal the tokenizer's")
+    logger.debug(f"Tokenizer engine: fastokens, whose ids on {len(texts)} documents of this text equal the tokenizer's")
     return "fastokens", verify_calls(fast, own) if verify_each_call else fast
 
 

@@ -68,7 +68,8 @@ def rank_batches(batches: list[list[int]], synced_ranks: bool, label: str | None
     own = batches[state.process_index :: state.num_processes]
     if synced_ranks and len(own) < -(-len(batches) // state.num_processes):
         own.append(batches[0])
-    yield from tqdm(own, desc=label, disable=label is None or not state.is_main_process)
+    # `leave=None`: a bar below that of training does not stay.
+    yield from tqdm(own, desc=label, leave=None, disable=label is None or not state.is_main_process)
 
 
 def complete(

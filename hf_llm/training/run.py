@@ -35,7 +35,7 @@ from hf_llm.training.checkpoints import CompleteCheckpoints, check_same_run, sav
 from hf_llm.training.console import Console
 from hf_llm.training.facts import run_facts
 from hf_llm.training.recording import RunRecord
-from hf_llm.training.stopping import log_last_and_best_step, time_budget
+from hf_llm.training.stopping import log_last_and_best_step, log_overrun, time_budget
 from hf_llm.training.throughput import Throughput, logits_share
 from hf_llm.training.totals import RunTotals, count_steps_and_rows
 from hf_llm.training.training_arguments import default_decay
@@ -152,6 +152,7 @@ def run_training(
         evaluated |= report.metrics("eval")
     save_results(trainer, train=trained, eval=evaluated)
     save_document_losses(trainer)
+    log_overrun(trainer)
     record.finish()
     return trained | evaluated
 

@@ -17,7 +17,9 @@ from hf_llm.messages import format_duration
 
 logger = logging.getLogger(__name__)
 
-REST_SECONDS = 5.0  # for texts and predictions at the end, result files, the model card, the end of the process
+REST_SECONDS = 5.0  # for texts at the end, result files, report, model card, the end of the process; at least
+REST_SHARE = 0.05  # of the budget for the same, up to 30 seconds
+MARGIN = 1.25  # of the times that were measured: another process may need the machine too
 WRITTEN_BYTES_PER_SECOND = 200e6  # of weights, until a checkpoint shows how fast the disk is
 STEPS_TO_JUDGE = 10  # after which it is clear how many will fit
 LAUNCHED_BY = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")  # set by accelerate launch, torchrun
@@ -116,7 +118,8 @@ class TimeBudget(TrainerCallback):
 
     def reserve(self) -> float:
         """Seconds that the end of the run takes: checkpoint, final model, evaluation and the rest."""
-        return 1.1 * (2 * self.save_seconds + self.evaluation_seconds) + REST_SECONDS
+        rest = max(REST_SECONDS, min(30.0, REST_SHARE * self.seconds))
+        return MARGIN * (2 * self.save_seconds + self.evaluation_seconds) + rest
 
     def seconds_to_train(self) -> float:
         """Seconds that are left for steps, by the clock of this rank."""
@@ -205,6 +208,15 @@ def log_last_and_best_step(trainer: Trainer) -> dict[str, str]:
     if state.best_model_checkpoint and state.best_global_step:
         logger.info(f"Best by its metric, {state.best_metric:.6g}, was step {state.best_global_step:,}")
     return {"stopped_by": reason} if stopped else {}
+
+
+def log_overrun(trainer: Trainer) -> None:
+    """Warn that the run has taken more than its time budget, at its end."""
+    if (budget := time_budget(trainer)) and (left := budget.seconds_left()) < 0:
+        logger.warning(
+            f"`--time_budget` {format_duration(budget.seconds)} is exceeded by {format_duration(-left)}: the end of "
+            "the run took longer than was measured before"
+        )
 
 
 def time_budget(trainer: Trainer) -> TimeBudget | None:
