@@ -19,12 +19,13 @@ def main():
 
     argv, words = split_command(sys.argv[1:])
     (args,) = parse_args([SearchArguments], argv, description=__doc__)
-    from hf_llm.search.results import report_search
+    from hf_llm.search.results import report_search, write_results
     from hf_llm.search.scheduling import run_search
 
     command, space = find_recipe(words), read_space(args.space)
     recipe = check_command(command, space, args)
-    search = run_search(args, command, recipe, space)
+    study = run_search(args, command, recipe, space)
+    search = write_results(args.output_dir, study)
     report_search(search, args.output_dir)
     print_json(output_dir=args.output_dir, best=search["best"], verdict=search["verdict"])
 

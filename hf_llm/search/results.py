@@ -13,12 +13,13 @@ from hf_llm.files import write_json, write_text
 from hf_llm.mappings import dump_yaml, read_json_file
 from hf_llm.publishing.page import Picture, Section, Table, Text, Texts, write_markdown, write_page
 from hf_llm.search.pictures import draw_search
+from hf_llm.search.scheduling import RECORD
 from hf_llm.search.space import describe
 from hf_llm.search.verdict import judge, p_value, run_scores, score, with_interval
 from hf_llm.statistics import held_out_share
 from hf_llm.training.record import LOG, read_run
 
-RECORD, BEST = "search.json", "best.yaml"
+BEST = "best.yaml"
 # Settings of a single run that the next one has its own of.
 OF_A_RUN = ("output_dir", "fold", "seed", "data_seed", "run_name", "resume_from_checkpoint")
 MOST_ROWS, PRINTED = 200, 10  # settings on the page, on the terminal

@@ -8,20 +8,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import optuna
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
-from hf_llm.arguments import SearchArguments
+from hf_llm.arguments import SearchArguments, parse_duration
 from hf_llm.files import write_json
 from hf_llm.search.commands import Command, Recipe
-from hf_llm.search.results import RECORD, write_results
 from hf_llm.search.space import Parameter, describe
 from hf_llm.search.study import STATES, SharedStudy
 from hf_llm.search.trials import RunProcess, last_error, list_runs, mean, remove_weights, share_of_gpus
 
 logger = logging.getLogger(__name__)
 
-WAIT = 0.2  # seconds between two looks at the processes
+WAIT = 0.3  # seconds between two looks at the processes
+RECORD = "search.json"
 MAX_FAILURES = 3  # at the start of a search, after which it stops
 
 
@@ -107,34 +108,33 @@ class RunningTrial:
         return {"runs": [process.facts() for process in processes]}
 
 
-def run_search(
-    args: SearchArguments, command: Command, recipe: Recipe, space: list[Parameter], seconds: float | None = None
-) -> dict[str, Any]:
+def run_search(args: SearchArguments, command: Command, recipe: Recipe, space: list[Parameter]) -> optuna.Study:
     """Try settings until the space, the number of trials or the time is at its end.
 
-    Args:
-        seconds: time for the search; None: no limit.
-
     Returns:
-        The content of `search.json`, with the verdict.
+        The study. `search.json`, which is written after each trial, has what is known of its settings.
 
     Raises:
-        ValueError: the folder has another search, or the first trials all fail.
+        ValueError: the folder has another search, the first trials all fail, or none ends in time.
     """
     started, failures = time.monotonic(), 0
+    seconds = parse_duration(args.time_budget) if args.time_budget else math.inf
     study = open_study(args, command, recipe, space)
     total = min([n for n in (args.max_trials, len(study.settings or [])) if n], default=None)
     bar = tqdm(total=total, desc="settings", unit="setting", dynamic_ncols=True)
     running: list[RunningTrial] = []
     try:
         while True:
-            in_time = seconds is None or time.monotonic() - started < seconds
-            while in_time and len(running) < args.jobs and (trial := study.take(args.max_trials)):
+            in_time = time.monotonic() - started < seconds
+            while in_time and len(running) < args.jobs:
+                taken = {other.trial.number for other in running}
+                if (trial := study.take(args.max_trials, taken)) is None:
+                    break
                 free = next(job for job in range(args.jobs) if job not in {other.job for other in running})
                 running.append(RunningTrial(trial, command, recipe, args, free))
             if not running or not in_time:
                 break
-            time.sleep(WAIT)
+            running[0].process.wait(WAIT)
             for trial in list(running):
                 if (state := trial.poll(study)) is None:
                     continue
@@ -145,13 +145,30 @@ def run_search(
                 elif state != TrialState.FAIL:
                     failures = None
                 finish(study, trial, state, args, recipe)
+                write_search(study, args, command, recipe)
                 show_trial(study, trial, state, recipe, bar)
     finally:
         bar.close()
         for trial in running:
             trial.process.end()
     write_search(study, args, command, recipe)
-    return write_results(study.folder, study.study)
+    describe_end(study, running, args)
+    return study.study
+
+
+def describe_end(study: SharedStudy, running: list[RunningTrial], args: SearchArguments) -> None:
+    """Log why a search ends before its space does.
+
+    Raises:
+        ValueError: its time was too short for any trial.
+    """
+    if running and not any(trial.state.is_finished() for trial in study.trials()):
+        raise ValueError(
+            f"`--time_budget` {args.time_budget} ended before the first trial did: give more time, or shorter runs"
+        )
+    if running:
+        numbers = ", ".join(str(trial.trial.number) for trial in running)
+        logger.info(f"`--time_budget` {args.time_budget} is over: the same command repeats trial {numbers} and goes on")
 
 
 def open_study(args: SearchArguments, command: Command, recipe: Recipe, space: list[Parameter]) -> SharedStudy:
@@ -241,4 +258,5 @@ def write_search(study: SharedStudy, args: SearchArguments, command: Command, re
             if trial.state.is_finished()
         ],
     }
-    write_json(study.folder / RECORD, content)
+    with study.lock.held():
+        write_json(study.folder / RECORD, content)

@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from hf_llm.files import UNTIL_EXIT, locked
+from hf_llm.files import UNTIL_EXIT, locked, remove
 from hf_llm.search.space import Parameter, draw_setting, list_settings, setting_key, to_label
 
 JOURNAL = "study.log"
@@ -101,16 +101,23 @@ class SharedStudy:
             self.study = self.open(definition)
 
     def open(self, definition: dict[str, Any]) -> optuna.Study:
-        """Open the study, or make it, and compare its definition."""
+        """Open the study and compare its definition; make it anew if no setting has a score yet.
+
+        Raises:
+            ValueError: as for the class.
+        """
         path = self.folder / JOURNAL
         definition = json.loads(json.dumps(definition))  # lists for tuples, as it is read back
         try:
             self.storage = JournalStorage(JournalFileBackend(str(path), lock_obj=self.lock))  # pyright: ignore[reportArgumentType]
-            study = optuna.create_study(
-                storage=self.storage, study_name=NAME, direction=self.direction, load_if_exists=True
-            )
+            options: dict[str, Any] = {"storage": self.storage, "study_name": NAME, "direction": self.direction}
+            study = optuna.create_study(**options, load_if_exists=True)
         except (ValueError, KeyError, TypeError, AssertionError) as error:
             raise ValueError(f"`{path}` is not the file of a search: {error}; name another `--output_dir`") from None
+        if study.user_attrs and not (self.others() or any(trial.value is not None for trial in study.trials)):
+            optuna.delete_study(study_name=NAME, storage=self.storage)
+            remove(self.folder / "trials")
+            study = optuna.create_study(**options)
         if not (saved := study.user_attrs.get("definition")):
             study.set_user_attr("definition", definition)
         for name, value in definition.items():
@@ -129,19 +136,21 @@ class SharedStudy:
         """All trials, by their number."""
         return self.study.get_trials(deepcopy=False)
 
-    def take(self, max_trials: int | None) -> FrozenTrial | None:
+    def take(self, max_trials: int | None, taken: Container[int] = ()) -> FrozenTrial | None:
         """Take the next setting to run: one whose process has died, or else a new one.
 
         Args:
+            taken: numbers of the trials that this process runs.
             max_trials: number of settings after which no new one is proposed.
 
         Returns:
             Its trial, with the setting among `user_attrs`; None: there is nothing left to start.
         """
         with self.lock.held():
-            trials = self.trials()
+            trials, others = self.trials(), self.others()
             for trial in trials:
-                if trial.state == TrialState.RUNNING and not self.is_alive(trial.user_attrs["worker"]):
+                is_left = trial.number not in taken and trial.user_attrs["worker"] not in others
+                if trial.state == TrialState.RUNNING and is_left:
                     self.storage.set_trial_user_attr(trial._trial_id, "worker", self.worker)
                     return self.trials()[trial.number]
             if max_trials is not None and len(trials) >= max_trials:
@@ -159,18 +168,18 @@ class SharedStudy:
             )
             return self.trials()[len(trials)]
 
-    def is_alive(self, worker: str) -> bool:
-        """Whether a process of the search lives, here or on another machine: its death has released its lock."""
-        if worker == self.worker:
-            return True  # closing a file of its own would release the lock
-        try:
-            with open(self.worker_file(worker), "r+") as file:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return False
-        except FileNotFoundError:
-            return False
-        except (BlockingIOError, PermissionError):
-            return True
+    def others(self) -> set[str]:
+        """Names of the other processes of the search that live, here or on another machine: death releases a lock."""
+        alive = set()
+        for path in (self.folder / ".workers").iterdir():
+            if path.name != self.worker:  # closing a file of its own would release the lock
+                with contextlib.suppress(FileNotFoundError), open(path, "r+") as file:
+                    try:
+                        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        path.unlink()
+                    except (BlockingIOError, PermissionError):
+                        alive.add(path.name)
+        return alive
 
     def propose(self, trials: list[FrozenTrial]) -> dict[str, Any] | None:
         """Choose a setting that no trial has; None: all were tried."""

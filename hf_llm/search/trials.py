@@ -1,5 +1,6 @@
 """A trial of a search: the runs of one setting, each a process with a folder, followed while it trains."""
 
+import contextlib
 import json
 import math
 import os
@@ -100,6 +101,12 @@ class RunProcess:
         if self.process.returncode == 0 and (self.run.folder / RESULTS).exists():
             write_json(self.run.folder / FINISHED, {"fold": self.run.fold, "seed": self.run.seed})
         return False
+
+    def wait(self, seconds: float) -> None:
+        """Wait until the process ends, but not longer than so many seconds."""
+        if self.process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(seconds)
 
     def has_failed(self) -> bool:
         """Whether an ended process has left no results."""
