@@ -7,14 +7,15 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hf_llm.metrics.base import RESAMPLES, SEED, Scores, bootstrap, interval, weighted_means
+from hf_llm.mappings import parse_mapping
+from hf_llm.metrics.base import RESAMPLES, SEED, Scores, bootstrap, interval
 from hf_llm.tasks import load_task
 
 PREDICTIONS, DOCUMENTS = "predictions.jsonl", "document_losses.jsonl"
@@ -104,96 +105,125 @@ def read_scored_rows(folder: Path, settings: dict[str, Any]) -> list[ScoredRows]
     return found
 
 
-def statistics_of_score(name: str, score: float, groups: Sequence[Sequence[ScoredRows]]) -> tuple[Scores, list] | None:
-    """Find how a score is computed from rows, and prove it by the score that was saved for the first model.
-
-    Args:
-        name: of the score, e.g. `rougeL` or `bits_per_byte`.
-        score: of the first model of the first group.
-        groups: rows of each model of each group, all the same rows in the same order.
-
-    Returns:
-        The function that computes the score, and for each group an array (models, N, k) of statistics; None if the
-        score is not that of these rows.
-    """
-    ways = (row_means, ratios, metric_statistics)
-    for scores, statistics in filter(None, (way(name, groups) for way in ways)):
-        again = scores(statistics[0][0], np.ones(len(statistics[0][0]))).get(name, math.nan)
-        if math.isclose(again, score, rel_tol=1e-6, abs_tol=1e-9):
-            return scores, statistics
-    return None
-
-
-def row_means(name: str, groups: Sequence[Sequence[ScoredRows]]) -> tuple[Scores, list[np.ndarray]] | None:
-    """A score that is the mean of a number of each row."""
-    if not all(isinstance(row.get(name), int | float) for models in groups for each in models for row in each.rows):
-        return None
-    statistics = [np.array([[[row[name]] for row in each.rows] for each in models], float) for models in groups]
-    return partial(weighted_means, [name]), statistics
-
-
-def ratios(name: str, groups: Sequence[Sequence[ScoredRows]]) -> tuple[Scores, list[np.ndarray]] | None:
-    """Bits per byte, or the mean token loss, which is compared only where all models have the same tokens."""
-    columns = {"bits_per_byte": ("bits", "bytes"), "loss": ("loss", "tokens")}.get(name)
-    if columns is None or not all(column in each.rows[0] for column in columns for m in groups for each in m):
-        return None
-    statistics = [np.array([[[row[c] for c in columns] for row in each.rows] for each in m], float) for m in groups]
-    if any(not np.array_equal(each[:, 1], statistics[0][0][:, 1]) for models in statistics for each in models):
-        return None
-
-    def scores(statistics: np.ndarray, weights: np.ndarray) -> dict[str, float]:
-        total, units = weights @ statistics
-        return {name: float(total / units)}
-
-    return scores, statistics
-
-
-def metric_statistics(name: str, groups: Sequence[Sequence[ScoredRows]]) -> tuple[Scores, list[np.ndarray]] | None:
-    """A score that the task's metric computes over all rows, such as BLEU or macro-F1."""
-    models = [each for group in groups for each in group]
-    first = models[0]
-    if first.of_documents or not first.settings.get("task") or any("samples" in each.rows[0] for each in models):
-        return None
-    try:
-        metric = load_task(first.settings["task"], **(first.settings.get("task_options") or {})).metric()
-        predictions = [row["prediction"] for each in models for row in each.rows]
-        references = metric.list_references(predictions, [row["references"] for each in models for row in each.rows])
-        # All models at once: a metric may number the labels that it finds.
-        statistics = metric.statistics(predictions, references)
-    except (ValueError, TypeError, KeyError):
-        return None  # a task that needs more than its options, e.g. a template that is not here
-    each_model = statistics.reshape(len(models), len(first.rows), -1)
-    return metric.scores, np.split(each_model, np.cumsum([len(group) for group in groups])[:-1])
-
-
-def compare_rows(name: str, scores: Scores, a: np.ndarray, b: np.ndarray, resamples: int = RESAMPLES) -> RowTest:
+def compare_on_rows(name: str, score: float, a: Sequence[ScoredRows], b: Sequence[ScoredRows]) -> RowTest | None:
     """Test whether two models, or groups of models, differ in a score beyond what the choice of rows explains.
 
     The p-value is that of approximate randomization (Noreen 1989; Yeh 2000, "More accurate tests for the statistical
     significance of result differences"): the share of random swaps of the two on each row that give at least the
-    observed difference. It is exact for any score if the two do not differ. Of groups that are not equally large, the
-    first models are swapped.
+    observed difference. It is exact for any score if the two do not differ.
 
     Args:
-        name: of the score.
+        name: of the score, e.g. `rougeL` or `bits_per_byte`.
+        score: that of the first model of `a` as it was saved, which proves how the score is computed from the rows.
+        a: rows of each model of one group.
+        b: the same rows, in the same order, of each model of the other group.
+
+    Returns:
+        The test; None if the score cannot be computed from the rows.
+    """
+    if (sums := row_sums(name, [*a, *b])) is not None:
+        values, units = sums
+        if is_close(values[0].sum() / units.sum(), score):
+            difference = values[: len(a)].mean(0) - values[len(a) :].mean(0)
+            test = compare_sums(difference, units)
+            return replace(test, unit="documents" if a[0].of_documents else "rows")
+    if (computed := metric_statistics([*a, *b])) is not None:
+        scores, statistics = computed
+        if is_close(scores(statistics[0], np.ones(len(statistics[0]))).get(name, math.nan), score):
+            return compare_scores(name, scores, statistics[: len(a)], statistics[len(a) :])
+    return None
+
+
+def is_close(again: float, score: float) -> bool:
+    """Whether a score that was computed from its rows is the one that was saved."""
+    return math.isclose(again, score, rel_tol=1e-6, abs_tol=1e-9)
+
+
+def row_sums(name: str, models: Sequence[ScoredRows]) -> tuple[np.ndarray, np.ndarray] | None:
+    """What a score sums over rows, if it is a mean: of the rows, of tokens or of bytes.
+
+    Losses are compared only where all models have the same tokens in each document.
+
+    Returns:
+        (models, N) values and (N,) units: the score is the sum of the values by that of the units.
+    """
+    value, unit = {"bits_per_byte": ("bits", "bytes"), "loss": ("loss", "tokens")}.get(name, (name, None))
+    if value == "loss" and not models[0].of_documents:
+        return None
+    columns = [value] if unit is None else [value, unit]
+    if not all(isinstance(row.get(column), int | float) for each in models for row in each.rows for column in columns):
+        return None
+    values = np.array([[row[value] for row in each.rows] for each in models], float)
+    units = np.array([[row[unit] if unit else 1 for row in each.rows] for each in models], float)
+    return (values, units[0]) if (units == units[0]).all() else None
+
+
+def metric_statistics(models: Sequence[ScoredRows]) -> tuple[Scores, np.ndarray] | None:
+    """What the task's metric needs of each row for scores such as BLEU or macro-F1, (models, N, k)."""
+    first = models[0]
+    if first.of_documents or not first.settings.get("task") or any("samples" in each.rows[0] for each in models):
+        return None
+    try:
+        metric = load_task(first.settings["task"], **mapping(first.settings.get("task_options"))).metric()
+        predictions = [row["prediction"] for each in models for row in each.rows]
+        references = metric.list_references(predictions, [row["references"] for each in models for row in each.rows])
+        statistics = metric.statistics(
+            predictions, references
+        )  # of all at once: it may number the labels that it finds
+    except (ValueError, TypeError, KeyError):
+        return None  # a task that needs more than its options, e.g. a template that is not here
+    return metric.scores, statistics.reshape(len(models), len(first.rows), -1)
+
+
+def mapping(options: dict[str, Any] | str | None) -> dict[str, Any]:
+    """Options of a task, which the results of eval.py have as `key=value` pairs."""
+    return parse_mapping("--task_options", options) if isinstance(options, str) else options or {}
+
+
+def compare_sums(difference: np.ndarray, units: np.ndarray) -> RowTest:
+    """Test the difference of two scores that are sums over rows by sums of units.
+
+    Args:
+        difference: (N,) of the values.
+        units: (N,), e.g. 1, tokens or bytes.
+    """
+    number, generator = len(difference), np.random.default_rng(SEED)
+    resampled, swapped = [], []
+    for _ in range(RESAMPLES):
+        weights = np.bincount(generator.integers(number, size=number), minlength=number)
+        resampled.append(weights @ difference / (weights @ units))
+        swapped.append((generator.integers(2, size=number) * 2 - 1) @ difference / units.sum())
+    return row_test(difference.sum() / units.sum(), np.array(resampled), np.array(swapped), number)
+
+
+def compare_scores(name: str, scores: Scores, a: np.ndarray, b: np.ndarray) -> RowTest:
+    """Test the difference of any score. Of groups that are not equally large, the first models are swapped.
+
+    Args:
         scores: (statistics, weights) -> scores.
         a: (models, N, k) statistics of one group on N rows.
         b: the same of the other on the same rows.
-        resamples: of the bootstrap, and swaps of the permutation test.
     """
-    number, generator = len(a[0]), np.random.default_rng(SEED)
+    number, generator, pairs = len(a[0]), np.random.default_rng(SEED), min(len(a), len(b))
     ones = np.ones(number)
-    mean = lambda models, weights: np.mean([scores(each, weights)[name] for each in models])  # noqa: E731
-    difference = float(mean(a, ones) - mean(b, ones))
-    samples = [each[name] for each in bootstrap(scores, [*a, *b], resamples, SEED)]
-    differences = np.mean(samples[: len(a)], 0) - np.mean(samples[len(a) :], 0)
-    pairs = min(len(a), len(b))
-    observed = abs(mean(a[:pairs], ones) - mean(b[:pairs], ones))
-    exceeding = 0
-    for _ in range(resamples):
+
+    def mean(models: np.ndarray) -> float:
+        return float(np.mean([scores(each, ones)[name] for each in models]))
+
+    samples = [each[name] for each in bootstrap(scores, [*a, *b], RESAMPLES, SEED)]
+    resampled = np.mean(samples[: len(a)], 0) - np.mean(samples[len(a) :], 0)
+    swapped = [mean(a[:pairs]) - mean(b[:pairs])]  # the observed difference, for the p-value
+    for _ in range(RESAMPLES):
         swap = generator.integers(2, size=(number, 1)).astype(bool)
         one, other = np.where(swap, b[:pairs], a[:pairs]), np.where(swap, a[:pairs], b[:pairs])
-        exceeding += abs(mean(one, ones) - mean(other, ones)) >= observed * (1 - 1e-9)
-    low, high = interval(name, differences).values()
-    p_value = (exceeding + 1) / (resamples + 1)
-    return RowTest(difference, low, high, float(p_value), float(np.nanstd(differences)), number)
+        swapped.append(mean(one) - mean(other))
+    test = row_test(swapped[0], resampled, np.array(swapped[1:]), number)
+    return replace(test, difference=mean(a) - mean(b))
+
+
+def row_test(difference: float, resampled: np.ndarray, swapped: np.ndarray, rows: int) -> RowTest:
+    """Make the result of a test from the differences of resampled, and of randomly swapped, rows."""
+    low, high = interval("", resampled).values()
+    exceeding = np.sum(np.abs(swapped) >= abs(difference) * (1 - 1e-9))
+    p_value = (exceeding + 1) / (len(swapped) + 1)
+    return RowTest(float(difference), low, high, float(p_value), float(np.nanstd(resampled)), rows)

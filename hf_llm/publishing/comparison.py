@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hf_llm.publishing.compared_runs import Group, Result, group_results, lower_is_better
-from hf_llm.publishing.paired_runs import Pair, compare_pair, correct, held_out_share
+from hf_llm.publishing.paired_runs import Pair, compare_pair, correct, share_held_out
 from hf_llm.publishing.verdict import decide, one_setting, repeated_runs
 from hf_llm.statistics import Estimate, fold_interval
 
@@ -96,7 +96,8 @@ def compare_results(results: list[Result], score: str | None = None, subject: st
         for name in shared:
             if name != score:
                 others[name] = decide(name, compare_pair(name, groups[0], groups[1], subject), groups, subject)
-    warnings = [f"{pair.groups[0]} and {pair.groups[1]}: {pair.problem}" for pair in pairs if pair.problem]
+    notes = [(pair.groups, note) for pair in pairs for note in (pair.problem, pair.doubt) if note]
+    warnings = [f"{first} and {second}: {note}" for (first, second), note in notes]
     verdict = " ".join(pair.words for pair in pairs)
     return Comparison(groups, subject, score, scores, pairs, others, warnings + repeated_runs(groups), verdict)
 
@@ -142,4 +143,4 @@ def estimate(score: str, group: Group) -> Estimate:
         return Estimate(values[0], None, low, high, 1)
     if not np.isfinite(values).all():
         return Estimate(float(np.mean(values)), None, None, None, len(values))
-    return fold_interval(values, held_out_share(group.runs) or 0)
+    return fold_interval(values, share_held_out(group.runs))

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from hf_llm.evaluation.paired_rows import RowTest, ScoredRows, compare_rows, statistics_of_score
+from hf_llm.evaluation.paired_rows import RowTest, ScoredRows, compare_on_rows
 from hf_llm.publishing.compared_runs import Group, Result
-from hf_llm.statistics import Difference, difference
+from hf_llm.statistics import Difference, difference, held_out_share
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Pair:
         better: name of the better group; None: it cannot be told.
         words: the result in a sentence or two.
         problem: why the scores cannot be compared at all.
+        doubt: what a reader must know of the comparison.
     """
 
     groups: tuple[str, str]
@@ -33,6 +34,7 @@ class Pair:
     better: str | None = None
     words: str = ""
     problem: str = ""
+    doubt: str = ""
 
     def reversed(self) -> "Pair":
         """The difference of the second group from the first, for a table that has them in this order."""
@@ -44,14 +46,11 @@ class Pair:
         return replace(self, groups=self.groups[::-1], difference=-self.difference, **tests)
 
 
-def held_out_share(runs: Sequence[Result]) -> float | None:
-    """The share of rows that each run holds out, if not all hold out the same; None if it is not known."""
+def share_held_out(runs: Sequence[Result]) -> float:
+    """The share of rows that each run holds out, if not all hold out the same; else 0."""
     if all(same_rows(runs[0], run) is not False for run in runs):
         return 0.0
-    if fold := runs[0].fold:
-        return 1 / int(f"{fold}".split("/")[1])
-    held_out, trained = (runs[0].data(split).get("rows") for split in ("validation", "train"))
-    return held_out / (held_out + trained) if held_out and trained else None
+    return held_out_share(runs[0].settings, ["others", "in each"])
 
 
 def same_rows(a: Result, b: Result, score: str = "") -> bool | None:
@@ -78,18 +77,16 @@ def compare_pair(score: str, a: Group, b: Group, subject: str) -> Pair:
         over_rows = compare_over_rows(score, a, b)
         scores = [[run.scores[score] for run in distinct(group)] for group in (a, b)]
         over_runs = difference(scores[0], scores[1])
+        doubt = None in proofs and over_rows is None
+        pair = replace(pair, doubt="it is not recorded whether they were scored on the same rows" if doubt else "")
         return replace(pair, over_rows=over_rows, over_runs=over_runs if subject == "settings" else None)
     matched = [(x, y) for x in distinct(a) for y in distinct(b) if x.repetition == y.repetition]
     matched = [(x, y) for x, y in matched if same_rows(x, y, score) is not False]
-    share = held_out_share([x for x, _ in matched]) if matched else None
-    if len(matched) == 0 or share is None or subject == "models":
+    if not matched or subject == "models":
         return replace(pair, problem="they were scored on OTHER ROWS, so their scores say nothing about each other")
     first, second = ([run.scores[score] for run in side] for side in zip(*matched, strict=True))
-    return replace(
-        pair,
-        difference=float(np.mean(first) - np.mean(second)),
-        over_runs=difference(first, second, paired=True, test_share=share),
-    )
+    over_runs = difference(first, second, paired=True, test_share=share_held_out([x for x, _ in matched]))
+    return replace(pair, difference=over_runs.mean, over_runs=over_runs)
 
 
 def mean_score(score: str, runs: Sequence[Result]) -> float:
@@ -106,15 +103,12 @@ def compare_over_rows(score: str, a: Group, b: Group) -> RowTest | None:
     """The paired test over rows of all runs of two groups; None if their files do not have this score of each row."""
     name, first = score.rpartition("/")[2], a.runs[0]
     for rows in first.rows_of(score):
-        groups: list[list[ScoredRows | None]] = [
-            [aligned(run, rows, score) for run in distinct(group)] for group in (a, b)
-        ]
-        if any(each is None for group in groups for each in group):
-            continue
-        found = statistics_of_score(name, first.scores[score], groups)  # pyright: ignore[reportArgumentType]  # no None
-        if found is not None:
-            test = compare_rows(name, found[0], *found[1])
-            return replace(test, unit="documents" if rows.of_documents else "rows")
+        sides = [[aligned(run, rows, score) for run in distinct(group)] for group in (a, b)]
+        known = [[each for each in side if each is not None] for side in sides]
+        if [*map(len, known)] == [*map(len, sides)]:
+            test = compare_on_rows(name, first.scores[score], known[0], known[1])
+            if test is not None:
+                return test
     return None
 
 

@@ -63,7 +63,7 @@ def needed(pair: Pair, ahead: str) -> str:
     if runs is not None and runs.p_value is None:
         text = "Train each with two more seeds or more: with one run of each it is not known how much a seed changes."
         if rows is not None and rows.p_value < SIGNIFICANT:
-            text += f" Of these two models, that of {ahead} is better on such {rows.unit}, which says nothing of its settings."
+            text += f" Of these two models, that of {ahead} is better on such {rows.unit}, not its settings."
         return text
     if runs is not None and runs.p_value is not None and runs.p_value >= SIGNIFICANT:
         count = runs_needed(runs)
