@@ -1,6 +1,9 @@
 """Where and with what a run was made: versions, commit, hardware, ranks, data."""
 
+import importlib
+import importlib.util
 import json
+import logging
 import os
 import platform
 import re
@@ -18,8 +21,11 @@ from transformers import Trainer
 
 import hf_llm
 from hf_llm.data.arrow import row_facts
+from hf_llm.messages import one_line
 from hf_llm.training.facts import zero_stage
 from hf_llm.training.record import launcher
+
+logger = logging.getLogger(__name__)
 
 # Packages that others bring in, and that change results.
 INDIRECT = ("numpy", "tokenizers", "safetensors", "pyarrow", "huggingface_hub")
@@ -100,6 +106,38 @@ def describe_rows(rows: Any) -> dict[str, Any]:
     facts = row_facts(rows)
     text = json.dumps(facts.get("data", facts), sort_keys=True, default=str)
     return {"rows": facts.get("rows"), "fingerprint": Hasher.hash_bytes(text.encode())}
+
+
+class EnergyMeter:
+    """The energy that this machine uses, where codecarbon is installed; estimated where there are no counters."""
+
+    def __init__(self):
+        self.tracker = None
+        if importlib.util.find_spec("codecarbon") is None:
+            return
+        os.environ.setdefault("CODECARBON_LOG_LEVEL", "critical")
+        try:
+            # The country is for the emissions only, which are not read; the other tracker looks it up in the network.
+            new_tracker = importlib.import_module("codecarbon").OfflineEmissionsTracker
+            self.tracker = new_tracker(country_iso_code="USA", save_to_file=False, log_level="critical")
+            self.tracker.start()
+        except Exception as error:
+            self.fail(error)
+
+    def stop(self) -> dict[str, float]:
+        """Return `energy_kwh` since the start, or nothing if it is not known."""
+        try:
+            if self.tracker is not None:
+                self.tracker.stop()
+                return {"energy_kwh": self.tracker.final_emissions_data.energy_consumed}
+        except Exception as error:
+            self.fail(error)
+        return {}
+
+    def fail(self, error: Exception) -> None:
+        """A figure that cannot be had costs no run."""
+        logger.warning(f"codecarbon does not work here, and the energy of the run is not known: {one_line(error)}")
+        self.tracker = None
 
 
 def process_seconds() -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import Trainer, TrainerCallback
 
 from hf_llm.files import write_json, write_text
-from hf_llm.training.environment import describe_environment, process_seconds
+from hf_llm.training.environment import EnergyMeter, describe_environment, process_seconds
 from hf_llm.training.record import ENVIRONMENT, LOG, SETTINGS, write_settings
 
 
@@ -39,6 +39,7 @@ class RunRecord(TrainerCallback):
                 write_settings(self.folder, settings)
             write_json(self.folder / ENVIRONMENT, self.environment)
             self.rewrite_log(state)
+            self.energy = EnergyMeter()
 
     def on_log(self, args, state, control, **kwargs):
         state.log_history[-1]["seconds"] = round(self.before + time.time() - self.start, 3)
@@ -60,6 +61,7 @@ class RunRecord(TrainerCallback):
     def finish(self) -> None:
         """Complete `environment.json`: call it when all results are saved."""
         if self.trainer.is_world_process_zero():
+            self.environment |= self.energy.stop()
             self.environment |= {"finished": True, "wall_seconds": round(self.before + process_seconds(), 1)}
             write_json(self.folder / ENVIRONMENT, self.environment)
 

@@ -1,10 +1,13 @@
 """What a run was made with and on."""
 
 import subprocess
+import sys
+from types import SimpleNamespace
 
+import pytest
 from datasets import Dataset
 
-from hf_llm.training.environment import describe_rows, git_commit
+from hf_llm.training.environment import EnergyMeter, describe_rows, git_commit
 
 
 def test_the_commit_says_whether_files_have_changed(tmp_path):
@@ -28,3 +31,23 @@ def test_the_fingerprint_is_that_of_the_content():
     """Equal rows have the same one wherever they are from; another token is another one."""
     first, same, other = (describe_rows(Dataset.from_dict({"input_ids": [[1, 2], [3, last]]})) for last in (4, 4, 5))
     assert first == same != other and first["rows"] == 2
+
+
+@pytest.mark.parametrize("broken", ["start", "stop", None])
+def test_the_energy_is_known_where_codecarbon_works(monkeypatch, caplog, broken):
+    """It is asked without files and network; where it fails, the run goes on without the figure."""
+
+    class Tracker:
+        final_emissions_data = SimpleNamespace(energy_consumed=0.25)
+
+        def __init__(self, save_to_file, country_iso_code, log_level):
+            assert not save_to_file
+
+        def __getattr__(self, name):
+            return (lambda: 1 / 0) if name == broken else lambda: None
+
+    found = lambda name: SimpleNamespace() if name == "codecarbon" else None  # noqa: E731
+    monkeypatch.setattr("importlib.util.find_spec", found)
+    monkeypatch.setitem(sys.modules, "codecarbon", SimpleNamespace(OfflineEmissionsTracker=Tracker))
+    assert EnergyMeter().stop() == ({} if broken else {"energy_kwh": 0.25})
+    assert ("codecarbon does not work here" in caplog.text) == bool(broken)
