@@ -1,12 +1,14 @@
 """Errors end a recipe in one line, with their origin and without secrets; figures are formatted for a reader."""
 
 import errno
+import json
 import logging
 import os
 import re
 import resource
 import time
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -19,18 +21,23 @@ from safetensors.torch import save_file
 from tiny import new_model
 from tokenizers import Tokenizer, models
 
+from hf_llm.arguments import parse_duration
 from hf_llm.files import locked, write_text
 from hf_llm.messages import (
     MAX_ERROR_CHARACTERS,
     MAX_LINE_CHARACTERS,
     ORIGIN,
     add_origin,
+    format_duration,
     format_line,
+    format_scores,
     format_size,
     format_table,
     format_value,
     one_line,
+    print_json,
     report_errors,
+    set_last_line,
     set_up_logging,
 )
 
@@ -248,3 +255,39 @@ def test_figures_have_four_significant_digits(value, shown):
 def test_a_table_is_aligned():
     """Names on the left, values on the right."""
     assert format_table({"perplexity": 12.5, "tokens": 1000}) == "perplexity   12.5\ntokens      1,000"
+
+
+def test_the_last_line_of_stdout_is_json_where_it_is_asked_for(capsys, monkeypatch):
+    """A result, or the error; numbers that JSON does not have become null; other ranks than the first print nothing."""
+    set_last_line(is_json=True)
+    try:
+        print_json(output_dir="out", metrics={"loss": float("nan"), "rows": np.int64(3), "name": "é"})
+        monkeypatch.setenv("RANK", "1")
+        print_json(output_dir="out")
+        monkeypatch.delenv("RANK")
+        with pytest.raises(SystemExit), report_errors():
+            raise ValueError("bad\n  input")
+    finally:
+        set_last_line(is_json=False)
+    print_json(output_dir="out")
+    result, error = capsys.readouterr().out.splitlines()
+    assert json.loads(result) == {"output_dir": "out", "metrics": {"loss": None, "rows": 3, "name": "é"}}
+    assert json.loads(error) == {"error": "bad input"}
+
+
+def test_scores_are_shown_with_their_intervals():
+    """Values are aligned with values, not with intervals or words."""
+    scores = {"loss": 1.5, "bleu": 46.05, "bleu_ci95_low": 41.69, "bleu_ci95_high": 51.28, "signature": "tok:13a"}
+    assert format_scores(scores).splitlines() == [
+        "loss         1.5",
+        "bleu       46.05  [41.69, 51.28]",
+        "signature  tok:13a",
+    ]
+
+
+@pytest.mark.parametrize("seconds, text", [(0.2, "0s"), (59.6, "1m"), (83, "1m23s"), (7200, "2h"), (7500, "2h05m")])
+def test_a_duration_is_written_as_a_flag_takes_it(seconds, text):
+    """What a message suggests can be copied."""
+    assert format_duration(seconds) == text
+    if seconds >= 1:
+        assert parse_duration(text) == pytest.approx(seconds, abs=30)
