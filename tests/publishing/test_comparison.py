@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from hf_llm.evaluation import paired_rows
 from hf_llm.mappings import dump_yaml
 from hf_llm.publishing.compared_runs import read_results
 from hf_llm.publishing.comparison import compare_results
@@ -12,6 +13,11 @@ from hf_llm.publishing.comparison_page import print_comparison, write_comparison
 
 ROWS = 200
 HARDNESS = np.random.default_rng(0).normal(size=ROWS)  # of each row, for all models
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    monkeypatch.setattr(paired_rows, "RESAMPLES", 200)
 
 
 def right_answers(level: float, seed: int) -> np.ndarray:
