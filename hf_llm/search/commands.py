@@ -139,7 +139,10 @@ def check_values(command: Command, space: list[Parameter], args: SearchArguments
     sys.argv[0] = command.recipe
     check_names(command, space, args)
     options: dict[str, Any] = {"default_config": recipe.get("DEFAULT_CONFIG")}
-    _, values = parse_values(groups, [*command.flags], **options)
+    fold = ["--fold", f"1/{args.num_folds}"] if args.num_folds else []
+    _, values = parse_values(groups, [*command.flags, *fold], **options)
+    if fold:
+        check_folds(groups, values)
     for setting in settings_to_check(space):
         origin = f"`--space` {args.space} with {describe(setting)}: "
         try:
@@ -147,6 +150,26 @@ def check_values(command: Command, space: list[Parameter], args: SearchArguments
         except ValueError as error:
             raise ValueError(f"{origin}{error}") from None
     return describe_recipe(values, space, args)
+
+
+def check_folds(groups: list[type], values: dict[str, Any]) -> None:
+    """Read the rows of the command and divide them, as each run will do it.
+
+    Raises:
+        ValueError: they cannot be read, are fewer than the folds, or the command says already what is held out.
+    """
+    from hf_llm.arguments import DataArguments, TaskArguments, TextArguments
+    from hf_llm.command_line import build
+    from hf_llm.data.rows import load_rows
+    from hf_llm.data.sources import load_splits
+    from hf_llm.tasks import load_task
+
+    data_args = build(next(group for group in groups if issubclass(group, DataArguments)), values)
+    if isinstance(data_args, TextArguments):
+        load_splits(data_args, values["seed"])
+    else:
+        task_args = build(TaskArguments, values)
+        load_rows(data_args, task_args, load_task(task_args.task, **task_args.task_options or {}), values["seed"])
 
 
 def check_names(command: Command, space: list[Parameter], args: SearchArguments) -> None:
