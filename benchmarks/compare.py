@@ -97,6 +97,8 @@ def real(output_dir: Path) -> None:
     print(f"{len(runs)} runs, bits per byte {np.mean(scores):.4f}, standard deviation {np.std(scores, ddof=1):.4f}\n")
     print("| runs of each | cases | a difference is called |\n|---|---|---|")
     for subject, size in (("settings", 1), ("settings", 2), ("settings", 3), ("models", 1)):
+        if len(runs) < 2 * size:
+            continue
         called = 0
         for _ in range(CASES):
             chosen = generator.permutation(len(runs))[: 2 * size]

@@ -19,6 +19,7 @@ from hf_llm.metrics.base import RESAMPLES, SEED, Scores, bootstrap, interval
 from hf_llm.tasks import load_task
 
 PREDICTIONS, DOCUMENTS = "predictions.jsonl", "document_losses.jsonl"
+BLOCK = 500_000  # drawn rows at once, of several resamples
 
 
 @dataclass(frozen=True)
@@ -188,12 +189,14 @@ def compare_sums(difference: np.ndarray, units: np.ndarray) -> RowTest:
         units: (N,), e.g. 1, tokens or bytes.
     """
     number, generator = len(difference), np.random.default_rng(SEED)
+    block = max(1, BLOCK // number)
     resampled, swapped = [], []
-    for _ in range(RESAMPLES):
-        weights = np.bincount(generator.integers(number, size=number), minlength=number)
-        resampled.append(weights @ difference / (weights @ units))
-        swapped.append((generator.integers(2, size=number) * 2 - 1) @ difference / units.sum())
-    return row_test(difference.sum() / units.sum(), np.array(resampled), np.array(swapped), number)
+    for start in range(0, RESAMPLES, block):
+        size = (min(block, RESAMPLES - start), number)
+        rows = generator.integers(number, size=size)
+        resampled.append(difference[rows].sum(1) / units[rows].sum(1))
+        swapped.append((2.0 * generator.integers(2, size=size, dtype=np.int8) - 1) @ difference / units.sum())
+    return row_test(difference.sum() / units.sum(), np.concatenate(resampled), np.concatenate(swapped), number)
 
 
 def compare_scores(name: str, scores: Scores, a: np.ndarray, b: np.ndarray) -> RowTest:
