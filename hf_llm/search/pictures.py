@@ -20,7 +20,7 @@ from hf_llm.publishing.page import Picture
 from hf_llm.publishing.plots import GRID, INK, LINES, SIZE, draw_curve, draw_scores, short_number, shorten
 
 MOST_SETTINGS = 15  # with intervals
-MOST_CURVES = 6
+MOST_CURVES, PRUNED_CURVES = 6, 2
 FEW_TRIALS = 4  # below, the importance of a parameter is not estimated
 # From poor to good, both seen on white and on black; few steps make a small file.
 POOR_TO_GOOD = LinearSegmentedColormap.from_list("poor_to_good", ["#b4bac5", "#e6a26a", LINES[1]], N=24)
@@ -32,7 +32,7 @@ def draw_search(search: dict[str, Any], study: optuna.Study, logs: dict[int, lis
     Args:
         search: what `judge` returns.
         study: its trials, for Optuna's plots.
-        logs: log entries of one run of each setting that has any, by the setting's number.
+        logs: log entries of one run of each of `settings_with_curves`, by the setting's number.
 
     Returns:
         Pictures in the order in which they are read; those that would be empty are left out.
@@ -48,7 +48,7 @@ def draw_search(search: dict[str, Any], study: optuna.Study, logs: dict[int, lis
     if not varied:
         return pictures
     parallel = optuna_figure(plots.plot_parallel_coordinate, study, varied, target_name=metric)
-    caption = "A line for each setting, from its score through its values; the darker, the better."
+    caption = "A line for each setting, from its score through its values; the more orange, the better."
     parallel = style_parallel(parallel, study.direction.name == "MAXIMIZE")
     pictures.append(Picture(parallel, "parallel_coordinates", f"{metric} and the parameters of each setting", caption))
     if len(trials) >= FEW_TRIALS and len(varied) > 1:
@@ -75,12 +75,15 @@ def draw_intervals(search: dict[str, Any]) -> Iterator[Picture]:
         yield Picture(figure, "scores", f"{search['metric']} of the best settings", caption)
 
 
-def draw_curves(search: dict[str, Any], logs: dict[int, list[dict[str, Any]]]) -> Iterator[Picture]:
-    """Draw the evaluations of the best settings while they trained, and of some that were stopped early."""
+def settings_with_curves(search: dict[str, Any]) -> list[int]:
+    """Numbers of the settings whose evaluations are drawn: the best, and some that were stopped early."""
     pruned = [setting["number"] for setting in search["settings"] if setting["state"] == "pruned"]
-    shown = [number for number in search["ranking"] if number in logs][:MOST_CURVES]
-    shown += [number for number in pruned if number in logs][: MOST_CURVES - len(shown) + 2]
-    curves = {f"setting {number}": logs[number] for number in shown}
+    return [*search["ranking"][:MOST_CURVES], *pruned[:PRUNED_CURVES]]
+
+
+def draw_curves(search: dict[str, Any], logs: dict[int, list[dict[str, Any]]]) -> Iterator[Picture]:
+    """Draw the evaluations of one run of each setting while it trained."""
+    curves = {f"setting {number}": log for number, log in logs.items()}
     figure = draw_curve(f"eval_{search['metric']}", curves, f"{search['metric']} while they trained")
     if any(np.size(line.get_xdata()) > 1 for line in figure.axes[0].lines):
         yield Picture(figure, "curves", f"{search['metric']} over the steps, for one run of each setting")

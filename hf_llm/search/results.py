@@ -12,7 +12,7 @@ import optuna
 from hf_llm.files import write_json, write_text
 from hf_llm.mappings import dump_yaml, read_json_file
 from hf_llm.publishing.page import Picture, Section, Table, Text, Texts, write_markdown, write_page
-from hf_llm.search.pictures import draw_search
+from hf_llm.search.pictures import draw_search, settings_with_curves
 from hf_llm.search.scheduling import RECORD
 from hf_llm.search.space import describe
 from hf_llm.search.verdict import judge, p_value, run_scores, score, with_interval
@@ -87,9 +87,12 @@ def test_share(folder: Path, record: dict[str, Any]) -> float:
 
 
 def read_logs(folder: Path, search: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
-    """Read the log of the first run of each setting, by the setting's number; those without one are left out."""
-    runs = {setting["number"]: setting["runs"][0]["folder"] for setting in search["settings"] if setting["runs"]}
-    return {number: read_run(folder / run).log for number, run in runs.items() if (folder / run / LOG).is_file()}
+    """Read the log of the first run of each setting whose curve is drawn, if it has one."""
+    runs = {
+        setting["number"]: folder / setting["runs"][0]["folder"] for setting in search["settings"] if setting["runs"]
+    }
+    numbers = [number for number in settings_with_curves(search) if number in runs]
+    return {number: read_run(runs[number]).log for number in numbers if (runs[number] / LOG).is_file()}
 
 
 def write_best(folder: Path, search: dict[str, Any]) -> str | None:
@@ -107,7 +110,7 @@ def write_best(folder: Path, search: dict[str, Any]) -> str | None:
     shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     command = training_command(search, shown)
     comments = [f"Setting {best['number']} of the search in {shown}.", search["verdict"], *search["notes"]]
-    comments += ["To train with it, on all training rows:", command]
+    comments += ["To train with it:", command]
     write_text(folder / BEST, "".join(f"# {line}\n" for line in comments) + dump_yaml(settings))
     return command
 

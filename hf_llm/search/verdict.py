@@ -12,6 +12,7 @@ Three questions are kept apart:
 """
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -59,13 +60,11 @@ def judge(search: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_scores(setting: dict[str, Any], metric: str) -> dict[tuple, float]:
-    """The score of each run of a setting that has one, by fold and seed."""
-    name = f"eval_{metric}"
-    return {
-        (run.get("fold"), run.get("seed")): run["metrics"][name]
-        for run in setting["runs"]
-        if isinstance(run.get("metrics", {}).get(name), int | float)
+    """The score of each run of a setting that has a finite one, by fold and seed."""
+    found = {
+        (run.get("fold"), run.get("seed")): run.get("metrics", {}).get(f"eval_{metric}") for run in setting["runs"]
     }
+    return {run: value for run, value in found.items() if isinstance(value, int | float) and isfinite(value)}
 
 
 def estimate(setting: dict[str, Any], metric: str, share: float) -> dict[str, float | None]:

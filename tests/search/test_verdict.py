@@ -73,7 +73,9 @@ def test_failed_and_pruned_settings_are_not_ranked():
     """A pruned setting has a score, of an early evaluation, which is not compared with those at the end."""
     record = search([[0.9, 0.9], [0.6, 0.7], [0.5, 0.6]])
     record["settings"][0]["state"] = "pruned"
-    record["settings"].append({"number": 3, "parameters": {}, "state": "failed", "runs": [{"seed": 1, "fold": None}]})
+    record["settings"].append(
+        {"number": 3, "parameters": {}, "state": "failed", "runs": [{"metrics": {"eval_f1": np.nan}}]}
+    )
     found = judge(record)
     assert found["best"] == 1
     assert found["settings"][3]["mean"] is None
