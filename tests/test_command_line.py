@@ -136,7 +136,7 @@ def test_the_settings_of_a_run_have_what_was_chosen_and_no_secrets(parse, tmp_pa
     settings, text = read_run(tmp_path).settings, (tmp_path / "run.yaml").read_text()
     assert settings.keys() == {"output_dir", "bf16", "max_length", "eval_strategy", "save_strategy", "train_file"}
     assert settings["train_file"] == ["https://host/a"] and TOKEN not in text and "secret@" not in text
-    assert "# Not complete, because secrets are not written: give again train_file\n" in text
+    assert "# Not complete, without secrets and names that are not UTF-8: give again train_file\n" in text
     assert "give them again to repeat the run" in caplog.text
 
 

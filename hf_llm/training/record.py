@@ -114,18 +114,18 @@ def write_settings(folder: str | Path, settings: Mapping[str, Any]) -> None:
         f"{launch_command(ranks)} --config {shlex.quote(str(path))} --output_dir outputs/again",
     ]
     if hidden:
-        comments.append(f"Not complete, because secrets are not written: give again {', '.join(hidden)}")
-        logger.warning(f"`{path}` is without the secrets in {', '.join(hidden)}: give them again to repeat the run")
+        comments.append(f"Not complete, without secrets and names that are not UTF-8: give again {', '.join(hidden)}")
+        logger.warning(f"`{path}` is without secrets in {', '.join(hidden)}: give them again to repeat the run")
     write_text(path, "".join(f"# {printable(line)}\n" for line in comments) + dump_yaml(safe))
 
 
 def hide_secrets(value: Any) -> Any:
-    """Return a setting without passwords, tokens and queries of addresses in its texts."""
+    """Return a setting without passwords, tokens and queries of addresses in its texts, and in UTF-8."""
     if isinstance(value, dict):
         return {key: hide_secrets(item) for key, item in value.items()}
     if isinstance(value, list):
         return [hide_secrets(item) for item in value]
-    return without_secrets(value) if isinstance(value, str) else value
+    return without_secrets(value).encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
 def launcher() -> str:
