@@ -115,6 +115,8 @@ def test_the_built_in_templates_write_all_of_a_conversation():
     assert render_chats(tokenizer, [CONVERSATION]) == [CHATML]
     assert Prompter(tokenizer, TASK, 512).end == "<|im_end|>"
     assert add_chat_template(tokenizer, TaskArguments("generation", chat_template="chatml"))[1] == {}
+    tokenizer.bos_token = "<|im_start|>"  # as SmolLM2 has it: not written twice
+    assert render_chats(tokenizer, [CONVERSATION]) == [CHATML.removeprefix("<|bos|>")]
     tokenizer, new = add_chat_template(new_tokenizer(), TaskArguments("generation", chat_template="alpaca"))
     turns = [CONVERSATION["messages"][1], CONVERSATION["messages"][-1]]
     assert render_chats(tokenizer, [{"messages": turns, "tools": None}]) == [ALPACA]
