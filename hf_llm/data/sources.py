@@ -159,6 +159,10 @@ def load_streams(data_args: TextArguments) -> dict[str, Any]:
     Raises:
         ValueError: as `load_splits`; there is no validation split, or nothing to stream.
     """
+    if data_args.fold:
+        raise ValueError(
+            f"`--fold` {data_args.fold} divides rows that are read before training: leave `--streaming` out"
+        )
     if data_args.dataset_name == "python_docs":
         splits: dict[str, Any] = {str(split): rows.select_columns("text") for split, rows in python_docs().items()}
         splits["train"] = splits["train"].to_iterable_dataset()

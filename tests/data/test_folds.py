@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from sklearn.model_selection import StratifiedGroupKFold
 
 from hf_llm.arguments import DataArguments, TaskArguments, TextArguments
@@ -182,3 +183,12 @@ def test_folds_that_cannot_be_are_refused(file, settings, message, load):
         else:
             load_splits(TextArguments(train_file=[file], **settings), 1)
     assert message in str(error.value)
+
+
+def test_streams_and_token_folders_are_not_divided(file, monkeypatch):
+    """Both are refused instead of training on all rows."""
+    with pytest.raises(ValueError, match="divides rows that are read before training: leave `--streaming` out"):
+        load_splits(TextArguments(train_file=[file], fold="1/2", streaming=True), 1)
+    monkeypatch.setattr("hf_llm.data.sources.load_token_rows", lambda *_: Dataset.from_list([]))
+    with pytest.raises(ValueError, match="divides documents, and `--train_file` has packed rows: name text"):
+        load_splits(TextArguments(train_file=[file], fold="1/2"), 1)
