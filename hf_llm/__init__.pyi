@@ -18,6 +18,7 @@ from .metrics.base import paired_bootstrap as paired_bootstrap
 from .models.isolation import check_isolation as check_isolation
 from .preparation.pipeline import prepare as prepare
 from .publishing.hub import push_folder as push_folder
+from .publishing.run_report import write_run_report as write_run_report
 from .tasks import Task as Task
 from .tasks import load_task as load_task
 from .training.checkpoints import CompleteCheckpoints as CompleteCheckpoints

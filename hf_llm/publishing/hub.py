@@ -19,7 +19,7 @@ from hf_llm.data.mixtures import read_mixture
 from hf_llm.mappings import read_json_file
 from hf_llm.messages import one_line
 from hf_llm.publishing.card import card_hyperparameters, card_results, write_model_card
-from hf_llm.publishing.run_report import try_run_report
+from hf_llm.publishing.run_report import try_report, write_run_report
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def publish(
     if not args.should_save:
         return
     folder = Path(f"{args.output_dir}")
-    try_run_report(folder)
+    try_report(write_run_report, folder)
     write_model_card(
         folder,
         base_model=base_model,

@@ -141,10 +141,8 @@ def markdown_lines(block: Block, pictures: str) -> list[str]:
         text = escape_text(block.text)
         return [f"**{text}**" if block.kind in ("good", "bad") else text]
     if isinstance(block, Picture):
-        return [
-            f"![{one_cell(block.description)}]({pictures}/{block.name}.png)",
-            *([block.caption] * (block.caption != "")),
-        ]
+        image = f"![{one_cell(block.description)}]({pictures}/{block.name}.png)"
+        return [image, "", escape_text(block.caption)] if block.caption else [image]
     if isinstance(block, Highlights):
         rows = {name: f"{format_cell(value)} {block.notes.get(name, '')}" for name, value in block.values.items()}
         block = Table.of(rows)

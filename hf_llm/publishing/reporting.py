@@ -16,6 +16,8 @@ from hf_llm.evaluation.scoring import TaskResult
 from hf_llm.files import write_json
 from hf_llm.messages import cut, escape_controls, format_scores, format_table, format_value, print_json
 from hf_llm.models.inspection import count_parameters
+from hf_llm.publishing.evaluation_report import write_evaluation_report
+from hf_llm.publishing.run_report import try_report
 
 
 def report_pretraining(trainer: Trainer, figures: dict[str, float], samples: dict[str, str]) -> None:
@@ -142,6 +144,7 @@ def report_evaluations(
         if task_differences:
             print(f"Difference\n{format_scores(task_differences)}\n")
         print_predictions(task_results[0].predictions[:3])
+    try_report(write_evaluation_report, f"{args.output_dir}")
     print(f"Results: {args.output_dir}", flush=True)
     figures = {
         each.name: found[0].scores | difference

@@ -3,7 +3,8 @@
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,13 @@ def write_run_report(folder: str | Path) -> None:
         >>> write_run_report("outputs/pretrain_tiny")
     """
     run = read_run(folder)
+    if run.environment.get("finished") is False:
+        run = replace(run, results={})  # those that may be there are of an earlier run
+    is_task = "task" in run.settings or "eval_examples" in run.results
     figures, intervals = headline_figures(run)
     curves, scores = draw_curves(run.log), draw_score_intervals(run.results)
+    for path in (run.folder / CURVES).glob("*.png"):  # of an earlier run
+        path.unlink()
     for picture in (*curves, *scores):
         save_png(run.folder / CURVES / f"{picture.name}.png", picture.figure)
     sections = [
@@ -64,8 +70,8 @@ def write_run_report(folder: str | Path) -> None:
         Section("Model", [Table.of(facts)] if (facts := model_facts(run)) else []),
         Section("Data", data_blocks(run)),
         preparation_section(run.settings),
-        *prediction_sections(run.folder),
-        Section("Samples", samples(run.folder)),
+        *(prediction_sections(run.folder) if is_task and run.results else []),
+        Section("Samples", samples(run.folder) if run.results and not is_task else []),
         Section("Settings", [Table.of(flatten(run.settings))] if run.settings else [], folded=True),
         Section("All results", [Table.of(run.results)] if run.results else [], folded=True),
         Section("Environment", [Table.of(flatten(run.environment))] if run.environment else [], folded=True),
@@ -73,10 +79,10 @@ def write_run_report(folder: str | Path) -> None:
     write_page(run.folder / REPORT, run.folder.resolve().name, summary(run), [each for each in sections if each.blocks])
 
 
-def try_run_report(folder: str | Path) -> None:
-    """Write the report of a finished run; a failure is logged, since it must never cost the results."""
+def try_report(write: Callable[[str | Path], None], folder: str | Path) -> None:
+    """Write the report of finished work; a failure is logged, since it must never cost the results."""
     try:
-        write_run_report(folder)
+        write(folder)
     except Exception as error:
         logger.warning(f"`{folder}` has no {REPORT}: {type(error).__name__}: {one_line(error)}")
 
@@ -126,7 +132,7 @@ def headline_figures(run: Run) -> tuple[dict[str, Any], dict[str, str]]:
 
 def unfinished(run: Run) -> list[Block]:
     """Say that the run has not ended, if so."""
-    if run.results.get("eval_loss") is not None and run.environment.get("finished", True):
+    if run.results:
         return []
     return [Text("This run has not finished: what is shown is as far as it came.", "bad")]
 
@@ -234,14 +240,18 @@ def preparation_section(settings: Mapping[str, Any]) -> Section:
 
 def prediction_sections(folder: Path) -> list[Section]:
     """Show the first predictions beside their references: some at once, the others when asked for."""
-    path = folder / "predictions.jsonl"
-    if not path.is_file():
-        return []
-    with open(path, encoding="utf-8") as file:
-        items = [shown_prediction(json.loads(line)) for line in islice(file, PREDICTIONS)]
+    items = [shown_prediction(row) for row in read_predictions(folder / "predictions.jsonl")]
     shown, others = items[:OPEN_PREDICTIONS], items[OPEN_PREDICTIONS:]
     sections = [Section("Predictions", [Texts(shown)])] if shown else []
     return sections + [Section(f"{len(others)} more predictions", [Texts(others)], folded=True)] * bool(others)
+
+
+def read_predictions(path: Path) -> list[dict[str, Any]]:
+    """Read the predictions that a report shows; none if there is no such file."""
+    if not path.is_file():
+        return []
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in islice(file, PREDICTIONS)]
 
 
 def shown_prediction(row: Mapping[str, Any]) -> dict[str, str]:
