@@ -209,10 +209,11 @@ def short_tuning_runs(processes, tuned, tmp_path_factory):
     for name in APPLICATIONS:
         against = {"baseline": BASE, "output_dir": f"eval/{name}"}
         jobs[f"eval_{name}"] = evaluate(name, f"new/{name}", **against)
-    encoder = {"model_name_or_path": "new/pretrain_roberta_tiny", "max_length": 60}
+    encoder = {"model_name_or_path": "new/pretrain_roberta_tiny", "max_length": 60, "json": "true"}
     for name, more in (("encoder", {}), ("encoder_lora", {"lora_r": 2})):
         jobs[name] = finetune("understanding", **encoder, **more, output_dir=f"new/{name}")
-        jobs[f"eval_{name}"] = evaluate("understanding", f"new/{name}", max_length=60, output_dir=f"eval/{name}")
+        options = {"max_length": 60, "output_dir": f"eval/{name}", "json": "true"}
+        jobs[f"eval_{name}"] = evaluate("understanding", f"new/{name}", **options)
     jobs["eval_lora"] = evaluate("translation", "new/lora", output_dir="eval/lora")
     several = [*flags({"model_name_or_path": "new/translation", "dtype": "float32", "batch_size": 16}), "--task"]
     several += [ROOT / "recipes" / "configs" / "translation.yaml", "bias", "--harness", "pairs.yaml"]

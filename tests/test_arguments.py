@@ -9,9 +9,11 @@ from hf_llm.arguments import (
     Arguments,
     DataArguments,
     EvalArguments,
+    FinetuneArguments,
     PreparationArguments,
     PretrainArguments,
     TaskArguments,
+    parse_duration,
 )
 from hf_llm.metrics import METRICS
 
@@ -77,3 +79,12 @@ def test_the_choices_of_metric_are_the_metrics_that_can_be_loaded():
     """The flag lists them itself: `--help` does not wait for the metrics."""
     (metric,) = (field for field in dataclasses.fields(TaskArguments) if field.name == "metric")
     assert metric.metadata["choices"] == [*METRICS]
+
+
+def test_a_duration_has_units_or_is_in_seconds():
+    """As it is written on a command line or in a YAML file; what is no duration above 0 is refused with examples."""
+    texts = {"90": 90, "90s": 90, "10m": 600, "2h": 7200, "1h30m": 5400, "0.5m": 30, "1m05s": 65, "1d": 86400}
+    assert {text: parse_duration(text) for text in texts} == texts
+    for text in ("", "0", "0s", "-5", "10x", "m", "1h 30", "nan", "inf", "1e3", "10m!"):
+        with pytest.raises(ValueError, match=r"`--time_budget` .* is not a duration: give e.g. 90s, 10m, 2h or 1h30m"):
+            FinetuneArguments(time_budget=text)

@@ -23,7 +23,7 @@ from hf_llm.arguments import (
     TextArguments,
 )
 from hf_llm.command_line import parse_args, parse_tasks
-from hf_llm.messages import report_errors
+from hf_llm.messages import report_errors, set_last_line
 from hf_llm.training.record import read_run, write_settings
 
 CONFIGS = Path(__file__).parent.parent / "recipes" / "configs"
@@ -572,3 +572,24 @@ def test_rows_are_as_long_as_a_loaded_model_allows_unless_a_length_is_given(pars
     assert parse(*model, "--max_length", "100")[1].max_length == 100
     assert parse(*model, config="max_length: 100")[1].max_length == 100
     assert parse()[1].max_length == 1024
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ("--json", True),
+        ("--json true", True),
+        ("--json=yes --max_length x", True),
+        ("--json --max_length x", True),
+        ("--json false", False),
+        ("--json true --json=False", False),
+        ("--max_length x", False),
+    ],
+)
+def test_an_error_in_the_flags_is_json_too_where_it_is_asked_for(words, asked, capsys):
+    """The last line of stdout, though the command line cannot be parsed."""
+    with pytest.raises(SystemExit):
+        parse_args([GenerateArguments], [*words.split(), "--max_lenght=5"])
+    out, err = capsys.readouterr()
+    assert err.startswith("error: unknown argument") and ('{"error": "unknown argument' in out) == asked
+    set_last_line(is_json=False)

@@ -1,5 +1,7 @@
 """finetune.py and eval.py as processes: every application trains, and its scores are those of one process."""
 
+import json
+
 import pytest
 from finetuning_runs import APPLICATIONS, BAD_INPUTS, CONFIGS, TWO_RANKS
 from recipe_runs import expect_success, read_json, read_json_lines
@@ -46,6 +48,15 @@ def test_scores_of_training_and_of_the_evaluation_recipe_are_equal(name, said, t
     numbers = {key: value for key, value in afterwards.items() if f"eval_{key}" in in_training}
     assert numbers and {key: in_training[f"eval_{key}"] for key in numbers} == numbers
     assert any(key.endswith("_ci95_low") for key in numbers)
+
+
+def test_the_last_line_of_stdout_is_the_result_for_a_program(said, tuned):
+    """With `--json true` one object: the folder, and the metrics that its files have."""
+    trained, scored = (json.loads(said(name).stdout.splitlines()[-1]) for name in ("encoder", "eval_encoder"))
+    assert trained == {"output_dir": "new/encoder", "metrics": read_json(tuned / "new/encoder/all_results.json")}
+    assert scored["output_dir"] == "eval/encoder" and "accuracy_ci95_low" in scored["metrics"]
+    assert scored["metrics"].items() <= read_json(tuned / "eval/encoder/eval_results.json").items()
+    assert '{"output_dir"' not in said("understanding").stdout
 
 
 @pytest.mark.parametrize("name", APPLICATIONS)
