@@ -34,7 +34,7 @@ def share_cores() -> None:
     if launched and os.environ.get("OMP_NUM_THREADS") == "1":
         threads = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
         torch.set_num_threads(threads)
-        logger.info(f"CPU: {os.environ.get('WORLD_SIZE', 1)} rank(s), {threads} threads in each")
+        logger.info(f"CPU ranks: {os.environ.get('WORLD_SIZE', 1)}; threads of each: {threads}")
 
 
 # Dense bfloat16 FLOP/s by a part of the device's name, from NVIDIA's data sheets.

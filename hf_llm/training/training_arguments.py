@@ -167,6 +167,8 @@ def check_launcher(values: dict[str, Any], on_cpu: bool, script: str) -> None:
             f"`accelerate launch --mixed_precision {precision}` without `--{precision}`: launch with no, and choose by "
             "`--bf16` or `--fp16`"
         )
+    if os.environ.get("ACCELERATE_CONFIG_DS_FIELDS") == "mixed_precision":  # of the file of `accelerate config`
+        del os.environ["ACCELERATE_CONFIG_DS_FIELDS"]  # accelerate refuses it with a JSON file, and it is in force
     if values["fp16"] and on_cpu and not values["deepspeed"]:
         raise ValueError("`--fp16` needs a GPU: on CPU use `--bf16`, or float32")
     if not values["deepspeed"]:

@@ -433,6 +433,14 @@ def test_the_precision_of_the_launcher_is_taken_where_none_is_given(no_launcher,
     assert parse_args(PRETRAIN, ["--output_dir", str(tmp_path)])[-1].bf16
 
 
+def test_the_precision_of_an_accelerate_config_goes_with_a_deepspeed_file(no_launcher, monkeypatch, tmp_path):
+    """After `accelerate config default`, accelerate refuses any JSON file because of it; what it asks for is taken."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setenv("ACCELERATE_CONFIG_DS_FIELDS", "mixed_precision")
+    parse_args(PRETRAIN, ["--output_dir", str(tmp_path)])
+    assert "ACCELERATE_CONFIG_DS_FIELDS" not in os.environ
+
+
 def test_processes_that_are_not_started_are_refused(tmp_path):
     """On CPU, `accelerate launch --num_processes 2` starts one process; the number is only on its command line."""
     child = tmp_path / "child.py"
