@@ -23,7 +23,6 @@ SET_BY_SEARCH = {
     "output_dir": "each run has a folder of its own in `--output_dir` of the search",
     "resume_from_checkpoint": "the search repeats a run that was cut short",
     "push_to_hub": "push the best model after the search",
-    "config": "settings of the recipe belong after `--`",
 }
 
 
@@ -123,7 +122,8 @@ def check_command(command: Command, space: list[Parameter], args: SearchArgument
         ValueError: a value that the recipe refuses, an unknown flag, or one that the search sets itself.
         SystemExit: the same, after the recipe's parser has written it to stderr.
     """
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    quiet = {"initializer": logging.disable, "initargs": (logging.INFO,)}  # or each check would log its settings
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), **quiet) as pool:
         return pool.submit(check_values, command, space, args).result()
 
 
@@ -131,7 +131,6 @@ def check_values(command: Command, space: list[Parameter], args: SearchArguments
     """Check as `check_command`, in this process, which takes the imports of the recipe."""
     from hf_llm.command_line import parse_values
 
-    logging.disable(logging.INFO)
     recipe = runpy.run_path(command.recipe, run_name="recipe")
     groups = recipe.get("GROUPS", [])
     if not any(group.__name__ == "TrainingArguments" for group in groups):
@@ -143,10 +142,13 @@ def check_values(command: Command, space: list[Parameter], args: SearchArguments
     _, values = parse_values(groups, [*command.flags, *fold], **options)
     if fold:
         check_folds(groups, values)
+    for name in ("push_to_hub", "resume_from_checkpoint"):
+        if values[name]:
+            raise ValueError(f"`{name}` of the command is set by the search: {SET_BY_SEARCH[name]}; leave it out")
     for setting in settings_to_check(space):
         origin = f"`--space` {args.space} with {describe(setting)}: "
         try:
-            parse_values(groups, [*command.flags, *setting_flags(setting)], **options, origin=origin)
+            parse_values(groups, [*command.flags, *fold, *setting_flags(setting)], **options, origin=origin)
         except ValueError as error:
             raise ValueError(f"{origin}{error}") from None
     return describe_recipe(values, space, args)
@@ -182,7 +184,7 @@ def check_names(command: Command, space: list[Parameter], args: SearchArguments)
     set_here |= {"fold": "`--num_folds` has the folds"} if args.num_folds else {}
     in_command = flag_names([*command.flags])
     for name, reason in set_here.items():
-        if name in in_command - {"config"}:
+        if name in in_command:
             raise ValueError(f"`--{name}` of the command is set by the search: {reason}; leave it out")
     for parameter in space:
         name, _, entry = parameter.name.partition(".")

@@ -40,4 +40,4 @@ if __name__ == "__main__":
         train(flags)
     else:
         environment = os.environ | {"QUICK_RANK": "1"}
-        sys.exit(subprocess.Popen([sys.executable, *sys.argv], env=environment, start_new_session=True).wait())
+        sys.exit(subprocess.Popen([sys.executable, "-S", *sys.argv], env=environment, start_new_session=True).wait())
