@@ -115,7 +115,7 @@ def test_a_space_that_the_recipe_refuses_ends_the_search(check, space, flags, op
             "learning_rate: [fast]",
             "space.yaml with learning_rate=fast: argument --learning_rate: invalid float",
         ),
-        ("config_override.a: [1]", "unknown argument `config_override`"),
+        ("config_override.a: [1]", "unknown argument `--config_override`; the nearest is `--config_overrides`"),
         ("optim: [adamw_torch, admw]", "argument --optim: invalid choice: 'admw'"),
     ],
 )
