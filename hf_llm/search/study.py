@@ -188,7 +188,10 @@ class SharedStudy:
         if untried == []:
             return None
         if self.sampler == "grid":
-            return untried[0] if untried else None
+            # In the order of the file, ascending rates would each be the best so far, and none would be pruned.
+            shuffled = np.random.default_rng([self.seed, len(trials)])
+            number = 0 if self.pruner == "none" else shuffled.integers(len(untried or [0]))
+            return untried[number] if untried else None
         generator = np.random.default_rng([self.seed, len(trials)])
         seeds = generator.integers(2**32, size=ATTEMPTS).tolist()
         study = self.copy(trials, TPESampler(seed=seeds[0]) if self.sampler == "tpe" else RandomSampler(seed=seeds[0]))

@@ -58,6 +58,16 @@ def test_every_setting_is_proposed_once_and_then_the_search_ends(tmp_path, sampl
     assert new_study(tmp_path, FINITE, sampler=sampler).best().user_attrs["setting"] == {"b": 1}
 
 
+def test_a_grid_is_tried_in_random_order_if_settings_are_pruned(tmp_path):
+    """In the order of the file, ascending rates would each be the best so far; the seed decides the order."""
+    orders = []
+    for seed in (1, 2):
+        study = new_study(tmp_path / str(seed), FINITE, sampler="grid", pruner="halving", seed=seed)
+        orders.append([setting["b"] for setting in run_settings(study, 99)])
+    assert orders[0] != orders[1]
+    assert [sorted(order) for order in orders] == [[1, 2, 3, 3]] * 2
+
+
 def take_and_finish(folder, results):
     results.put(run_settings(new_study(folder), 99, max_trials=16))
 
