@@ -140,7 +140,8 @@ def parse_tasks(
     Raises:
         ValueError: a file cannot be read or has an unknown key, or two tasks have the same name.
     """
-    tasks = {}
+    parser = RecipeParser([EvalTaskArguments, DataArguments, EvalArguments], None)
+    argv, tasks = [*parser.config_flags(argv, None), *argv], {}
     for entry in task_args.task:
         name = Path(entry).stem
         if name in tasks:

@@ -593,3 +593,13 @@ def test_an_error_in_the_flags_is_json_too_where_it_is_asked_for(words, asked, c
     out, err = capsys.readouterr()
     assert err.startswith("error: unknown argument") and ('{"error": "unknown argument' in out) == asked
     set_last_line(is_json=False)
+
+
+def test_a_config_of_the_evaluation_overrides_the_file_of_a_task_as_flags_do(parse, tmp_path):
+    """Here the number of rows, which the file of the task does not limit."""
+    classes = [EvalTaskArguments, DataArguments, EvalArguments]
+    task = str(CONFIGS / "translation.yaml")
+    (tmp_path / "eval.yaml").write_text(f"max_eval_samples: 5\nmodel_name_or_path: a\ntask: [{task}]\n")
+    argv = ["--config", str(tmp_path / "eval.yaml")]
+    _, data_args, _ = parse_tasks(argv, *parse_args(classes, argv))["translation"]
+    assert data_args.max_eval_samples == 5
