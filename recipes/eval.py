@@ -22,6 +22,7 @@ def main():
     from hf_llm.evaluation.results import compare_and_save, results_folder
     from hf_llm.files import check_output_folder, lock_folder
     from hf_llm.publishing.reporting import report_evaluations, report_harness
+    from hf_llm.training.record import write_settings
 
     args.output_dir = results_folder(task_args, args)
     tasks = parse_tasks(argv, task_args, data_args, args)
@@ -37,6 +38,7 @@ def main():
     if args.harness:
         scores = [run_harness(name, args, task_args, data_args.max_eval_samples) for name in models]
         metrics |= report_harness(args, save_harness(args, scores))
+    write_settings(args.output_dir, args.settings)
     print_json(output_dir=args.output_dir, metrics=metrics)
     shut_down()
 
