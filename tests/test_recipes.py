@@ -316,7 +316,8 @@ def test_resuming_under_deepspeed_is_exact(zero2, zero2_resumed, work):
 
 # The Hub
 
-NOT_PUSHED = ("trainer_state.json",)
+NOT_PUSHED = ("trainer_state.json", "run.yaml", "environment.json", "log.jsonl", "document_losses.jsonl")
+NOT_PUSHED += ("report.html", "samples.json")
 
 
 @pytest.mark.parametrize(
@@ -327,11 +328,16 @@ NOT_PUSHED = ("trainer_state.json",)
     ],
 )
 def test_a_push_brings_the_final_folder_to_a_private_repository(name, history, hub, request, work):
-    """Only with `--push_to_hub`. Private, equal to the final folder file by file, no token or pickle in any commit."""
+    """Only with `--push_to_hub`. Private, equal to the final folder file by file, no token or pickle in any commit.
+
+    The picture that the card shows is pushed too.
+    """
     expect_success(request.getfixturevalue(name))
     repo = hub.repos[f"user/{name}"]
     assert repo.private
     local = {path.name: path.read_bytes() for path in (work / name).iterdir() if path.is_file()}
+    local |= {f"curves/{path.name}": path.read_bytes() for path in (work / name / "curves").iterdir()}
+    assert "curves/loss.png" in local and b"(curves/loss.png)" in local["README.md"]
     remote = repo.files()
     assert remote.pop(".gitattributes")
     assert remote == {name: content for name, content in local.items() if name not in NOT_PUSHED}

@@ -1,16 +1,15 @@
 """Write the report of a preparation and its data card, from the manifest and what the funnel counted."""
 
-import math
 from pathlib import Path
 
 from huggingface_hub import DatasetCardData
-from matplotlib.figure import Figure
 
 from hf_llm.data.found import LISTED, SECOND_NAME
 from hf_llm.files import write_text
 from hf_llm.messages import escape_controls, format_table, print_json
 from hf_llm.metrics.language_codes import language_code
 from hf_llm.preparation.funnel import DROPPED_FILE, UNREADABLE_FILE, Funnel
+from hf_llm.publishing.plots import draw_dropped, save_png
 
 SIZE_CATEGORIES = {  # rows below -> category of the Hub
     1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M",
@@ -20,7 +19,7 @@ SIZE_CATEGORIES = {  # rows below -> category of the Hub
 
 def write_report(folder: Path, manifest: dict, funnel: Funnel) -> None:
     """Write `report.md`: what was read, what each step dropped, as a plot and a table, and examples."""
-    plot_dropped(folder / "funnel.png", manifest["steps"])
+    save_png(folder / "funnel.png", draw_dropped(manifest["steps"]))
     lines = ["# Preparation report", "", f"{manifest['rows']:,} rows, {manifest['bytes']:,} bytes of text.", ""]
     lines += [*input_lines(manifest), ""]
     lines += [
@@ -73,27 +72,6 @@ def input_lines(manifest: dict) -> list[str]:
         number, size = sum(file.get("files", 1) for file in files), sum(file["bytes"] for file in files)
         lines += [f"| {reason} | {number:,} | {size:,} | {names.replace('|', '/')} |"]
     return lines
-
-
-def plot_dropped(path: Path, steps: list[dict]) -> None:
-    """Plot the rows that each step drops as horizontal bars on a logarithmic axis, from which no small one vanishes."""
-    names, dropped = [step["step"] for step in steps], [step["rows_in"] - step["rows_out"] for step in steps]
-    rows, height = steps[0]["rows_in"], 0.4 * len(steps) + 1.2  # inches
-    figure = Figure((7, height))
-    axes = figure.add_axes((0.23, 0.6 / height, 0.75, 1 - 1.1 / height))
-    labels = [f"{number:,} ({number / max(rows, 1):.1%})" if number else "0" for number in dropped]
-    axes.bar_label(axes.barh(names, dropped, color="tab:red"), labels, padding=3)
-    axes.set_xscale("symlog", linthresh=1)
-    decades = math.log10(max(*dropped, 10))
-    axes.set_xlim(0, 10 ** (1.6 * decades + 1))  # room for the labels
-    axes.set_xticks([0, *(10**power for power in range(0, int(decades) + 1, 1 + int(decades) // 3))])
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.minorticks_off()
-    axes.invert_yaxis()
-    axes.set_title(f"{rows:,} rows read, {steps[-1]['rows_out']:,} kept")
-    axes.set_xlabel("rows dropped")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
 def write_card(folder: Path, manifest: dict) -> None:

@@ -3,30 +3,25 @@
 import itertools
 import json
 
-import matplotlib.figure
 import pytest
 
 from hf_llm.arguments import PreparationArguments
 from hf_llm.preparation.pipeline import prepare
-from hf_llm.preparation.report import plot_dropped
+from hf_llm.publishing.plots import draw_dropped, save_png
 
 
 @pytest.fixture
-def drawn(monkeypatch, tmp_path):
+def drawn(tmp_path):
     """Draw the plot of steps that drop these numbers of rows, and return its figure."""
-    figures = []
-    save = matplotlib.figure.Figure.savefig
-    monkeypatch.setattr(
-        matplotlib.figure.Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k))
-    )
 
     def draw(rows, *dropped):
         steps = []
         for number in dropped:
             steps.append({"step": f"step {len(steps)}", "rows_in": rows, "rows_out": rows - number})
             rows -= number
-        plot_dropped(tmp_path / "funnel.png", steps)
-        return figures[-1]
+        figure = draw_dropped(steps)
+        save_png(tmp_path / "funnel.png", figure)
+        return figure
 
     return draw
 
@@ -41,8 +36,8 @@ def test_the_plot_shows_the_dropped_rows_of_each_step(drawn, numbers):
     assert [bar.get_width() for bar in axes.patches] == list(numbers[1:])
     labels = [text.get_text() for text in axes.texts]
     assert [label.split(" ")[0] for label in labels] == [f"{number:,}" for number in numbers[1:]]
-    assert axes.get_title().startswith(f"{numbers[0]:,} rows read, {numbers[0] - sum(numbers[1:]):,} kept")
-    figure.canvas.draw()
+    assert axes.get_title("left").startswith(f"{numbers[0]:,} rows read, {numbers[0] - sum(numbers[1:]):,} kept")
+    figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in (*axes.texts, *axes.get_xticklabels(), axes.title)]
     assert all(box.x1 <= figure.bbox.x1 and box.x0 >= 0 for box in boxes)
     ticks = sorted((label.get_window_extent() for label in axes.get_xticklabels()), key=lambda box: box.x0)
