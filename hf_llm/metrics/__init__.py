@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hf_llm.metrics.base import TaskMetric
 
+LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "ter", "repetition", "mean_absolute_error")
 # Values of `--metric`: the module and class of each, the scores that it gives, and its argument for a language.
 METRICS = {
     "accuracy": ("classification", "Classification", None),  # with macro-F1 and Matthews correlation
@@ -17,6 +18,18 @@ METRICS = {
     "chrf": ("translation", "Translation", "target_language"),
     "repetition": ("text", "FreeText", None),  # and diversity; references are ignored
 }
+
+
+def lower_is_better(score: str) -> bool | None:
+    """Whether a lower score is the better one; None if neither end is, as of a share of stereotypes.
+
+    Args:
+        score: its name without `eval_`, e.g. `loss`, `web_loss` of a source of a mixture, `translation/ter` of a task.
+    """
+    name = score.rpartition("/")[2]
+    if name.endswith("stereotype_share"):
+        return None
+    return name in LOWER_IS_BETTER or name.endswith(tuple(f"_{end}" for end in LOWER_IS_BETTER))
 
 
 def load_metric(name: str, language: str = "en") -> "TaskMetric":

@@ -20,7 +20,6 @@ NOT_COMPARED_PREFIXES += ("dataloader_prefetch", "dataloader_persistent")
 DEFAULT_SEED = 42  # which `run.yaml` does not name
 REPEATED = ("seed", "data_seed", "fold")  # what runs of one setting may differ in, and only that
 SCORES_OF_TEXT = ("loss", "perplexity", "bits_per_byte")
-LOWER_IS_BETTER = (*SCORES_OF_TEXT, "mean_absolute_error")
 
 
 @dataclass(frozen=True)
@@ -118,13 +117,6 @@ def compared_settings(settings: dict[str, Any]) -> dict[str, Any]:
         for name, value in settings.items()
         if name not in NOT_COMPARED and name not in REPEATED and not name.startswith(NOT_COMPARED_PREFIXES)
     }
-
-
-def lower_is_better(score: str) -> bool | None:
-    """Whether a lower score is the better one; None if neither end is, as of a share of stereotypes."""
-    if "stereotype_share" in score:
-        return None
-    return score.rpartition("/")[2].endswith(LOWER_IS_BETTER)
 
 
 def read_results(folders: Sequence[str]) -> list[Result]:

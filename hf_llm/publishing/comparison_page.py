@@ -6,10 +6,10 @@ from typing import Any
 
 from hf_llm.files import write_json
 from hf_llm.messages import cut, escape_controls, format_value
+from hf_llm.metrics import lower_is_better
 from hf_llm.publishing.compared_runs import (
     Group,
     environment_differences,
-    lower_is_better,
     setting_differences,
 )
 from hf_llm.publishing.comparison import Comparison

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from hf_llm.evaluation.paired_rows import RowTest
 from hf_llm.messages import format_value
-from hf_llm.publishing.compared_runs import Group, lower_is_better
+from hf_llm.metrics import lower_is_better
+from hf_llm.publishing.compared_runs import Group
 from hf_llm.publishing.paired_runs import Pair, mean_score, question_p_value
 from hf_llm.statistics import SIGNIFICANT, Difference, runs_needed
 

@@ -198,11 +198,11 @@ def describe_recipe(values: dict[str, Any], space: list[Parameter], args: Search
     """What the search needs to know of the command, from its parsed values.
 
     Raises:
-        ValueError: a pruner has no evaluations to look at.
+        ValueError: a pruner has no evaluations to look at, or no value of the score is the best.
     """
     import torch
 
-    from hf_llm.training.training_arguments import is_lower_better
+    from hf_llm.metrics import lower_is_better
 
     evaluates = values["eval_strategy"] != "no" or any(p.name in ("eval_strategy", "eval_steps") for p in space)
     if args.pruner != "none" and not evaluates:
@@ -211,5 +211,7 @@ def describe_recipe(values: dict[str, Any], space: list[Parameter], args: Search
             "`--eval_steps` with a number, to the command"
         )
     metric = (args.metric or values["metric_for_best_model"] or "loss").removeprefix("eval_")
-    direction = "minimize" if is_lower_better(metric) else "maximize"
+    if (lower := lower_is_better(metric)) is None:
+        raise ValueError(f"`--metric` {metric} has no better end: name another score, e.g. loss")
+    direction = "minimize" if lower else "maximize"
     return Recipe(metric, direction, evaluates, values["seed"], torch.cuda.device_count())

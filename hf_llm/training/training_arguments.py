@@ -20,11 +20,10 @@ from hf_llm.distributed.ranks import check_started_processes
 from hf_llm.hardware import has_bfloat16, share_cores
 from hf_llm.mappings import parse_mapping, read_json_object
 from hf_llm.messages import disable_progress_bars, one_line
+from hf_llm.metrics import lower_is_better
 
 logger = logging.getLogger(__name__)
 
-LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "ter", "repetition", "mean_absolute_error")
-LOWER_ENDS = tuple(f"_{name}" for name in LOWER_IS_BETTER)  # of a source of a mixture, e.g. `web_loss`
 PACKAGES = {"azure_ml": "azureml-sdk", "flyte": "flytekit"}  # of trackers with another name
 # Fields whose other values are refused: the only one that a recipe works with, and what to do instead.
 ONLY_VALUES: dict[str, tuple[Any, str]] = {
@@ -195,11 +194,6 @@ def check_push(values: dict[str, Any]) -> None:
         )
 
 
-def is_lower_better(metric: str) -> bool:
-    """Whether a score should decrease, by its name without `eval_`."""
-    return metric in LOWER_IS_BETTER or metric.endswith(LOWER_ENDS)
-
-
 def check_direction(values: dict[str, Any]) -> None:
     """Set `greater_is_better` for scores that should decrease, and refuse what would keep the worst model."""
     if values["save_strategy"] == "best":
@@ -207,7 +201,7 @@ def check_direction(values: dict[str, Any]) -> None:
             raise ValueError("`--save_strategy best` needs evaluations to compare: add `--eval_strategy epoch`")
         values["metric_for_best_model"] = values["metric_for_best_model"] or "loss"
     metric = (values["metric_for_best_model"] or "loss").removeprefix("eval_")
-    if not is_lower_better(metric):
+    if not lower_is_better(metric):
         return
     if values["greater_is_better"]:
         raise ValueError(f"`--greater_is_better true` would keep the model with the highest {metric}: leave it out")

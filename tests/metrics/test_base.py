@@ -9,6 +9,7 @@ import pytest
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
 
+from hf_llm.metrics import lower_is_better
 from hf_llm.metrics.base import SEED, bootstrap, paired_bootstrap
 from hf_llm.metrics.classification import Classification
 from hf_llm.metrics.question_answering import QuestionAnswering
@@ -131,3 +132,12 @@ def test_a_system_does_not_differ_from_itself():
         results = paired_bootstrap(metric, predictions, predictions, references, resamples=20)
         assert {value for name, value in results.items() if name.endswith("p_value")} == {1.0}
         assert {value for name, value in results.items() if not name.endswith("p_value")} == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("score", "lower"),
+    [("translation/ter", True), ("web_loss", True), ("chrf", False), ("letter", False), ("a/stereotype_share", None)],
+)
+def test_the_better_end_of_a_score_is_known_by_its_name(score, lower):
+    """Training, searches and comparisons ask the same function; of a share of stereotypes neither end is better."""
+    assert lower_is_better(score) is lower
