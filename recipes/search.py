@@ -19,8 +19,8 @@ def main():
 
     argv, words = split_command(sys.argv[1:])
     (args,) = parse_args([SearchArguments], argv, description=__doc__)
-    from hf_llm.search.results import report_search, write_results
     from hf_llm.search.scheduling import run_search
+    from hf_llm.search.summary import report_search, write_results
 
     command, space = find_recipe(words), read_space(args.space)
     recipe = check_command(command, space, args)

@@ -6,7 +6,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from hf_llm.search.results import write_results
+from hf_llm.search.summary import write_results
 
 SCORES = {0: [0.70, 0.72], 1: [0.80, 0.83], 2: [0.60, 0.59], 3: [0.65, 0.66]}
 
