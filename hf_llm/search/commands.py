@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from hf_llm.arguments import SearchArguments
 from hf_llm.flag_parser import flag_names
-from hf_llm.search.space import Parameter, describe, setting_flags, settings_to_check
+from hf_llm.search.space import MAX_SETTINGS, Parameter, describe, list_settings, setting_flags, settings_to_check
 
 EXAMPLE = "python recipes/search.py --space space.yaml -- accelerate launch recipes/finetune.py --config ..."
 # Flags of a recipe that a search sets for each run, and what they are for.
@@ -137,6 +137,8 @@ def check_values(command: Command, space: list[Parameter], args: SearchArguments
         raise ValueError(f"`{command.recipe}` does not train: name recipes/pretrain.py or recipes/finetune.py")
     sys.argv[0] = command.recipe
     check_names(command, space, args)
+    if args.sampler == "grid":
+        check_grid(space, args.space)
     options: dict[str, Any] = {"default_config": recipe.get("DEFAULT_CONFIG")}
     fold = ["--fold", f"1/{args.num_folds}"] if args.num_folds else []
     _, values = parse_values(groups, [*command.flags, *fold], **options)
@@ -172,6 +174,21 @@ def check_folds(groups: list[type], values: dict[str, Any]) -> None:
     else:
         task_args = build(TaskArguments, values)
         load_rows(data_args, task_args, load_task(task_args.task, **task_args.task_options or {}), values["seed"])
+
+
+def check_grid(space: list[Parameter], path: str) -> None:
+    """Refuse a space that a grid cannot try to its end.
+
+    Raises:
+        ValueError: a parameter has no end of values, or the settings are too many.
+    """
+    if endless := next((parameter.name for parameter in space if parameter.values() is None), None):
+        problem = f"`{endless}` of `{path}` has no end of them: give it a list of values"
+    elif list_settings(space) is None:
+        problem = f"`{path}` has more than {MAX_SETTINGS:,}: leave some out"
+    else:
+        return
+    raise ValueError(f"`--sampler grid` tries all settings, and {problem}, or use `--sampler tpe`")
 
 
 def check_names(command: Command, space: list[Parameter], args: SearchArguments) -> None:

@@ -17,7 +17,7 @@ from hf_llm.files import write_json
 from hf_llm.search.commands import Command, Recipe
 from hf_llm.search.space import Parameter, describe
 from hf_llm.search.study import STATES, SharedStudy
-from hf_llm.search.trials import RunProcess, last_error, list_runs, mean, remove_weights, share_of_gpus
+from hf_llm.search.trials import RunProcess, last_error, list_runs, mean, remove_weights, share_of_gpus, trial_folder
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class RunningTrial:
     def __init__(self, trial: FrozenTrial, command: Command, recipe: Recipe, args: SearchArguments, job: int):
         self.trial, self.command, self.metric, self.job = trial, command, recipe.metric, job
         self.setting: dict[str, Any] = trial.user_attrs["setting"]
-        self.folder = Path(args.output_dir).absolute() / "trials" / f"{trial.number:04d}"
+        self.folder = trial_folder(Path(args.output_dir).absolute(), trial.number)
         self.runs = list_runs(self.folder, args.num_folds, args.seeds)
         self.environment = share_of_gpus(job, args.jobs, recipe.gpus)
         self.finished: list[RunProcess] = []
@@ -160,9 +160,15 @@ def describe_end(study: SharedStudy, running: list[RunningTrial], args: SearchAr
     """Log why a search ends before its space does.
 
     Raises:
-        ValueError: its time was too short for any trial.
+        ValueError: its time was too short for any trial, or all have failed.
     """
-    if running and not any(trial.state.is_finished() for trial in study.trials()):
+    finished = [trial for trial in study.trials() if trial.state.is_finished()]
+    if finished and all(trial.state == TrialState.FAIL for trial in finished):
+        raise ValueError(
+            f"no trial has succeeded, and the last failed with: {finished[-1].user_attrs['error']} (all of it: "
+            f"{trial_folder(study.folder, finished[-1].number)})"
+        )
+    if running and not finished:
         raise ValueError(
             f"`--time_budget` {args.time_budget} ended before the first trial did: give more time, or shorter runs"
         )
@@ -214,7 +220,7 @@ def finish(study: SharedStudy, trial: RunningTrial, state: TrialState, args: Sea
         best = study.best()
         for other in study.trials():
             if other.state.is_finished() and (best is None or other.number != best.number):
-                remove_weights(trial.folder.with_name(f"{other.number:04d}"))
+                remove_weights(trial_folder(study.folder, other.number))
 
 
 def show_trial(study: SharedStudy, trial: RunningTrial, state: TrialState, recipe: Recipe, bar: tqdm) -> None:

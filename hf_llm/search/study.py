@@ -136,6 +136,12 @@ class SharedStudy:
         """All trials, by their number."""
         return self.study.get_trials(deepcopy=False)
 
+    def storage_id(self, trial: FrozenTrial) -> int:
+        """What the storage calls a trial: numbers are those of the study, which may not be the first in its file."""
+        return self.storage.get_trial_id_from_study_id_trial_number(
+            self.storage.get_study_id_from_name(NAME), trial.number
+        )
+
     def take(self, max_trials: int | None, taken: Container[int] = ()) -> FrozenTrial | None:
         """Take the next setting to run: one whose process has died, or else a new one.
 
@@ -151,7 +157,7 @@ class SharedStudy:
             for trial in trials:
                 is_left = trial.number not in taken and trial.user_attrs["worker"] not in others
                 if trial.state == TrialState.RUNNING and is_left:
-                    self.storage.set_trial_user_attr(trial._trial_id, "worker", self.worker)
+                    self.storage.set_trial_user_attr(self.storage_id(trial), "worker", self.worker)
                     return self.trials()[trial.number]
             if max_trials is not None and len(trials) >= max_trials:
                 return None
@@ -182,17 +188,19 @@ class SharedStudy:
         return alive
 
     def propose(self, trials: list[FrozenTrial]) -> dict[str, Any] | None:
-        """Choose a setting that no trial has; None: all were tried."""
+        """Choose a setting that no trial has; None: all were tried, or no attempt found one."""
         tried = {setting_key(trial.user_attrs["setting"]) for trial in trials}
-        untried = self.settings and [setting for setting in self.settings if setting_key(setting) not in tried]
+        untried = (
+            None
+            if self.settings is None
+            else [setting for setting in self.settings if setting_key(setting) not in tried]
+        )
         if untried == []:
             return None
-        if self.sampler == "grid":
-            # In the order of the file, ascending rates would each be the best so far, and none would be pruned.
-            shuffled = np.random.default_rng([self.seed, len(trials)])
-            number = 0 if self.pruner == "none" else shuffled.integers(len(untried or [0]))
-            return untried[number] if untried else None
         generator = np.random.default_rng([self.seed, len(trials)])
+        if untried and self.sampler == "grid":
+            # In the order of the file, ascending rates would each be the best so far, and none would be pruned.
+            return untried[0 if self.pruner == "none" else generator.integers(len(untried))]
         seeds = generator.integers(2**32, size=ATTEMPTS).tolist()
         study = self.copy(trials, TPESampler(seed=seeds[0]) if self.sampler == "tpe" else RandomSampler(seed=seeds[0]))
         for seed in seeds:
@@ -257,12 +265,13 @@ class SharedStudy:
             facts: what is kept of its runs.
         """
         with self.lock.held():
+            trial_id = self.storage_id(trial)
             for step, report in enumerate(reports, start=1):
-                self.storage.set_trial_intermediate_value(trial._trial_id, step, report)
+                self.storage.set_trial_intermediate_value(trial_id, step, report)
             for key, note in pruner_notes.items():
-                self.storage.set_trial_system_attr(trial._trial_id, key, note)
+                self.storage.set_trial_system_attr(trial_id, key, note)
             for key, fact in facts.items():
-                self.storage.set_trial_user_attr(trial._trial_id, key, fact)
+                self.storage.set_trial_user_attr(trial_id, key, fact)
             self.study.tell(trial.number, value, state=state)
 
     def best(self) -> FrozenTrial | None:

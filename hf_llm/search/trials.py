@@ -51,6 +51,11 @@ class Run:
         return self.folder.with_name(f"{self.folder.name}.log")
 
 
+def trial_folder(folder: Path, number: int) -> Path:
+    """The folder of a trial in that of the search."""
+    return folder / "trials" / f"{number:04d}"
+
+
 def list_runs(folder: Path, num_folds: int | None, seeds: list[int] | None) -> list[Run]:
     """List the runs of a setting: each fold with each seed."""
     folds = [f"{number}/{num_folds}" for number in range(1, num_folds + 1)] if num_folds else [None]

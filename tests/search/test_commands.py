@@ -90,6 +90,7 @@ def test_what_a_search_needs_to_know_is_read_from_the_command(check):
         ("weight_decay: [-1]", "", {}, "`--weight_decay` is -1.0: give at least 0"),
         ("max_steps: [0]", "", {}, "`--max_steps` is 0"),
         ("output_dir: [a]", "", {}, "`output_dir` is set by the search"),
+        ("weight_decay: {low: 0.0, high: 1.0}", "", {"sampler": "grid"}, "`weight_decay` of `space.yaml` has no end"),
         ("learning_rate: [1]", "", {"metric": "stereotype_share"}, "`--metric` stereotype_share has no better end"),
         ("learning_rate: [1]", "--output_dir a", {}, "`--output_dir` of the command is set by the search"),
         ("seed: [1]", "", {"seeds": [1, 2]}, "`seed` is set by the search"),

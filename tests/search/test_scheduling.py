@@ -118,6 +118,8 @@ def test_a_search_whose_first_trials_all_fail_stops(tmp_path):
         ValueError, match=r"the first 3 trials all failed, the last with: it fails, as asked \(all .*\.log"
     ):
         search(tmp_path, flags=["--fail=true"], max_trials=9)
+    with pytest.raises(ValueError, match=r"no trial has succeeded, and the last failed with: it fails, .* .*/0000\)"):
+        search(tmp_path, flags=["--fail=true"], max_trials=1)
 
 
 def test_a_score_that_the_runs_do_not_have_ends_the_search(tmp_path):
