@@ -23,14 +23,14 @@ def decide(score: str, pair: Pair, groups: list[Group], subject: str) -> Pair:
     if pair.problem:
         return replace(pair, p_value=None, words=f"{a.name} and {b.name} cannot be compared: {pair.problem}.")
     if a.runs[0].identity == b.runs[0].identity:
-        same = f"{a.name} and {b.name} were trained with the same settings and other seeds"
+        same = f"{ahead.name} and {behind.name} were trained with the same settings and other seeds"
         return replace(pair, p_value=None, words=f"{same}: neither is called better ({facts}).")
     facts += f"; {evidence(pair)}"
     if pair.p_value is not None and pair.p_value < SIGNIFICANT:
         if lower is None:
-            return replace(pair, words=f"{a.name} and {b.name} differ: {facts}.")
+            return replace(pair, words=f"{ahead.name} and {behind.name} differ: {facts}.")
         return replace(pair, better=ahead.name, words=f"{ahead.name} is better than {behind.name}: {facts}.")
-    words = f"It cannot be told whether {a.name} or {b.name} is better: {facts}. {needed(pair, ahead.name)}"
+    words = f"It cannot be told whether {ahead.name} or {behind.name} is better: {facts}. {needed(pair, ahead.name)}"
     return replace(pair, words=words.rstrip())
 
 

@@ -112,6 +112,16 @@ def test_it_says_how_many_more_runs_would_be_needed(tmp_path):
     assert "more run" in comparison.verdict or "More seeds would not" in comparison.verdict
 
 
+def test_the_better_group_is_named_first_with_its_score_first(tmp_path):
+    """Also for the scores that the verdict is not about, and whatever the order of the command line."""
+    a = seeds_of(tmp_path, "a", 0.0, (1, 2), learning_rate=1e-3)
+    b = seeds_of(tmp_path, "b", 0.1, (1, 2), learning_rate=1e-4)
+    words = compare(a + b, score="loss").others["accuracy"].words
+    assert words.startswith("It cannot be told whether B or A is better: accuracy ")
+    higher, lower = (float(each) for each in words.split("accuracy ")[1].split(";")[0].split(" against "))
+    assert higher > lower
+
+
 def test_folds_are_paired(tmp_path):
     """Runs of folds are compared fold by fold with the corrected test, and not over rows, which are others in each."""
 
