@@ -17,6 +17,7 @@ from hf_llm.metrics.base import TaskMetric, paired_bootstrap, paired_differences
 
 logger = logging.getLogger(__name__)
 
+EVALUATION = "eval_results.json"
 FEW_ROWS = 100
 
 
@@ -73,9 +74,9 @@ def compare_and_save(
         save_predictions(task_results, task_folder)  # first: they are the hours of work
         differences.append(compare_results(evaluation.task.metric(), *task_results) if len(task_results) > 1 else {})
         figures[evaluation.name] = evaluation_figures(args, evaluation, task_results, differences[-1])
-        write_json(task_folder / "eval_results.json", figures[evaluation.name])
+        write_json(task_folder / EVALUATION, figures[evaluation.name])
     if len(evaluations) > 1:
-        write_json(folder / "eval_results.json", figures)
+        write_json(folder / EVALUATION, figures)
     return differences
 
 

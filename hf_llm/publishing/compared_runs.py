@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from hf_llm.evaluation.paired_rows import ScoredRows, read_scored_rows
+from hf_llm.evaluation.results import EVALUATION
 from hf_llm.mappings import read_json_file
-from hf_llm.training.record import SETTINGS, read_run
+from hf_llm.publishing.page import flatten
+from hf_llm.training.record import RESULTS, SETTINGS, read_run
 
-TRAINING, EVALUATION = "all_results.json", "eval_results.json"
 # Settings that change neither what is trained nor how it is scored: those of runs of one group may differ.
 NOT_COMPARED = {"config", "output_dir", "run_name", "report_to", "json", "resume_from_checkpoint", "disable_tqdm"}
 NOT_COMPARED |= {"dataset_num_proc", "per_device_eval_batch_size", "sample_prompt", "skip_memory_metrics"}
@@ -144,20 +145,20 @@ def find_results(folder: str) -> list[Path]:
         ValueError: there is none.
     """
     path = Path(folder).expanduser()
-    if any((path / name).is_file() for name in (TRAINING, EVALUATION)):
+    if any((path / name).is_file() for name in (RESULTS, EVALUATION)):
         return [path]
-    for name in (TRAINING, EVALUATION):
+    for name in (RESULTS, EVALUATION):
         if found := sorted(file.parent for file in path.rglob(name)):
             return found
     if not path.is_dir():
         raise ValueError(f"`{folder}` is not a folder: name the `--output_dir` of training runs or of recipes/eval.py")
     read_run(path)  # says that it is not a run
-    raise ValueError(f"`{folder}` has no results: the run has not finished; compare it when it has a {TRAINING}")
+    raise ValueError(f"`{folder}` has no results: the run has not finished; compare it when it has a {RESULTS}")
 
 
 def read_result(folder: Path) -> Result:
     """Read one training run or evaluation."""
-    if (folder / TRAINING).is_file():
+    if (folder / RESULTS).is_file():
         run = read_run(folder)
         figures = {name.removeprefix("eval_"): value for name, value in run.results.items() if name.startswith("eval_")}
         settings, environment, log, trained = run.settings, run.environment, run.log, True
@@ -225,17 +226,9 @@ def letter(number: int) -> str:
     return chr(ord("A") + place) + (str(turn + 1) if turn else "")
 
 
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings with those in mappings as `config_overrides.hidden_size`."""
-    found = {}
-    for name, value in settings.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
-
-
 def setting_differences(groups: list[Group]) -> dict[str, list[Any]]:
     """The settings in which groups differ, with the value of each group; None where it is not given."""
-    settings = [flat(compared_settings(group.runs[0].settings)) for group in groups]
+    settings = [flatten(compared_settings(group.runs[0].settings)) for group in groups]
     names = dict.fromkeys(name for each in settings for name in each)
     values = {name: [each.get(name) for each in settings] for name in names}
     return {name: each for name, each in values.items() if any(value != each[0] for value in each)}

@@ -4,22 +4,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_llm.evaluation.results import EVALUATION
 from hf_llm.mappings import read_json_file
 from hf_llm.messages import format_value
-from hf_llm.publishing.page import Block, Picture, Section, Table, Text, Texts, write_page
+from hf_llm.publishing.page import Block, Picture, Section, Table, Text, Texts, flatten, write_page
 from hf_llm.publishing.plots import draw_scores
 from hf_llm.publishing.run_report import (
     OPEN_PREDICTIONS,
     REPORT,
     draw_score_intervals,
-    flatten,
     interval,
     read_predictions,
     scores_with_interval,
     shown_prediction,
 )  # fmt: skip
-
-RESULTS = "eval_results.json"
 
 
 def write_evaluation_report(folder: str | Path) -> None:
@@ -29,7 +27,7 @@ def write_evaluation_report(folder: str | Path) -> None:
         folder: `--output_dir` of the evaluation, with `eval_results.json` and the predictions of each task.
     """
     folder = Path(folder)
-    figures = read_json_file(folder / RESULTS)
+    figures = read_json_file(folder / EVALUATION)
     tasks = {"": figures} if "settings" in figures else figures
     sections = []
     for name, results in tasks.items():

@@ -163,7 +163,22 @@ def format_cell(value: Any) -> str:
     """Format a cell: numbers as on the terminal, nothing for None."""
     if value is None:
         return ""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     return format_value(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Name the values of nested mappings by their path, for a table.
+
+    Example:
+        >>> flatten({"versions": {"torch": "2.13"}, "seeds": [1, 2]})
+        {'versions.torch': '2.13', 'seeds': [1, 2]}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
 
 
 def format_prose(text: str) -> Markup:

@@ -4,18 +4,16 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
 
-from hf_llm.mappings import read_json_file
-from hf_llm.messages import cut, format_size, format_value, one_line
-from hf_llm.publishing.page import Block, Highlights, Picture, Section, Table, Text, Texts, write_page
+from hf_llm.messages import cut, format_duration, format_size, format_value, one_line
+from hf_llm.publishing.page import Block, Highlights, Picture, Section, Table, Text, Texts, flatten, write_page
 from hf_llm.publishing.plots import LINES, draw_curve, draw_dropped, draw_scores, save_png
-from hf_llm.training.record import Run, read_run
+from hf_llm.training.record import Run, read_json, read_run
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +52,6 @@ def write_run_report(folder: str | Path) -> None:
         >>> write_run_report("outputs/pretrain_tiny")
     """
     run = read_run(folder)
-    if run.environment.get("finished") is False:
-        run = replace(run, results={})  # those that may be there are of an earlier run
     is_task = "task" in run.settings or "eval_examples" in run.results
     figures, intervals = headline_figures(run)
     curves, scores = draw_curves(run.log), draw_score_intervals(run.results)
@@ -98,7 +94,7 @@ def summary(run: Run) -> str:
         what = f"`{Path(base).name}` pretrained further" if base else "A new model pretrained"
     steps = max((entry.get("step", 0) for entry in run.log), default=0)
     seconds = run.results.get("train_runtime")
-    return f"{what} on {data_name(settings)}: {steps:,} steps{f' in {duration(seconds)}' if seconds else ''}."
+    return f"{what} on {data_name(settings)}: {steps:,} steps{f' in {format_duration(seconds)}' if seconds else ''}."
 
 
 def data_name(settings: Mapping[str, Any]) -> str:
@@ -272,37 +268,3 @@ def samples(folder: Path) -> list[Block]:
     """Show the texts that the trained model has written."""
     texts = read_json(folder / SAMPLES)
     return [Texts([{heading: cut(text, 3000)} for heading, text in texts.items()])] if texts else []
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Name the values of nested mappings by their path, and write lists in one line.
-
-    Example:
-        >>> flatten({"versions": {"torch": "2.13"}, "seeds": [1, 2]})
-        {'versions.torch': '2.13', 'seeds': '1, 2'}
-    """
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = ", ".join(map(str, value)) if isinstance(value, list) else value
-    return flat
-
-
-def duration(seconds: float) -> str:
-    """Format a time for a person.
-
-    Example:
-        >>> duration(3725)
-        '1 h 2 min'
-    """
-    minutes, hours = seconds / 60, int(seconds // 3600)
-    if hours:
-        return f"{hours:,} h {int(minutes) % 60} min"
-    return f"{int(minutes)} min {int(seconds) % 60} s" if minutes >= 1 else f"{seconds:.3g} s"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; an empty one if there is no such file."""
-    return read_json_file(path) if path.is_file() else {}

@@ -190,12 +190,8 @@ class SharedStudy:
     def propose(self, trials: list[FrozenTrial]) -> dict[str, Any] | None:
         """Choose a setting that no trial has; None: all were tried, or no attempt found one."""
         tried = {setting_key(trial.user_attrs["setting"]) for trial in trials}
-        untried = (
-            None
-            if self.settings is None
-            else [setting for setting in self.settings if setting_key(setting) not in tried]
-        )
-        if untried == []:
+        untried = [setting for setting in self.settings or [] if setting_key(setting) not in tried]
+        if self.settings is not None and not untried:
             return None
         generator = np.random.default_rng([self.seed, len(trials)])
         if untried and self.sampler == "grid":

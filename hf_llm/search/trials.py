@@ -14,20 +14,20 @@ from typing import Any
 import psutil
 
 from hf_llm.files import remove, write_json
-from hf_llm.mappings import read_json_file
 from hf_llm.messages import format_line
 from hf_llm.search import supervisor
 from hf_llm.search.commands import Command
 from hf_llm.search.space import setting_flags
+from hf_llm.training.record import LOG, RESULTS, read_json, read_log
 
-RESULTS, LOG, FINISHED = "all_results.json", "log.jsonl", "finished.json"
+FINISHED = "finished.json"
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "checkpoint-*", "*.safetensors.index.json")
 ERROR = re.compile(r"^(?:error: |\S*(?:Error|Exception): )")
 
 
 @dataclass(frozen=True)
-class Run:
-    """One training of a setting.
+class PlannedRun:
+    """One training of a setting, which may not have begun.
 
     Attributes:
         folder: its `--output_dir`.
@@ -56,7 +56,7 @@ def trial_folder(folder: Path, number: int) -> Path:
     return folder / "trials" / f"{number:04d}"
 
 
-def list_runs(folder: Path, num_folds: int | None, seeds: list[int] | None) -> list[Run]:
+def list_runs(folder: Path, num_folds: int | None, seeds: list[int] | None) -> list[PlannedRun]:
     """List the runs of a setting: each fold with each seed."""
     folds = [f"{number}/{num_folds}" for number in range(1, num_folds + 1)] if num_folds else [None]
     runs = []
@@ -64,7 +64,7 @@ def list_runs(folder: Path, num_folds: int | None, seeds: list[int] | None) -> l
         for fold in folds:
             names = [f"fold_{fold.split('/')[0]}"] if fold else []
             names += [f"seed_{seed}"] if seed is not None else []
-            runs.append(Run(folder / ("_".join(names) or "run"), fold, seed))
+            runs.append(PlannedRun(folder / ("_".join(names) or "run"), fold, seed))
     return runs
 
 
@@ -78,7 +78,7 @@ class RunProcess:
         environment: variables for the process, besides those of this one.
     """
 
-    def __init__(self, run: Run, command: Command, setting: dict[str, Any], environment: dict[str, str]):
+    def __init__(self, run: PlannedRun, command: Command, setting: dict[str, Any], environment: dict[str, str]):
         self.run, self.evaluations, self.position, self.last_step = run, [], 0, -1
         self.process: subprocess.Popen | None = None
         if (run.folder / FINISHED).exists():
@@ -146,28 +146,15 @@ class RunProcess:
 
     def facts(self) -> dict[str, Any]:
         """What the search keeps of the run: its fold, seed, folder, metrics and steps."""
-        path = self.run.folder / RESULTS
-        metrics = read_json_file(path) if path.exists() else {}
+        metrics = read_json(self.run.folder / RESULTS)
         folder = os.path.relpath(self.run.folder, self.run.folder.parents[2])
         return {
             "fold": self.run.fold,
             "seed": self.run.seed,
             "folder": folder,
             "metrics": {name: value for name, value in metrics.items() if isinstance(value, int | float)},
-            "steps": count_steps(self.run.folder),
+            "steps": max((entry.get("step", 0) for entry in read_log(self.run.folder)), default=0),
         }
-
-
-def count_steps(folder: Path) -> int:
-    """The number of steps that a run has trained, by its log."""
-    with_step = [0]
-    if (folder / LOG).exists():
-        for line in (folder / LOG).read_text(encoding="utf-8").splitlines():
-            try:
-                with_step.append(json.loads(line).get("step", 0))
-            except ValueError:  # a line that was being written when the run was ended
-                break
-    return max(with_step)
 
 
 def last_error(console: Path) -> str:

@@ -1,7 +1,6 @@
 """What ends a run before its last step: early stopping, and `--time_budget`, in time to evaluate and save within it."""
 
 import logging
-import os
 import time
 
 import psutil
@@ -14,6 +13,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from hf_llm.arguments import FinetuneArguments, PretrainArguments, parse_duration
 from hf_llm.messages import format_duration
+from hf_llm.training.record import launcher
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,6 @@ REST_SHARE = 0.05  # of the budget for the same, up to 30 seconds
 MARGIN = 1.25  # of the times that were measured: another process may need the machine too
 WRITTEN_BYTES_PER_SECOND = 200e6  # of weights, until a checkpoint shows how fast the disk is
 STEPS_TO_JUDGE = 10  # after which it is clear how many will fit
-LAUNCHED_BY = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")  # set by accelerate launch, torchrun
 
 
 def enable_early_stopping(args: TrainingArguments, patience: int | None) -> list[TrainerCallback]:
@@ -68,8 +67,8 @@ def stopping_callbacks(
 def command_start() -> float:
     """When the command was started (seconds of `time.time`): this process, or the launcher that started it."""
     process = psutil.Process()
-    launcher = process.parent() if any(name in os.environ for name in LAUNCHED_BY) else None
-    return (launcher or process).create_time()
+    parent = process.parent() if launcher() in ("accelerate", "torchrun") else None
+    return (parent or process).create_time()
 
 
 class TimeBudget(TrainerCallback):
