@@ -1,5 +1,6 @@
 """A comparison of runs for a person to read: on the terminal, as Markdown and as one HTML page."""
 
+import os
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,12 @@ def curve_pictures(comparison: Comparison) -> list[Picture]:
     """Pictures of logged values over the steps, with a line for each run."""
     runs = [(group, run) for group in comparison.groups for run in group.runs if run.log][:MOST_CURVES]
     several = any(len(group.runs) > 1 for group in comparison.groups)
-    logs = {f"{group.name}: {run.folder}" if several else group.name: run.log for group, run in runs}
+    folder = os.path.commonpath([os.path.dirname(os.path.abspath(run.folder)) for _, run in runs]) if runs else ""
+    paths = [os.path.relpath(run.folder, folder) for _, run in runs]
+    logs = {
+        f"{group.name}: {path}" if several else group.name: run.log
+        for (group, run), path in zip(runs, paths, strict=True)
+    }
     names = dict.fromkeys([*CURVES, f"eval_{comparison.score}"])
     points = {name: max((sum(name in entry for entry in log) for log in logs.values()), default=0) for name in names}
     present = [name for name in names if points[name] > 1]  # one point is in the table

@@ -198,11 +198,13 @@ def set_scale(axes: Axes, values: np.ndarray) -> None:
 def draw_legend(figure: Figure, axes: Axes, runs: int) -> None:
     """Name the runs above the axes, where no name covers a line."""
     handles, labels = axes.get_legend_handles_labels()
+    labels = [shorten(label) for label in labels]
+    columns = min(3, max(1, int(SIZE[0] / (0.09 * max(map(len, labels)) + 0.4))))  # inches of a character and a line
     legend = figure.legend(
-        handles, [shorten(label) for label in labels], loc="outside lower left", ncols=min(runs, 3), frameon=False,
+        handles, labels, loc="outside lower left", ncols=min(runs, columns), frameon=False,
         fontsize=9, labelcolor=INK, handlelength=1.4, columnspacing=1.2,
     )  # fmt: skip
-    rows = math.ceil(runs / 3)
+    rows = math.ceil(runs / columns)
     figure.set_figheight(SIZE[1] + 0.18 * rows)
     legend.set_in_layout(True)
 

@@ -47,7 +47,8 @@ def write_results(folder: str | Path, study: optuna.Study) -> dict[str, Any]:
     best = write_best(folder, search)
     pictures = draw_search(search, study, read_logs(folder, search))
     sections = describe_search(search, best, pictures)
-    title = f"Search {folder.name}"
+    count = len(search["settings"])
+    title = f"Search of {count} setting{'s' * (count != 1)}"
     write_markdown(folder / "search.md", title, search["verdict"], sections)
     write_page(folder / "search.html", title, search["verdict"], sections)
     return search

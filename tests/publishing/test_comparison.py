@@ -9,7 +9,7 @@ from hf_llm.evaluation import paired_rows
 from hf_llm.mappings import dump_yaml
 from hf_llm.publishing.compared_runs import read_results
 from hf_llm.publishing.comparison import compare_results
-from hf_llm.publishing.comparison_page import print_comparison, write_comparison
+from hf_llm.publishing.comparison_page import curve_pictures, print_comparison, write_comparison
 
 ROWS = 200
 HARDNESS = np.random.default_rng(0).normal(size=ROWS)  # of each row, for all models
@@ -222,6 +222,14 @@ def test_bad_input_is_one_line(tmp_path):
         assert "\n" not in f"{error.value}"
     with pytest.raises(ValueError, match="the nearest is accuracy"):
         compare([a, b], score="acuracy")
+
+
+def test_the_curve_of_a_run_is_named_by_group_and_folder(tmp_path):
+    """Without the folders that all runs share, which would leave no room for the group."""
+    log = [{"step": step, "loss": 3 / step} for step in range(1, 3)]
+    a, b = (write_run(tmp_path / "runs" / f"seed{s}", right_answers(0, s), log, seed=s) for s in (1, 2))
+    (picture,) = curve_pictures(compare([a, b]))
+    assert [text.get_text() for text in picture.figure.legends[0].get_texts()] == ["A: seed1", "A: seed2"]
 
 
 def test_the_report_has_words_tables_and_pictures(tmp_path, capsys):

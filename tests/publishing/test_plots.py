@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from hf_llm.publishing.plots import draw_curve, draw_dropped, draw_scores, save_png, short_number, thin, to_svg
 
@@ -66,6 +67,15 @@ def test_many_runs_have_lines_that_differ():
     figure = draw_curve("loss", {f"run {number}": log([number, 1]) for number in range(12)})
     assert len({(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines}) == 12
     assert len(figure.legends[0].get_texts()) == 12
+
+
+@pytest.mark.parametrize("length", [1, 15, 28])
+def test_no_name_of_a_run_is_cut_off_at_the_edge(length):
+    """The legend has as many columns as fit into the picture."""
+    figure = draw_curve("loss", {f"{number}" + "n" * length: log([number, 1]) for number in range(6)})
+    FigureCanvasAgg(figure).draw()
+    legend = figure.legends[0].get_window_extent()
+    assert legend.x0 >= 0 and legend.x1 <= figure.bbox.width
 
 
 def test_scores_and_dropped_rows_are_drawn_and_saved(tmp_path):
