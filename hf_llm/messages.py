@@ -222,6 +222,28 @@ def format_value(value: float | int | str) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def format_interval(value: float, low: float | None, high: float | None) -> str:
+    """Format a figure with its interval, if it has one.
+
+    Example:
+        >>> format_interval(0.73125, 0.7, 0.76), format_interval(12345.6, None, None)
+        ('0.7312 [0.7, 0.76]', '12,346')
+    """
+    if low is None or high is None:
+        return format_value(value)
+    return f"{format_value(value)} [{format_value(low)}, {format_value(high)}]"
+
+
+def format_p_value(value: float) -> str:
+    """Format a p-value.
+
+    Example:
+        >>> format_p_value(0.01234), format_p_value(0.0002)
+        ('p = 0.012', 'p < 0.001')
+    """
+    return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
+
+
 def format_duration(seconds: float) -> str:
     """Format a duration as `--time_budget` takes it.
 

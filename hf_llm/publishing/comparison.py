@@ -13,8 +13,8 @@ import numpy as np
 
 from hf_llm.metrics import lower_is_better
 from hf_llm.publishing.compared_runs import Group, Result, group_results
+from hf_llm.publishing.comparison_words import decide, one_setting, repeated_runs
 from hf_llm.publishing.paired_runs import Pair, compare_pair, correct, share_held_out
-from hf_llm.publishing.verdict import decide, one_setting, repeated_runs
 from hf_llm.statistics import Estimate, fold_interval
 
 UNTESTED = {"loss", "perplexity"}  # chosen as the score of the verdict only if there is no other

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_llm.files import write_json
-from hf_llm.messages import cut, escape_controls, format_value
+from hf_llm.messages import cut, escape_controls, format_interval, format_p_value, format_value
 from hf_llm.metrics import lower_is_better
 from hf_llm.publishing.compared_runs import (
     Group,
@@ -18,8 +18,6 @@ from hf_llm.publishing.page import Picture, Section, Table, Text, write_markdown
 from hf_llm.publishing.paired_runs import Pair
 from hf_llm.publishing.plots import draw_curve, draw_scores
 from hf_llm.publishing.reporting import wrap_and_indent
-from hf_llm.publishing.verdict import format_p
-from hf_llm.statistics import Estimate
 
 CURVES = ("loss", "eval_loss", "eval_bits_per_byte")
 MOST_CURVES = 12  # runs in one picture
@@ -111,9 +109,12 @@ def score_table(comparison: Comparison) -> Table:
     rows = []
     for score, estimates in comparison.scores.items():
         name = f"{score} (lower is better)" if lower_is_better(score) else score
-        row = [name, *map(format_estimate, estimates)]
+        row = [name, *(format_interval(each.mean, each.low, each.high) for each in estimates)]
         if pair := pairs.get(score):
-            row += [format_difference(pair), "" if pair.p_value is None else format_p(pair.p_value).lstrip("= ")]
+            row += [
+                format_difference(pair),
+                "" if pair.p_value is None else format_p_value(pair.p_value).removeprefix("p ").removeprefix("= "),
+            ]
         rows.append(row)
     return Table(["", *names, *([f"{names[0]} - {names[1]}", "p"] if pairs else [])], rows)
 
@@ -123,19 +124,12 @@ def in_order(pair: Pair, first: str) -> Pair:
     return pair if pair.groups[0] == first else pair.reversed()
 
 
-def format_estimate(estimate: Estimate) -> str:
-    """A mean with its interval."""
-    if estimate.low is None or estimate.high is None:
-        return format_value(estimate.mean)
-    return f"{format_value(estimate.mean)} [{format_value(estimate.low)}, {format_value(estimate.high)}]"
-
-
 def format_difference(pair: Pair) -> str:
     """A difference with the interval of the question that was asked: over runs, or over rows."""
     source = pair.over_runs if pair.over_runs and pair.over_runs.low is not None else pair.over_rows
-    if pair.problem or source is None or source.low is None or source.high is None:
+    if pair.problem or source is None:
         return format_value(pair.difference)
-    return f"{format_value(pair.difference)} [{format_value(source.low)}, {format_value(source.high)}]"
+    return format_interval(pair.difference, source.low, source.high)
 
 
 def explain(comparison: Comparison) -> str:

@@ -175,15 +175,21 @@ def means(points: np.ndarray, number: int) -> np.ndarray:
 def new_axes(figure: Figure, title: str) -> Axes:
     """Add axes in the style of all pictures."""
     axes = figure.add_subplot()
+    style_axes(axes, title)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
+    return axes
+
+
+def style_axes(axes: Axes, title: str) -> None:
+    """Give axes the letters, lines and colours of all pictures."""
     axes.set_title(shorten(title, 60), loc="left", fontsize=10, fontweight="bold", color=INK)
     axes.grid(color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(GRID)
     axes.tick_params(colors=INK, labelsize=9, length=0)
-    axes.xaxis.label.set(color=INK, fontsize=9)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
-    return axes
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set(color=INK, fontsize=9)
 
 
 def set_scale(axes: Axes, values: np.ndarray) -> None:

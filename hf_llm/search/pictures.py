@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from optuna.visualization import matplotlib as plots
 
 from hf_llm.publishing.page import Picture
-from hf_llm.publishing.plots import GRID, INK, LINES, SIZE, draw_curve, draw_scores, short_number, shorten
+from hf_llm.publishing.plots import GRID, INK, LINES, SIZE, draw_curve, draw_scores, short_number, shorten, style_axes
 
 MOST_SETTINGS = 15  # with intervals
 MOST_CURVES, PRUNED_CURVES = 6, 2
@@ -70,7 +70,7 @@ def draw_intervals(search: dict[str, Any]) -> Iterator[Picture]:
         scores[f"{number}"] = (setting["mean"], *ends)
     if len(scores) > 1:
         figure = draw_scores("best settings", scores, search["metric"])
-        figure.axes[0].set_ylabel("setting", color=INK, fontsize=9)
+        figure.axes[0].set_ylabel("setting")
         caption = "Mean and 95 % interval over the runs of each setting; a wide one tells of few or different runs."
         yield Picture(figure, "scores", f"{search['metric']} of the best settings", caption)
 
@@ -110,18 +110,11 @@ def optuna_figure(plot: Callable[..., Axes], *args: Any, **kwargs: Any) -> Figur
     return figure
 
 
-def style_axes(axes: Axes, title: str) -> None:
-    """Give axes of Optuna the letters, lines and colours of our own pictures."""
+def restyle(axes: Axes, title: str) -> None:
+    """Give axes of Optuna the style of our own pictures."""
     axes.set_title("")
-    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK, y=None)
-    axes.grid(visible=True, color=GRID, linewidth=0.6)
-    axes.set_axisbelow(True)
+    style_axes(axes, title)
     axes.set_facecolor("white")
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(GRID)
-    axes.tick_params(colors=INK, labelsize=9, length=0)
-    for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set(color=INK, fontsize=9)
     if legend := axes.get_legend():
         legend.remove()
 
@@ -129,7 +122,7 @@ def style_axes(axes: Axes, title: str) -> None:
 def style_history(figure: Figure) -> Figure:
     """The score of each setting as a point, the best so far as a line."""
     axes = figure.axes[0]
-    style_axes(axes, "history")
+    restyle(axes, "history")
     axes.set_xlabel("setting")
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     for points in axes.collections:
@@ -148,7 +141,7 @@ def style_history(figure: Figure) -> Figure:
 def style_parallel(figure: Figure, maximize: bool) -> Figure:
     """One line for each setting, through its score and its values, in colours from poor to good."""
     axes, colorbar, *others = figure.axes
-    style_axes(axes, "parameters and score")
+    restyle(axes, "parameters and score")
     axes.grid(visible=False)
     lines = next(each for each in axes.collections if isinstance(each, LineCollection))
     lines.set(cmap=POOR_TO_GOOD if maximize else POOR_TO_GOOD.reversed(), linewidth=1.3)
@@ -174,7 +167,7 @@ def style_parallel(figure: Figure, maximize: bool) -> Figure:
 def style_importances(figure: Figure) -> Figure:
     """A bar for each parameter, the most important one at the top."""
     axes = figure.axes[0]
-    style_axes(axes, "importance of the parameters")
+    restyle(axes, "importance of the parameters")
     axes.set(xlabel="", ylabel="")
     axes.grid(axis="y", visible=False)
     for bar in axes.patches:

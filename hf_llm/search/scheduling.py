@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from hf_llm.arguments import SearchArguments, parse_duration
 from hf_llm.files import write_json
+from hf_llm.messages import format_value
 from hf_llm.search.commands import Command, Recipe
 from hf_llm.search.space import Parameter, describe
 from hf_llm.search.study import STATES, SharedStudy
@@ -227,11 +228,13 @@ def show_trial(study: SharedStudy, trial: RunningTrial, state: TrialState, recip
     """Log one line about a trial, and move the bar."""
     record, best = study.trials()[trial.trial.number], study.best()
     values = {
-        TrialState.COMPLETE: f"{recipe.metric} {record.value:.4g}" if record.value is not None else "",
+        TrialState.COMPLETE: f"{recipe.metric} {format_value(record.value)}" if record.value is not None else "",
         TrialState.PRUNED: f"pruned after {trial.decided} evaluations",
         TrialState.FAIL: f"failed: {record.user_attrs.get('error')}",
     }
-    so_far = f"; best so far {best.value:.4g} (trial {best.number})" if best else ""
+    so_far = (
+        f"; best so far {format_value(best.value)} (trial {best.number})" if best and best.value is not None else ""
+    )
     bar.clear()
     logger.info(f"Trial {record.number}: {describe(trial.setting)}: {values[state]}{so_far}")
     bar.n = sum(other.state.is_finished() for other in study.trials())

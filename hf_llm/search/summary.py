@@ -11,11 +11,12 @@ import optuna
 
 from hf_llm.files import write_json, write_text
 from hf_llm.mappings import dump_yaml, read_json_file
+from hf_llm.messages import format_p_value, format_value
 from hf_llm.publishing.page import Picture, Section, Table, Text, Texts, write_markdown, write_page
 from hf_llm.search.pictures import draw_search, settings_with_curves
 from hf_llm.search.scheduling import RECORD
 from hf_llm.search.space import describe
-from hf_llm.search.verdict import judge, p_value, run_scores, score, with_interval
+from hf_llm.search.verdict import judge, run_scores, with_interval
 from hf_llm.statistics import held_out_share
 from hf_llm.training.record import LOG, read_run
 
@@ -162,7 +163,7 @@ def setting_row(setting: dict[str, Any], names: Sequence[str], metric: str) -> l
     complete = setting["state"] == "complete"
     interval = None
     if complete and setting["low"] is not None:
-        interval = f"{score(setting['low'])} to {score(setting['high'])}"
+        interval = f"{format_value(setting['low'])} to {format_value(setting['high'])}"
     return [
         setting["number"],
         *(show(setting["parameters"].get(name)) for name in names),
@@ -189,8 +190,8 @@ def search_facts(search: dict[str, Any]) -> dict[str, Any]:
     facts |= {"steps of all runs": sum(steps)}
     if (full := max(steps, default=0) * len(steps)) > sum(steps):
         facts["steps without pruning"] = f"{full:,}; {sum(steps) / full:.0%} of them were trained"
-    if comparison := search["comparison"]:
-        facts["best against second"] = f"setting {comparison['second']}, p = {p_value(comparison['p_value'])}"
+    if (comparison := search["comparison"]) and comparison["p_value"] is not None:
+        facts["best against second"] = f"setting {comparison['second']}, {format_p_value(comparison['p_value'])}"
     return {name: value for name, value in facts.items() if value is not None}
 
 

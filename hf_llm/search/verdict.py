@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_llm.messages import format_interval, format_p_value, format_value
 from hf_llm.statistics import SIGNIFICANT, Difference, compare_runs, fold_interval, runs_needed
 
 
@@ -149,14 +150,14 @@ def notes(result: dict[str, Any], ranked: list[dict[str, Any]], found: Differenc
 
 def against_second(result: dict[str, Any], second: dict[str, Any], found: Difference) -> str:
     """Whether the best is better than the second, or how many runs would tell."""
-    gap = f"setting {second['number']}, {score(second['mean'])}"
+    gap = f"setting {second['number']}, {format_value(second['mean'])}"
     if found.runs[0] == 1:
         return (
             f"Whether it is better than the second ({gap}) cannot be said from one run of each: search with "
             "`--seeds 1 2 3` or `--num_folds 5`."
         )
-    limits = "" if found.low is None or found.high is None else f" [{score(found.low)}, {score(found.high)}]"
-    test = f"difference {score(found.mean)}{limits}, p = {p_value(found.p_value)}"
+    test = f"difference {format_interval(found.mean, found.low, found.high)}"
+    test += f", {format_p_value(found.p_value)}" if found.p_value is not None else ""
     if found.significant:
         return f"It is better than the second ({gap}): {test}."
     needed = result["comparison"]["runs_needed"]
@@ -187,7 +188,7 @@ def optimism(result: dict[str, Any], best: float) -> str:
     where = "" if result["test_share"] else " on these same rows"
     return (
         "The best of several is chosen for its score, which is therefore too good: settings that are chosen without "
-        f"the run that scores them have {score(chosen)}{where}. {test}"
+        f"the run that scores them have {format_value(chosen)}{where}. {test}"
     )
 
 
@@ -204,16 +205,5 @@ def runs_in_words(result: dict[str, Any], runs: int) -> str:
 
 
 def with_interval(setting: dict[str, Any]) -> str:
-    """A mean with its 95 % interval, if it has one: `0.731 [0.702, 0.76]`."""
-    limits = "" if setting["low"] is None else f" [{score(setting['low'])}, {score(setting['high'])}]"
-    return f"{score(setting['mean'])}{limits}"
-
-
-def score(value: float) -> str:
-    """A score with four significant digits."""
-    return f"{value:.4g}"
-
-
-def p_value(value: float | None) -> str:
-    """A p-value with two digits, or that it is below 0.001."""
-    return "unknown" if value is None else "below 0.001" if value < 0.001 else f"{value:.2g}"
+    """The mean of a setting with its 95 % interval, if it has one."""
+    return format_interval(setting["mean"], setting["low"], setting["high"])

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from hf_llm.evaluation.paired_rows import RowTest
-from hf_llm.messages import format_value
+from hf_llm.messages import format_p_value, format_value
 from hf_llm.metrics import lower_is_better
 from hf_llm.publishing.compared_runs import Group
 from hf_llm.publishing.paired_runs import Pair, mean_score, question_p_value
@@ -40,12 +40,12 @@ def evidence(pair: Pair) -> str:
     if runs is not None:
         texts.append(evidence_of_runs(runs))
     if rows is not None:
-        texts.append(f"p {format_p(rows.p_value)} over the {rows.rows:,} {rows.unit} that both were scored on")
+        texts.append(f"{format_p_value(rows.p_value)} over the {rows.rows:,} {rows.unit} that both were scored on")
     elif runs is None or not runs.paired:
         texts.append("not tested over rows, because the files do not have this score of each of the same rows")
     single = question_p_value(pair)
     if pair.p_value is not None and single is not None and pair.p_value > single:
-        texts.append(f"p {format_p(pair.p_value)} corrected for all pairs")
+        texts.append(f"{format_p_value(pair.p_value)} corrected for all pairs")
     return ", ".join(texts)
 
 
@@ -55,7 +55,7 @@ def evidence_of_runs(test: Difference) -> str:
     number = "one run of each" if a == b == 1 else f"{a} runs of each" if a == b else f"{a} and {b} runs"
     if test.p_value is None:
         return number
-    return f"p {format_p(test.p_value)} over {number}" + ", paired by seed and fold" * test.paired
+    return f"{format_p_value(test.p_value)} over {number}" + ", paired by seed and fold" * test.paired
 
 
 def needed(pair: Pair, ahead: str) -> str:
@@ -84,16 +84,6 @@ def needed_rows(test: RowTest) -> str:
         return ""
     rounded = float(f"{count:.2g}")
     return f"About {rounded:,.0f} {test.unit} would be needed, not {test.rows:,}, if the difference is as it looks."
-
-
-def format_p(value: float) -> str:
-    """Format a p-value.
-
-    Example:
-        >>> format_p(0.01234), format_p(0.0002)
-        ('= 0.012', '< 0.001')
-    """
-    return "< 0.001" if value < 0.001 else f"= {value:.2g}"
 
 
 def repeated_runs(groups: list[Group]) -> list[str]:
