@@ -127,7 +127,7 @@ def choose_score(results: list[Result], shared: list[str], score: str | None) ->
         if score not in shared:
             lacking = next((result for result in results if score not in result.scores), results[0])
             (near,) = difflib.get_close_matches(score, shared, 1, cutoff=0)
-            problem = f"`--metric` {score} is not a score of `{lacking.folder}`"
+            problem = f"`{score}` is not a score of `{lacking.folder}`"
             raise ValueError(f"{problem}; all have {', '.join(shared)}; the nearest is {near}")
         return score
     chosen_by = f"{results[0].settings.get('metric_for_best_model')}".removeprefix("eval_")

@@ -220,7 +220,7 @@ def test_bad_input_is_one_line(tmp_path):
         with pytest.raises(ValueError, match=words) as error:
             compare(folders)
         assert "\n" not in f"{error.value}"
-    with pytest.raises(ValueError, match="the nearest is accuracy"):
+    with pytest.raises(ValueError, match="^`acuracy` is not a score of .*the nearest is accuracy"):
         compare([a, b], score="acuracy")
 
 
