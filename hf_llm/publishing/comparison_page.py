@@ -111,10 +111,8 @@ def score_table(comparison: Comparison) -> Table:
         name = f"{score} (lower is better)" if lower_is_better(score) else score
         row = [name, *(format_interval(each.mean, each.low, each.high) for each in estimates)]
         if pair := pairs.get(score):
-            row += [
-                format_difference(pair),
-                "" if pair.p_value is None else format_p_value(pair.p_value).removeprefix("p ").removeprefix("= "),
-            ]
+            test = "" if pair.p_value is None else format_p_value(pair.p_value)
+            row += [format_difference(pair), test.removeprefix("p ").removeprefix("= ")]
         rows.append(row)
     return Table(["", *names, *([f"{names[0]} - {names[1]}", "p"] if pairs else [])], rows)
 

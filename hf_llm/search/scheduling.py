@@ -232,9 +232,7 @@ def show_trial(study: SharedStudy, trial: RunningTrial, state: TrialState, recip
         TrialState.PRUNED: f"pruned after {trial.decided} evaluations",
         TrialState.FAIL: f"failed: {record.user_attrs.get('error')}",
     }
-    so_far = (
-        f"; best so far {format_value(best.value)} (trial {best.number})" if best and best.value is not None else ""
-    )
+    so_far = f"; best so far {format_value(best.value or 0)} (trial {best.number})" if best else ""
     bar.clear()
     logger.info(f"Trial {record.number}: {describe(trial.setting)}: {values[state]}{so_far}")
     bar.n = sum(other.state.is_finished() for other in study.trials())

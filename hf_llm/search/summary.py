@@ -37,11 +37,9 @@ def write_results(folder: str | Path, study: optuna.Study) -> dict[str, Any]:
         The content of `search.json`: what `judge` adds to it, such as `verdict`, is there.
 
     Raises:
-        ValueError: the folder has no `search.json`, or a run in it cannot be read.
+        ValueError: a run in the folder cannot be read.
     """
     folder = Path(folder)
-    if not (folder / RECORD).is_file():
-        raise ValueError(f"`{folder}` has no {RECORD}: name the `--output_dir` of a search")
     record = read_json_file(folder / RECORD)
     search = judge(record | {"test_share": test_share(folder, record)})
     write_json(folder / RECORD, search)
