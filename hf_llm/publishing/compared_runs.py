@@ -235,13 +235,17 @@ def setting_differences(groups: list[Group]) -> dict[str, list[Any]]:
 
 
 def environment_differences(groups: list[Group]) -> dict[str, list[Any]]:
-    """The facts of the environments in which groups differ: versions, ranks, hardware, training data."""
+    """The facts of the environments in which groups differ: versions, ranks, hardware, training data.
+
+    What a folder does not record, as those of recipes/eval.py and of older versions, is empty and no difference.
+    """
     facts = [[environment_facts(run) for run in group.runs] for group in groups]
     names = dict.fromkeys(name for group in facts for run in group for name in run)
-    values = {
-        name: [" or ".join(dict.fromkeys(f"{run.get(name)}" for run in group)) for group in facts] for name in names
-    }
-    return {name: each for name, each in values.items() if any(value != each[0] for value in each)}
+    values = {}
+    for name in names:
+        known = [[f"{run.get(name)}" for run in group if name in run or "hf_llm" in run] for group in facts]
+        values[name] = [" or ".join(dict.fromkeys(each)) for each in known]
+    return {name: each for name, each in values.items() if len({value for value in each if value}) > 1}
 
 
 def environment_facts(run: Result) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 
 from hf_llm.evaluation import paired_rows
 from hf_llm.mappings import dump_yaml
-from hf_llm.publishing.compared_runs import read_results
+from hf_llm.publishing.compared_runs import environment_differences, read_results
 from hf_llm.publishing.comparison import compare_results
 from hf_llm.publishing.comparison_page import curve_pictures, print_comparison, write_comparison
 
@@ -221,8 +221,21 @@ def test_bad_input_is_one_line(tmp_path):
         with pytest.raises(ValueError, match=words) as error:
             compare(folders)
         assert "\n" not in f"{error.value}"
-    with pytest.raises(ValueError, match="^`acuracy` is not a score of .*the nearest is accuracy"):
+    with pytest.raises(ValueError, match=r"^`acuracy` is not a score of .*the nearest is accuracy"):
         compare([a, b], score="acuracy")
+
+
+def test_an_environment_that_is_not_recorded_is_no_difference(tmp_path):
+    """Evaluations do not record their versions: beside a training run the table would list every package."""
+    recorded = {"hf_llm": "1", "versions": {"torch": "2", "peft": "3"}}
+    other = {"hf_llm": "1", "versions": {"torch": "1"}}
+    a = write_run(tmp_path / "a", right_answers(0, 1), environment=recorded)
+    b = write_run(tmp_path / "b", right_answers(0, 2), environment=other, learning_rate=1e-3)
+    evaluation = write_evaluation(tmp_path / "c", right_answers(0, 3))
+    assert not {"hf_llm", "torch", "peft"} & set(environment_differences(compare([a, evaluation]).groups))
+    differences = environment_differences(compare([a, b, evaluation]).groups)
+    assert differences["torch"] == ["2", "1", ""] and differences["peft"] == ["3", "None", ""]
+    assert "hf_llm" not in differences
 
 
 def test_the_curve_of_a_run_is_named_by_group_and_folder(tmp_path):
