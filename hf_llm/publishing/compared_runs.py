@@ -15,7 +15,7 @@ from hf_llm.training.record import RESULTS, SETTINGS, read_run
 
 # Settings that change neither what is trained nor how it is scored: those of runs of one group may differ.
 NOT_COMPARED = {"config", "output_dir", "run_name", "report_to", "json", "resume_from_checkpoint", "disable_tqdm"}
-NOT_COMPARED |= {"dataset_num_proc", "per_device_eval_batch_size", "sample_prompt", "skip_memory_metrics"}
+NOT_COMPARED |= {"dataset_num_proc", "per_device_eval_batch_size", "sample_prompt", "skip_memory_metrics", "baseline"}
 NOT_COMPARED_PREFIXES = ("logging_", "log_", "save_", "hub_", "push_", "dataloader_num", "dataloader_pin")
 NOT_COMPARED_PREFIXES += ("dataloader_prefetch", "dataloader_persistent")
 DEFAULT_SEED = 42  # which `run.yaml` does not name

@@ -165,11 +165,16 @@ def test_evaluations_are_compared_as_models(tmp_path):
 
 
 def test_evaluations_of_one_setting_are_known(tmp_path):
-    """Two models that differ in the seed of their training are not called better, whatever the rows say."""
+    """Two models that differ in the seed of their training are not called better, whatever the rows say.
+
+    Nor where one of them was evaluated beside a baseline.
+    """
     models = [write_run(tmp_path / f"m{s}", right_answers(0, s), seed=s, learning_rate=1e-3) for s in (1, 2)]
     folders = [write_evaluation(tmp_path / f"e{i}", right_answers(3 * i, i)) for i in (0, 1)]
     for folder, model in zip(folders, models, strict=True):
-        (tmp_path / folder / "run.yaml").write_text(dump_yaml({"model_name_or_path": model, "task": "understanding"}))
+        baseline = {"baseline": "base"} if model == models[0] else {}
+        settings = {"model_name_or_path": model, "task": "understanding"} | baseline
+        (tmp_path / folder / "run.yaml").write_text(dump_yaml(settings))
     comparison = compare(folders)
     assert comparison.pairs[0].over_rows.p_value < 0.01
     assert comparison.pairs[0].better is None
