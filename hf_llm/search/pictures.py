@@ -49,7 +49,7 @@ def draw_search(search: dict[str, Any], study: optuna.Study, logs: dict[int, lis
         return pictures
     parallel = optuna_figure(plots.plot_parallel_coordinate, study, varied, target_name=metric)
     caption = "A line for each setting, from its score through its values; the more orange, the better."
-    parallel = style_parallel(parallel, study.direction.name == "MAXIMIZE")
+    parallel = style_parallel(parallel, [metric, *varied], study.direction.name == "MAXIMIZE")
     pictures.append(Picture(parallel, "parallel_coordinates", f"{metric} and the parameters of each setting", caption))
     if len(trials) >= FEW_TRIALS and len(varied) > 1:
         importances = optuna_figure(plots.plot_param_importances, study, params=varied, target_name=metric)
@@ -138,8 +138,12 @@ def style_history(figure: Figure) -> Figure:
     return figure
 
 
-def style_parallel(figure: Figure, maximize: bool) -> Figure:
-    """One line for each setting, through its score and its values, in colours from poor to good."""
+def style_parallel(figure: Figure, names: list[str], maximize: bool) -> Figure:
+    """One line for each setting, through its score and its values, in colours from poor to good.
+
+    Args:
+        names: of the axes, which Optuna cuts at their end, where they differ.
+    """
     axes, colorbar, *others = figure.axes
     restyle(axes, "parameters and score")
     axes.grid(visible=False)
@@ -147,7 +151,7 @@ def style_parallel(figure: Figure, maximize: bool) -> Figure:
     lines.set(cmap=POOR_TO_GOOD if maximize else POOR_TO_GOOD.reversed(), linewidth=1.3)
     colorbar.remove()  # the first axis has the same numbers
     figure.set_layout_engine("none")
-    names = [shorten(label.get_text().rpartition(".")[2], 18) for label in axes.get_xticklabels()]
+    names = [shorten(name.rpartition(".")[2], 18) for name in names]
     axes.set_xticks(range(len(names)), names, rotation=15 if len(names) > 3 else 0)
     for each in (axes, *others):
         each.tick_params(colors=INK, labelsize=8, length=2, pad=2)

@@ -6,8 +6,11 @@ from pathlib import Path
 import optuna
 import pytest
 
+from hf_llm.search.pictures import draw_search
 from hf_llm.search.summary import write_results
+from hf_llm.search.verdict import judge
 
+SHARE = {"test_share": 0}
 SCORES = {0: [0.70, 0.72], 1: [0.80, 0.83], 2: [0.60, 0.59], 3: [0.65, 0.66]}
 
 
@@ -63,6 +66,13 @@ def test_the_page_shows_settings_verdict_and_pictures(results):
     assert pictures == {"scores", "curves", "history", "parallel_coordinates", "importances"}
     assert page.count("<svg") == 5
     assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_the_axes_of_a_picture_have_the_ends_of_long_names(tmp_path):
+    """`config_overrides.hidden_size` is `hidden_size`, in the order of Optuna's axes."""
+    study, search = made_up_search(tmp_path, SCORES), judge(json.loads((tmp_path / "search.json").read_text()) | SHARE)
+    figure = next(p.figure for p in draw_search(search, study, {}) if p.name == "parallel_coordinates")
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["f1", "hidden_size", "learning_rate"]
 
 
 def test_best_yaml_has_all_settings_but_those_of_one_run(results):
