@@ -147,7 +147,7 @@ BAD_INPUTS = {
         ["no_reference.jsonl` line 2: the reference is empty"],
     ),
     "yaml_file_with_two_tasks": (evaluate("two.yaml", BASE), ["`--task` two.yaml: its `task` names several"]),
-    "missing_yaml_file": (evaluate("nope.yaml", BASE), ["`--task` nope.yaml cannot be read"]),
+    "missing_yaml_file": (evaluate("nope.yaml", BASE), ["`--task` nope.yaml: there is no such file"]),
     "nothing_to_score": ([EVAL, "--model_name_or_path", BASE], ["nothing to score: give `--task` or `--harness`"]),
     "nothing_to_train_on": (
         finetune("translation", validation_file="good.jsonl"),
