@@ -234,7 +234,7 @@ class Understanding(Task):
         for split, rows in splits.items():
             each = min(counts[split][name] for name in packages)
             labelled = [[row for row in rows if row["label"] == name][:each] for name in packages]
-            kept[split] = [row for group in zip(*labelled, strict=True) for row in group]
+            kept[f"{split}"] = [row for group in zip(*labelled, strict=True) for row in group]
         return DatasetDict({split: Dataset.from_list(rows) for split, rows in kept.items()})
 
 
