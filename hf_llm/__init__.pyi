@@ -14,7 +14,7 @@ from .evaluation.generation import complete as complete
 from .evaluation.sampling import Sampling as Sampling
 from .evaluation.scoring import evaluate_task as evaluate_task
 from .metrics.base import TaskMetric as TaskMetric
-from .metrics.base import paired_bootstrap as paired_bootstrap
+from .metrics.base import paired_test as paired_test
 from .models.isolation import check_isolation as check_isolation
 from .preparation.pipeline import prepare as prepare
 from .publishing.hub import push_folder as push_folder

@@ -64,7 +64,7 @@ def test_a_baseline_is_scored_on_the_same_rows_with_a_p_value(name, said, tuned)
     """Both lists of predictions are kept, with equal prompts and references."""
     assert "Difference" in said(f"eval_{name}").stdout
     folder = tuned / "eval" / name
-    assert "6 rows are few: a bootstrap's p-values are too low below 100" in said(f"eval_{name}").stderr
+    assert "6 rows are few: a bootstrap's intervals are too narrow below 100" in said(f"eval_{name}").stderr
     ours, theirs = (read_json_lines(folder / f"{of}predictions.jsonl") for of in ("", "baseline_"))
     assert [(row["prompt"], row["references"]) for row in ours] == [
         (row["prompt"], row["references"]) for row in theirs

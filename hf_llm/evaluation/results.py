@@ -13,7 +13,7 @@ from hf_llm.evaluation.evaluations import Evaluation
 from hf_llm.evaluation.sampling import sample_scores
 from hf_llm.evaluation.scoring import TaskResult, weighted_perplexity
 from hf_llm.files import write_json, write_json_lines
-from hf_llm.metrics.base import TaskMetric, paired_bootstrap, paired_differences, weighted_means
+from hf_llm.metrics.base import TaskMetric, paired_differences, paired_test, weighted_means
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def results_folder(task_args: EvalTaskArguments, args: EvalArguments) -> str:
 
 
 def compare_results(metric: TaskMetric, result: TaskResult, baseline: TaskResult) -> dict[str, float]:
-    """Test by a paired bootstrap whether the result differs from the baseline on the same rows.
+    """Test whether the result differs from the baseline on the same rows.
 
     Perplexities are compared if both tokenizers split the gold completions into the same numbers of tokens.
 
@@ -37,11 +37,13 @@ def compare_results(metric: TaskMetric, result: TaskResult, baseline: TaskResult
         For every score `<name>_difference` (result - baseline), its 95 % interval and `<name>_p_value`.
     """
     if len(result.predictions) < FEW_ROWS:
-        logger.warning(f"{len(result.predictions)} rows are few: a bootstrap's p-values are too low below {FEW_ROWS}")
+        logger.warning(
+            f"{len(result.predictions)} rows are few: a bootstrap's intervals are too narrow below {FEW_ROWS}"
+        )
     if result.samples is not None and baseline.samples is not None:
         differences = paired_differences(partial(sample_scores, metric), [result.samples, baseline.samples])
     else:
-        differences = paired_bootstrap(metric, result.answers(), baseline.answers(), result.references())
+        differences = paired_test(metric, result.answers(), baseline.answers(), result.references())
     if names := [*result.further_scores]:
         systems = [np.array([*each.further_scores.values()]).T for each in (result, baseline)]
         differences |= paired_differences(partial(weighted_means, names), systems)

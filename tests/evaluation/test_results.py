@@ -12,7 +12,7 @@ from hf_llm.data.examples import ExamplesReport
 from hf_llm.evaluation.evaluations import Evaluation
 from hf_llm.evaluation.results import compare_and_save, compare_results, results_folder
 from hf_llm.evaluation.scoring import TaskResult, weighted_perplexity
-from hf_llm.metrics.base import paired_bootstrap, paired_differences
+from hf_llm.metrics.base import paired_differences, paired_test
 from hf_llm.metrics.classification import StereotypeShare
 from hf_llm.tasks import load_task
 
@@ -33,13 +33,13 @@ def new_evaluation(name, args):
     return Evaluation(name, load_task("bias"), DatasetDict(), TaskArguments(task="bias"), 64, args)
 
 
-def test_differences_are_those_of_the_paired_bootstrap(caplog):
+def test_differences_are_those_of_the_paired_test(caplog):
     """Of the metric, and of the perplexities if both models have the same numbers of tokens; few rows are reported."""
     result, baseline = new_result("abx", [3, 4, 5]), new_result("axx", [3, 4, 5])
-    expected = paired_bootstrap(StereotypeShare(), list("abx"), list("axx"), REFERENCES)
+    expected = paired_test(StereotypeShare(), list("abx"), list("axx"), REFERENCES)
     with_perplexity = paired_differences(weighted_perplexity, [result.losses, baseline.losses])
     assert compare_results(StereotypeShare(), result, baseline) == expected | with_perplexity
-    assert "3 rows are few: a bootstrap's p-values are too low below 100" in caplog.text
+    assert "3 rows are few: a bootstrap's intervals are too narrow below 100" in caplog.text
     assert compare_results(StereotypeShare(), result, new_result("axx", [3, 4, 6])) == expected
     assert "Perplexities are not compared" in caplog.text
 
