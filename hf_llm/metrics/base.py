@@ -217,7 +217,8 @@ def swapped_differences(scores: Scores, systems: list[np.ndarray], resamples: in
     ones, block = np.ones(rows), max(1, SWAPS_AT_ONCE // rows)
     differences = []
     for start in range(0, resamples, block):
-        for swap in generator.integers(2, size=(min(block, resamples - start), rows, 1), dtype=bool):
+        for swap in generator.integers(2, size=(min(block, resamples - start), rows), dtype=bool):
+            swap = np.expand_dims(swap, (*range(1, system.ndim),))  # also (N, samples, k)
             first, second = (np.where(swap, *pair) for pair in ((baseline, system), (system, baseline)))
             pair = scores(first, ones), scores(second, ones)
             differences.append({name: pair[0][name] - pair[1][name] for name in pair[0]})
