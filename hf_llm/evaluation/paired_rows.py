@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hf_llm.mappings import parse_mapping
-from hf_llm.metrics.base import RESAMPLES, SEED, Scores, bootstrap, interval
+from hf_llm.metrics.base import RESAMPLES, SEED, Scores, bootstrap, interval, swap_p_value
 from hf_llm.tasks import load_task
 
 PREDICTIONS, DOCUMENTS = "predictions.jsonl", "document_losses.jsonl"
@@ -109,9 +109,8 @@ def read_scored_rows(folder: Path, settings: dict[str, Any]) -> list[ScoredRows]
 def compare_on_rows(name: str, score: float, a: Sequence[ScoredRows], b: Sequence[ScoredRows]) -> RowTest | None:
     """Test whether two models, or groups of models, differ in a score beyond what the choice of rows explains.
 
-    The p-value is that of approximate randomization (Noreen 1989; Yeh 2000, "More accurate tests for the statistical
-    significance of result differences"): the share of random swaps of the two on each row that give at least the
-    observed difference. It is exact for any score if the two do not differ.
+    The p-value is that of `metrics.base.paired_test`, here for groups of models too. It is exact for any score if the
+    two do not differ.
 
     Args:
         name: of the score, e.g. `rougeL` or `bits_per_byte`.
@@ -168,9 +167,7 @@ def metric_statistics(models: Sequence[ScoredRows]) -> tuple[Scores, np.ndarray]
         metric = load_task(first.settings["task"], **mapping(first.settings.get("task_options"))).metric()
         predictions = [row["prediction"] for each in models for row in each.rows]
         references = metric.list_references(predictions, [row["references"] for each in models for row in each.rows])
-        statistics = metric.statistics(
-            predictions, references
-        )  # of all at once: it may number the labels that it finds
+        statistics = metric.statistics(predictions, references)  # of all at once: it may number the labels it finds
     except (ValueError, TypeError, KeyError):
         return None  # a task that needs more than its options, e.g. a template that is not here
     return metric.scores, statistics.reshape(len(models), len(first.rows), -1)
@@ -227,6 +224,5 @@ def compare_scores(name: str, scores: Scores, a: np.ndarray, b: np.ndarray) -> R
 def row_test(difference: float, resampled: np.ndarray, swapped: np.ndarray, rows: int) -> RowTest:
     """Make the result of a test from the differences of resampled, and of randomly swapped, rows."""
     low, high = interval("", resampled).values()
-    exceeding = np.sum(np.abs(swapped) >= abs(difference) * (1 - 1e-9))
-    p_value = (exceeding + 1) / (len(swapped) + 1)
-    return RowTest(float(difference), low, high, float(p_value), float(np.nanstd(resampled)), rows)
+    p_value = swap_p_value(difference, swapped)
+    return RowTest(float(difference), low, high, p_value, float(np.nanstd(resampled)), rows)

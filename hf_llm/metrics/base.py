@@ -205,9 +205,17 @@ def paired_differences(
         difference = score[name] - baseline[name]
         results |= {f"{name}_difference": difference}
         results |= interval(f"{name}_difference", samples[name] - baseline_samples[name])
-        smaller = np.abs(swapped[name]) < abs(difference) * (1 - 1e-9)  # not where a rare kind is missing: NaN
-        results[f"{name}_p_value"] = (np.sum(~smaller).item() + 1) / (resamples + 1)
+        results[f"{name}_p_value"] = swap_p_value(difference, swapped[name])
     return results
+
+
+def swap_p_value(difference: float, swapped: np.ndarray) -> float:
+    """The share of differences of swapped systems, (resamples,), at least as large as the observed one, two-sided.
+
+    One is added to both counts. NaN, where no row of a rare kind is left, counts as large.
+    """
+    smaller = np.abs(swapped) < abs(difference) * (1 - 1e-9)  # equal differences are not equal to the last digit
+    return (np.sum(~smaller).item() + 1) / (len(swapped) + 1)
 
 
 def swapped_differences(scores: Scores, systems: list[np.ndarray], resamples: int, seed: int) -> dict[str, np.ndarray]:
