@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -237,9 +238,7 @@ def flag_name(flag: str) -> str:
 def asks_for_json(argv: list[str]) -> bool:
     """Whether a command line, which need not be valid, has `--json`, `--json true` or the like."""
     given = [
-        word.partition("=")[2] or following
-        for word, following in zip(argv, [*argv[1:], ""], strict=True)
-        if flag_name(word) == "--json"
+        word.partition("=")[2] or following for word, following in pairwise([*argv, ""]) if flag_name(word) == "--json"
     ]
     return bool(given) and given[-1].lower() not in ("false", "no", "f", "n", "0")
 

@@ -603,3 +603,10 @@ def test_a_config_of_the_evaluation_overrides_the_file_of_a_task_as_flags_do(par
     argv = ["--config", str(tmp_path / "eval.yaml")]
     _, data_args, _ = parse_tasks(argv, *parse_args(classes, argv))["translation"]
     assert data_args.max_eval_samples == 5
+
+
+def test_a_recipe_runs_without_any_flag():
+    """The first command of the README has none: all settings are those of the recipe's own YAML file."""
+    config = Path(__file__).parent.parent / "recipes" / "configs" / "pretrain_tiny.yaml"
+    model_args, *_, args = parse_args(PRETRAIN, [], default_config=str(config))
+    assert (Path(args.output_dir).name, model_args.model_type) == ("pretrain_tiny", "llama")
