@@ -12,7 +12,7 @@ from datasets import Dataset
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
-from hf_llm.data.arrow import token_table
+from hf_llm.data.arrow import column, token_table
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +183,26 @@ def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         ValueError: the tokenizer has no end-of-sequence token.
     """
     name, encode = document_engine(tokenizer, sample_texts(dataset))
-    return map_texts(dataset, tokenizer, lambda texts, first: token_table(*encode(texts)), name)
+    documents = map_texts(dataset, tokenizer, lambda texts, first: token_table(*encode(texts)), name)
+    warn_of_unknown_tokens(documents, tokenizer)
+    return documents
+
+
+def warn_of_unknown_tokens(documents: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Warn of text that has become the unknown token: the model can neither read nor write it.
+
+    Args:
+        documents: with the column `input_ids`.
+    """
+    unknown = tokenizer.unk_token_id
+    if unknown is None or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
+        return  # GPT-2 gives all of these roles to one token
+    ids = [chunk.flatten() for chunk in column(documents, "input_ids").chunks]
+    if count := sum(pc.sum(pc.equal(chunk, unknown)).as_py() or 0 for chunk in ids):
+        logger.warning(
+            f"{count:,} of {sum(map(len, ids)):,} tokens are `{tokenizer.unk_token}`: text that the tokenizer lacks "
+            "and the model can neither read nor write; take a model or tokenizer with bytes for it, or replace the text"
+        )
 
 
 def map_texts(

@@ -19,6 +19,7 @@ from hf_llm.data.mixtures import SOURCE, naming_source, read_mixture
 from hf_llm.data.packing import PackingCollator, PackingReport, pack
 from hf_llm.data.prompt_settings import PromptSettings
 from hf_llm.data.prompting import Prompter
+from hf_llm.data.tokenization import warn_of_unknown_tokens
 from hf_llm.evaluation.perplexity import SourceMetrics, TokenMetrics, token_losses
 from hf_llm.models.classifiers import check_classifier, check_prompt_settings, count_positions, labels_to_train
 from hf_llm.models.inspection import can_skip_prompts
@@ -106,6 +107,7 @@ def encode(rows: Dataset, prompter: Prompter | Labeller, split: str) -> tuple[Da
     if isinstance(prompter, Labeller):
         return encode_texts(rows, prompter, split)
     features, report = encode_examples(rows, prompter, split)
+    warn_of_unknown_tokens(features, prompter.tokenizer)
     if split == "train":
         show_example(features, prompter.tokenizer)
     return features, report

@@ -164,3 +164,16 @@ def test_a_tokenizer_without_end_of_text_is_refused():
     """A model that is trained without ends of texts does not stop generating."""
     with pytest.raises(ValueError, match="has no eos token: give another `--tokenizer_name`"):
         ids_of(["text"], gpt2_like(eos_token=None))
+
+
+def test_text_that_the_tokenizer_lacks_is_counted(caplog):
+    """It becomes the unknown token, and nothing else would show that it is lost; GPT-2's, which ends texts, is none."""
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1, "one": 2}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="</s>")
+    tokenize(Dataset.from_dict({"text": ["one two", "one"]}), tokenizer)
+    assert "1 of 5 tokens are `<unk>`" in caplog.text
+    caplog.clear()
+    tokenizer.eos_token = "<unk>"
+    tokenize(Dataset.from_dict({"text": ["one two"]}), tokenizer)
+    assert "<unk>" not in caplog.text
